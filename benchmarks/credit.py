@@ -1,0 +1,99 @@
+"""How long credit takes: returns and GiGPO on random trials, up to a million turns.
+
+    python benchmarks/credit.py [TURNS ...]
+
+Groups have 8 trials, trials up to 3 episodes. Printed are the best of some runs, the time and peak memory per
+turn against those of the first size (1.00 is linear), and peak memory over the table's own bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tracemalloc
+from dataclasses import fields
+
+import numpy as np
+
+from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, get, with_returns
+from openrlhf_lamer.advantage.table import FloatArray
+
+SIZES = (100_000, 200_000, 500_000, 1_000_000)
+GROUP_SIZE = 8
+TURNS_PER_TRIAL = 24.2
+"""Mean turns of a trial as drawn here: 100,000 turns are about 512 groups of 8 trials."""
+RUNS = 7
+
+
+def random_table(turns: int, seed: int = 0) -> TurnTable:
+    """Ragged random trials of about this many turns in all: 3 episodes of 1 to 15 turns, or one that is won."""
+    rng = np.random.default_rng(seed)
+    trials = GROUP_SIZE * max(1, round(turns / TURNS_PER_TRIAL / GROUP_SIZE))
+    episodes = np.where(rng.random(trials) < 0.1, 1, 3)
+    trial_of_episode = np.repeat(np.arange(trials), episodes)
+    index_of_episode = _counts_up(episodes)
+    reflects = index_of_episode + 1 < episodes[trial_of_episode]
+    rows = rng.integers(1, 16, size=len(reflects)) + reflects
+    trial, episode, turn = np.repeat(trial_of_episode, rows), np.repeat(index_of_episode, rows), _counts_up(rows)
+    reflection = np.repeat(reflects, rows) & (turn == np.repeat(rows, rows) - 1)
+    return TurnTable(
+        group=trial // GROUP_SIZE,
+        trial=trial,
+        episode=episode,
+        turn=turn,
+        phase=np.where(reflection, REFLECT, PLAY),
+        reward=rng.choice([-0.5, 0.0, 10.0], size=len(trial), p=[0.1, 0.85, 0.05]),
+        anchor=rng.integers(0, 40, size=len(trial)),
+    )
+
+
+def advantages(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """What is timed: from rewards to advantages."""
+    return get("lamer_gigpo").estimate(with_returns(table, config), config)
+
+
+def seconds(table: TurnTable, config: CreditConfig) -> float:
+    """Best wall-clock time of some runs."""
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        advantages(table, config)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak_bytes(table: TurnTable, config: CreditConfig) -> int:
+    """Most memory that one run holds beyond the table."""
+    tracemalloc.start()
+    advantages(table, config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def _counts_up(lengths: np.ndarray) -> np.ndarray:
+    """0 … length - 1 for each length, end to end."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def main(sizes: tuple[int, ...]) -> None:
+    """Time every size in both forms of the return."""
+    for form in ("paper", "chained"):
+        config = CreditConfig(cross_episode=form)
+        print(f"\nreturns ({form}) + lamer_gigpo")
+        print(f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}")
+        base = 0.0
+        for size in sizes:
+            table = random_table(size)
+            own = sum(getattr(table, column.name).nbytes for column in fields(table))
+            elapsed, peak = seconds(table, config), peak_bytes(table, config)
+            per_turn = elapsed / len(table)
+            base = base or per_turn
+            print(
+                f"{len(table):>10,} {len(np.unique(table.group)):>8,} {elapsed * 1e3:>8.1f} {per_turn * 1e9:>8.0f} "
+                f"{per_turn / base:>7.2f} {peak / 1e6:>8.1f} {peak / own:>10.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main(tuple(int(size) for size in sys.argv[1:]) or SIZES)

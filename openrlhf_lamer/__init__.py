@@ -1,0 +1,9 @@
+"""LaMer for OpenRLHF: meta-reinforcement learning for language agents.
+
+An agent plays several episodes of one task in a row, reflects on each failure,
+keeps a memory between episodes, and is trained on the discounted return across
+them (arXiv 2512.16848). Importing this package is light: nothing of the GPU
+stack is loaded before it is used.
+"""
+
+__version__ = "0.1.0"

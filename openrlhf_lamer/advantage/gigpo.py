@@ -1,0 +1,67 @@
+"""`lamer_gigpo`: group-in-group advantages (GiGPO, arXiv 2505.10978) on cross-episode returns; LaMer's default.
+
+For turn t of episode e of trial i in a group of n trials, trial i having E_i episodes:
+
+    A = A_episode + w · A_step                             w = `step_weight`
+
+    A_episode = R_{i,e} - μ                                R_{i,e} = Σ_t r_{i,e,t} over the play turns, undiscounted
+                                                           μ = (1/n) Σ_i (1/E_i) Σ_e R_{i,e}
+    A_step    = G_{i,e,t} - ν_c                            ν_c = (1/n_c) Σ_i (mean of G over the turns of i in c)
+
+i = 1 … n, e = 1 … E_i. c is the anchor group of the turn: the group's play turns in the same environment state,
+and n_c the number of trials in it; the group's reflections on episodes of one index are another. A
+reflection's A_episode is 0. That is norm="mean", the default; "mean_std" divides each term by σ + ε, where
+σ² is the mean square around μ (ν_c), weighted in the same way, times n/(n-1), and σ = 1 for n = 1. An anchor
+group of one turn gives 0. Columns and result are [turns].
+
+With `reference`, as the paper's code has it: every turn counts as 1, in μ its episode once per turn (long
+trials weigh more); reflections enter μ with R = 0 and get R - μ (reflecting is punished); all
+reflections of a group are one anchor group; a group of one turn has μ = 0.
+
+Bias. Both means hold the trial's own returns (see `lamer_grpo`). A_episode gives each turn the reward of its whole
+episode: the turns' past rewards in it cost variance, not bias, but rewards of later episodes are missing.
+A_step takes G_t of equal states for draws of one decision; with memory in the prompt, and episodes ahead
+that differ in number, they are not, and its mean is then a biased baseline. A state that a trial
+visits again is compared with that trial's own later return. The sum is thus no estimate of the target
+E[Σ ∇log π(a_t|s_t) · G_t], nor is it scaled like one: w trades one term for the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openrlhf_lamer.advantage.groups import EPS, codes, normalise, share
+from openrlhf_lamer.advantage.registry import register
+from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, Norm, TurnTable
+
+
+def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
+    """The turn's episode's own undiscounted reward against the group; [turns]."""
+    group, episode = codes(table.group), codes(table.trial, table.episode)
+    plays = table.plays
+    episode_reward = np.bincount(episode, weights=np.where(plays, table.reward, 0.0))
+    own = np.where(plays, episode_reward[episode], 0.0)
+    if not reference:
+        # Each episode shared among its play turns, each trial among its episodes.
+        weight = share(share(plays, episode), codes(table.trial))
+        return np.where(plays, normalise(own, group, weight, norm), 0.0)
+    term = normalise(own, group, np.ones(len(table)), norm)
+    alone = own / (1 + EPS) if norm == "mean_std" else own
+    return np.where(np.bincount(group)[group] > 1, term, alone)
+
+
+def step_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
+    """G against the group's turns with the same anchor; [turns]."""
+    reflection = np.zeros_like(table.episode) if reference else table.episode
+    anchor = codes(table.group, table.phase, np.where(table.plays, table.anchor, reflection))
+    weight = np.ones(len(table))
+    if not reference:
+        weight = share(weight, codes(anchor, table.trial))
+    return normalise(table.returns, anchor, weight, norm)
+
+
+@register("lamer_gigpo", norm="mean", needs_group=True)
+def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """Episode term + w · step term; [turns]."""
+    step = step_term(table, config.norm, config.reference)
+    return episode_term(table, config.norm, config.reference) + config.step_weight * step

@@ -1,0 +1,170 @@
+"""The table of turns: what an estimator sees of a batch, one row per generation.
+
+A table knows nothing of tokens, tensors or the host. Its rows are in trial order and, within a
+trial, in the order in which the turns happened: the reflection on episode n stands behind the last
+play turn of episode n and before the first of episode n + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.records import Trial
+
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[np.float64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+CrossEpisode: TypeAlias = Literal["paper", "chained"]
+Norm: TypeAlias = Literal["mean", "mean_std"]
+
+PLAY = 0
+"""Phase of a turn in which the model acts in the environment."""
+REFLECT = 1
+"""Phase of a turn in which the model looks back at a lost episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditConfig:
+    """How rewards become advantages; the defaults are the paper's.
+
+    Attributes:
+        gamma_step: Discount γ_step between the turns of an episode.
+        gamma_traj: Discount γ_traj between the episodes of a trial.
+        cross_episode: The paper's Eq. 4, or the one backward walk of its reference code.
+        norm: Centre advantages, or also divide by their spread; None is the estimator's default.
+        reference: Reproduce the quirks of the paper's reference code.
+        step_weight: Weight w of GiGPO's step term.
+    """
+
+    gamma_step: float = 0.95
+    gamma_traj: float = 0.6
+    cross_episode: CrossEpisode = "paper"
+    norm: Norm | None = None
+    reference: bool = False
+    step_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_step", "gamma_traj"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but a discount lies in [0, 1]")
+        if self.cross_episode not in ("paper", "chained"):
+            raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper' or 'chained'")
+        if self.norm not in ("mean", "mean_std", None):
+            raise ValueError(f"norm is {self.norm!r}; it takes 'mean', 'mean_std' or None")
+        if not 0 <= self.step_weight < np.inf:
+            raise ValueError(f"step_weight is {self.step_weight}, but a weight is finite and not negative")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TurnTable:
+    """Columns of equal length, one row per turn, in trial order and in a trial in time order.
+
+    Attributes:
+        group: Which group (task) the turn's trial belongs to.
+        trial: Which trial the turn belongs to; unique in the whole table, never decreasing.
+        episode: Index of the turn's episode in its trial (a reflection: of the episode it looks back at).
+        turn: Index of the turn in its episode.
+        phase: `PLAY` or `REFLECT`.
+        reward: What the turn itself earned, penalties included.
+        anchor: Code of the environment state before the turn; equal codes in a group mean equal states.
+        returns: G of each turn; NaN until `returns.with_returns` has filled it.
+
+    Raises:
+        ValueError: naming the column or the first row that breaks one of these rules.
+    """
+
+    group: IntArray
+    trial: IntArray
+    episode: IntArray
+    turn: IntArray
+    phase: IntArray
+    reward: FloatArray
+    anchor: IntArray
+    returns: FloatArray = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        if np.size(self.returns) == 0:
+            object.__setattr__(self, "returns", np.full(np.size(self.reward), np.nan))
+        for column in fields(self):
+            object.__setattr__(self, column.name, self._as_column(column.name))
+        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns of a turn table need one length, but have {lengths}")
+        self._check_rows()
+
+    def __len__(self) -> int:
+        return len(self.trial)
+
+    @property
+    def has_returns(self) -> bool:
+        """Whether the returns have been filled in."""
+        return not np.isnan(self.returns).any()
+
+    @property
+    def plays(self) -> BoolArray:
+        """Which rows are play turns."""
+        return self.phase == PLAY
+
+    @classmethod
+    def from_trials(cls, trials: Sequence[Trial], groups: Sequence[int]) -> TurnTable:
+        """Lay out live trials; `groups[i]` is the group of `trials[i]`, which becomes trial i of the table.
+
+        Raises:
+            ValueError: where a trial has failed (it has no result to give credit for), or where
+                there is not one group per trial.
+        """
+        from openrlhf_lamer.records import Phase
+
+        if len(trials) != len(groups):
+            raise ValueError(f"{len(trials)} trials need as many groups, but {len(groups)} are given")
+        for i, trial in enumerate(trials):
+            if trial.failure is not None:
+                raise ValueError(f"trial {i} failed ({trial.failure.kind}) and can't be given credit: leave it out")
+        rows = [(i, turn) for i, trial in enumerate(trials) for turn in trial.turns]
+        codes: dict[str, int] = {}
+        trial_column = np.array([i for i, _ in rows], dtype=np.int64)
+        return cls(
+            group=np.asarray(groups, dtype=np.int64)[trial_column],
+            trial=trial_column,
+            episode=np.array([turn.episode for _, turn in rows], dtype=np.int64),
+            turn=np.array([turn.index for _, turn in rows], dtype=np.int64),
+            phase=np.array([REFLECT if turn.phase is Phase.REFLECT else PLAY for _, turn in rows], dtype=np.int64),
+            reward=np.array([turn.reward for _, turn in rows], dtype=np.float64),
+            anchor=np.array([codes.setdefault(turn.anchor, len(codes)) for _, turn in rows], dtype=np.int64),
+        )
+
+    def _as_column(self, name: str) -> IntArray | FloatArray:
+        values = np.asarray(getattr(self, name))
+        if values.ndim != 1:
+            raise ValueError(f"column {name} has shape {values.shape}, but a column has one dimension")
+        if name in ("reward", "returns"):
+            return values.astype(np.float64, copy=False)
+        if values.size and not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"column {name} holds {values.dtype}, but needs integers")
+        return values.astype(np.int64, copy=False)
+
+    def _check_rows(self) -> None:
+        self._refuse(~np.isfinite(self.reward), "the reward is not finite")
+        self._refuse((self.phase != PLAY) & (self.phase != REFLECT), "the phase is neither 0 (play) nor 1 (reflect)")
+        self._refuse(self.episode < 0, "the episode is negative")
+        if len(self) < 2:
+            return
+        same_trial = self.trial[1:] == self.trial[:-1]
+        same_episode = same_trial & (self.episode[1:] == self.episode[:-1])
+        self._refuse(self.trial[1:] < self.trial[:-1], "rows are not in trial order", first=1)
+        self._refuse(same_trial & (self.group[1:] != self.group[:-1]), "one trial is in two groups", first=1)
+        self._refuse(same_trial & (self.episode[1:] < self.episode[:-1]), "episodes are not in order", first=1)
+        self._refuse(same_episode & (self.turn[1:] <= self.turn[:-1]), "turns are not in order", first=1)
+        self._refuse(same_episode & (self.phase[:-1] == REFLECT), "a reflection doesn't end its episode", first=1)
+
+    def _refuse(self, wrong: BoolArray, what: str, first: int = 0) -> None:
+        if wrong.any():
+            row = int(wrong.argmax()) + first
+            where = f"trial {self.trial[row]}, episode {self.episode[row]}, turn {self.turn[row]}"
+            raise ValueError(f"turn table, row {row} ({where}): {what}")

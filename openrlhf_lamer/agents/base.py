@@ -1,0 +1,187 @@
+"""What an agent is: an environment, two prompt templates and the limits of an episode.
+
+`play.j2` and `reflect.j2` of an agent's prompt folder each render a full message
+(`continuing` false) or the little that is new in a chat that goes on (`continuing`
+true). They see the names documented at `Agent.play_message`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jinja2
+
+from openrlhf_lamer import envs
+from openrlhf_lamer.envs.base import Observation, TextEnv
+from openrlhf_lamer.memory import Attempt
+from openrlhf_lamer.records import Stop, Task, Turn
+
+PROMPTS = Path(__file__).parent.parent / "prompts"
+
+REMARK_LIMIT = 2000
+"""Characters of a remark that are kept."""
+
+
+class AgentError(ValueError):
+    """An agent that cannot be found or that is none."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An environment with its prompts.
+
+    Args:
+        env: Name of the registered environment.
+        max_turns: Turns in an episode unless the configuration says otherwise.
+        window: How many of the latest turns a fresh prompt lists.
+        full_observations: How many of these are shown with the state they acted on.
+        prompts: Folder of `play.j2` and `reflect.j2`; by default the one named like the environment.
+    """
+
+    env: str
+    max_turns: int
+    window: int = 7
+    full_observations: int = 2
+    prompts: Path | None = None
+    _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _jinja(self) -> jinja2.Environment:
+        folder = self.prompts or PROMPTS / self.env
+        return jinja2.Environment(
+            loader=jinja2.FileSystemLoader([folder, PROMPTS]),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=False,
+            autoescape=False,
+        )
+
+    def make_env(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> TextEnv:
+        """A fresh environment for `task`; the task's own options win over the configured ones."""
+        return envs.make(self.env, **{**options, **task.options, "reward": reward})
+
+    def play_message(
+        self,
+        *,
+        continuing: bool,
+        env: TextEnv,
+        initial: Observation,
+        memory: Sequence[Attempt],
+        turns: Sequence[Turn],
+        observation: Observation,
+        episode: int,
+        num_episodes: int,
+        turns_left: int,
+    ) -> str:
+        """The user's message before a play turn.
+
+        The template sees `env` (and so its options), `initial` and `observation` (both with
+        `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns as
+        pairs of a turn and whether to show its state), `last` (the turn before, or none),
+        `episode` (from 0), `num_episodes`, `turns_left`, and `continuing`.
+        """
+        recent = list(turns)[-self.window :]
+        shown = len(recent) - self.full_observations
+        return self._template("play.j2").render(
+            continuing=continuing,
+            env=env,
+            initial=initial,
+            memory=memory,
+            history=[(turn, position >= shown) for position, turn in enumerate(recent)],
+            hidden=len(turns) - len(recent),
+            last=turns[-1] if turns else None,
+            observation=observation,
+            episode=episode,
+            num_episodes=num_episodes,
+            turns_left=turns_left,
+        )
+
+    def reflect_message(
+        self,
+        *,
+        continuing: bool,
+        env: TextEnv,
+        initial: Observation,
+        turns: Sequence[Turn],
+        observation: Observation,
+        stop: Stop,
+        episode: int,
+        num_episodes: int,
+    ) -> str:
+        """The user's message that asks for a reflection on the episode just lost."""
+        return self._template("reflect.j2").render(
+            continuing=continuing,
+            env=env,
+            initial=initial,
+            turns=turns,
+            observation=observation,
+            stop=stop,
+            episode=episode,
+            num_episodes=num_episodes,
+        )
+
+    def _template(self, name: str) -> jinja2.Template:
+        if name not in self._templates:
+            try:
+                self._templates[name] = self._jinja.get_template(name)
+            except jinja2.TemplateNotFound as error:
+                raise AgentError(f"agent {self.env!r} has no prompt {name} in {self.prompts or PROMPTS / self.env}") from error
+        return self._templates[name]
+
+
+def load_agent(name: str) -> tuple[Agent, Path]:
+    """The agent of a module (`openrlhf_lamer.agents.sokoban`) or file (`my_agent.py`), and its file.
+
+    Raises:
+        AgentError: if there is no such module or file, or it defines no `agent`.
+    """
+    module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
+    agent = getattr(module, "agent", None)
+    if not isinstance(agent, Agent) or module.__file__ is None:
+        raise AgentError(f"{name} defines no `agent` (an openrlhf_lamer.agents.Agent)")
+    return agent, Path(module.__file__).resolve()
+
+
+def host_seam(agent: Agent) -> Callable[[str], Any]:
+    """A module `__getattr__` that offers `AgentExecutor`, which OpenRLHF looks for in an agent's file.
+
+    It is made when asked for, so that importing an agent does not import OpenRLHF.
+    """
+
+    def getattr_(name: str) -> Any:
+        if name == "AgentExecutor":
+            from openrlhf_lamer.integration.executor import executor_class
+
+            return executor_class(agent)
+        raise AttributeError(f"module has no attribute {name!r}")
+
+    return getattr_
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "base"))
+            offered = ", ".join(f"openrlhf_lamer.agents.{stem}" for stem in known)
+            raise AgentError(f"no module {name!r}. Agents that come along: {offered}; or give a .py file") from error
+        raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(inspect.getmodulename(str(path)) or "agent", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise AgentError(f"no agent file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""The commands: `openrlhf-lamer` and the drop-in for OpenRLHF's trainer command."""

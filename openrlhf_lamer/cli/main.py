@@ -1,0 +1,43 @@
+"""The `openrlhf-lamer` command.
+
+A command is a function in a module of its own, and one line here. Those modules import what is
+heavy inside their functions, so that `--help` answers at once and needs nothing of the GPU stack.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from openrlhf_lamer.cli.credit import credit
+
+app = typer.Typer(
+    name="openrlhf-lamer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+)
+
+app.command("credit")(credit)
+
+
+@app.callback()
+def about() -> None:
+    """Meta-reinforcement learning for language agents on OpenRLHF (LaMer, arXiv 2512.16848).
+
+    An agent plays several **episodes** of one task in a row and writes a **reflection** on each
+    failure; together they are a **trial**. It is trained on the discounted return across the whole
+    trial, against the other trials of the same task, its **group**.
+
+    Training itself is OpenRLHF's command with our flags:
+    `python -m openrlhf_lamer.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Every knob of LaMer, its default, its check and its help text, in one place.
+
+The same model is filled from `--lamer.*` flags, a TOML file (`--lamer.config`) and
+the environment variable `OPENRLHF_LAMER_CONFIG`, in this order of precedence. The
+variable is also how Ray carries the configuration to every worker process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENV_VAR = "OPENRLHF_LAMER_CONFIG"
+
+MAX_NEW_TOKENS = 1024
+"""Most tokens of one reply where the host's own flag does not say."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the flag and the remedy."""
+
+
+class LamerConfig(BaseModel):
+    """The configuration of trials and credit; defaults are the paper's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_episodes: int = Field(3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code.")
+    max_turns: int | None = Field(
+        None, ge=1, description="Turns in an episode; by default what the agent's environment uses."
+    )
+    context: Literal["turn", "episode", "trial"] = Field(
+        "turn",
+        description="What a generation sees: a fresh prompt each turn, a chat that grows within an episode, or one "
+        "chat through the whole trial.",
+    )
+    memory: Literal["history", "reflection", "both"] = Field(
+        "both", description="What an episode sees of the earlier ones: their turns, the remarks on them, or both."
+    )
+    gamma_step: float = Field(0.95, ge=0, le=1, description="Discount between the turns of an episode.")
+    gamma_traj: float = Field(0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
+    cross_episode: Literal["paper", "chained"] = Field(
+        "paper",
+        description="How later episodes enter a turn's return: the paper's Eq. 4, or one backward walk through the "
+        "whole trial, as its reference code has it.",
+    )
+    norm: Literal["mean", "mean_std"] | None = Field(
+        None, description="Centre advantages in their group, or also divide by its spread; by default per estimator."
+    )
+    step_weight: float = Field(1.0, ge=0, description="Weight of GiGPO's step term.")
+    reference: bool = Field(
+        False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
+    )
+    reward: Literal["sparse", "shaped"] = Field("sparse", description="Which rewards the environment pays.")
+    invalid_penalty: float = Field(
+        0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
+    )
+    train_reflection: bool = Field(True, description="Train the reflections too (on or off).")
+    env_options: dict[str, Any] = Field(
+        default_factory=dict, description='Options of the environment as JSON, such as \'{"mines": 4}\'.'
+    )
+    max_failed_share: float = Field(
+        0.25, ge=0, le=1, description="Abort when more than this share of a batch's trials failed."
+    )
+    max_concurrent_trials: int | None = Field(
+        None, ge=1, description="Trials that run at once on one rollout engine; by default all of a batch."
+    )
+    timeout: float = Field(600.0, gt=0, description="Seconds that one generation or environment call may take.")
+    retries: int = Field(1, ge=0, description="How often a failed trial is begun anew before it is masked.")
+    trials: str | None = Field(
+        None, description="File that gets every training trial as a JSON line; by default none is written."
+    )
+    cpu: bool | None = Field(
+        None, description="Train without CUDA (on or off); by default where there is no CUDA device."
+    )
+
+    @property
+    def reflects(self) -> bool:
+        """Whether a lost episode is followed by a reflection."""
+        return self.memory != "history"
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any] | None = None, file: str | None = None) -> LamerConfig:
+        """Merge flags over a TOML file over the environment variable over the defaults.
+
+        Raises:
+            ConfigError: naming the flag, what is wrong with its value, and what it takes.
+        """
+        merged: dict[str, Any] = json.loads(os.environ.get(ENV_VAR) or "{}")
+        if file is not None:
+            try:
+                merged |= tomllib.loads(Path(file).read_text())
+            except (OSError, tomllib.TOMLDecodeError) as error:
+                raise ConfigError(f"--lamer.config {file}: {error}") from error
+        merged |= flags or {}
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            lines = []
+            for problem in error.errors():
+                name = ".".join(str(part) for part in problem["loc"][:1])
+                if name in cls.model_fields:
+                    remedy = cls.model_fields[name].description
+                    lines.append(f"--lamer.{name} {problem['input']!r}: {problem['msg']}. {remedy}")
+                else:
+                    lines.append(f"--lamer.{name}: no such option. Options: {', '.join(sorted(cls.model_fields))}")
+            raise ConfigError("\n".join(lines)) from error
+
+    def to_env(self) -> str:
+        """This configuration as the value of the environment variable."""
+        return self.model_dump_json(exclude_defaults=True)

@@ -1,0 +1,131 @@
+"""What an environment is: text in, text out, deterministic in its task.
+
+The registry finds built-in environments by name and those of other packages
+through the entry-point group `openrlhf_lamer.envs`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from openrlhf_lamer.records import Task
+
+RewardScheme = Literal["sparse", "shaped"]
+
+SUCCESS_REWARD = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the agent sees of the state, and what it may do where the environment lists that."""
+
+    text: str
+    admissible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one action did.
+
+    Attributes:
+        observation: The state after the action.
+        reward: What the environment pays under its reward scheme; it never holds the
+            penalty for invalid actions, which is the trial loop's.
+        terminated: The episode is over: won, lost or dead.
+        truncated: The environment's own step limit ended the episode.
+        won: The episode ended in success.
+        valid: The environment accepted the action. A refused action changes nothing.
+        info: Anything else worth recording, JSON-ready.
+    """
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    won: bool
+    valid: bool
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EpisodeOverError(RuntimeError):
+    """`step` was called before `reset` or after the episode ended."""
+
+
+class TaskError(ValueError):
+    """A task that the environment cannot set up: a wrong spec, an unknown option."""
+
+
+class TextEnv(ABC):
+    """One environment; an instance plays one episode at a time.
+
+    `reset` with the same task gives the same initial state on every machine, which is how
+    the later episodes of a trial begin. Options of the constructor fix the difficulty.
+    """
+
+    name: ClassVar[str]
+    """The name it is registered under."""
+    slow: bool = False
+    """Calls may take longer than a few milliseconds: they are kept off the event loop.
+    An instance may set it, where that depends on its options."""
+
+    def __init__(self, reward: RewardScheme = "sparse") -> None:
+        if reward not in ("sparse", "shaped"):
+            raise TaskError(f"{self.name}: reward is 'sparse' or 'shaped', not {reward!r}")
+        self.reward = reward
+
+    @property
+    def penalises_invalid(self) -> bool:
+        """Whether `step` itself pays for a refused action, so that the loop must not."""
+        return False
+
+    @abstractmethod
+    def reset(self, task: Task) -> Observation:
+        """Begin an episode of `task`. Raises `TaskError` for a task it cannot set up."""
+
+    @abstractmethod
+    def step(self, action: str) -> Step:
+        """Play the content of an action tag. Raises `EpisodeOverError` outside an episode."""
+
+    @abstractmethod
+    def anchor(self) -> str:
+        """Key of the present state: equal for equal states, different for different ones."""
+
+    @abstractmethod
+    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
+        """Least and most that one episode of `max_turns` turns can pay, penalties aside."""
+
+    def oracle(self) -> str | None:
+        """A good next action from the present state, where one is known."""
+        return None
+
+    def random_action(self, rng: Any) -> str:
+        """A legal action drawn with `rng` (a `random.Random`), for tests and scripted players."""
+        raise NotImplementedError(f"{self.name} offers no random actions")
+
+    def _check_task(self, task: Task) -> None:
+        """Refuse a task of another environment, or one whose options this instance was not made with.
+
+        Options are looked up as attributes of their name. Subclasses call it first in `reset`.
+        """
+        if task.env != self.name:
+            raise TaskError(f"{self.name}: this is a task of {task.env!r}: {task.id}")
+        for key, value in task.options.items():
+            if not hasattr(self, key):
+                raise TaskError(f"{self.name}: the task has an unknown option {key!r}: {task.id}")
+            if getattr(self, key) != value:
+                raise TaskError(
+                    f"{self.name}: the task needs {key}={value!r}, but this environment was made with "
+                    f"{key}={getattr(self, key)!r}; make it with the task's options"
+                )
+
+    def _whole(self, option: str, value: Any, low: int, high: int) -> int:
+        """`value` if it is a whole number from `low` to `high`; raises `TaskError` otherwise."""
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise TaskError(f"{self.name}: {option} is a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    def close(self) -> None:  # noqa: B027  (most environments hold nothing)
+        """Give back what the environment holds."""

@@ -1,0 +1,240 @@
+"""MineSweeper: open every cell that hides no mine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, RewardScheme, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.seeding import below, choose, generator
+from openrlhf_lamer.records import Task
+
+CLOSED, BLANK, MINE = "?", ".", "*"
+DIGITS = BLANK + "12345678"
+
+ONE_CELL_REWARD = 0.5
+CASCADE_REWARD = 2.0
+MINE_REWARD = -0.1
+NO_EFFECT_REWARD = -1.0
+
+_PAIR = r"\s*(-?[0-9]{1,4})\s*,\s*(-?[0-9]{1,4})\s*"
+_ACTION = re.compile(rf"\s*(?:\({_PAIR}\)|{_PAIR})\s*")
+
+
+class MineSweeper(TextEnv):
+    """Find all safe cells of a square field with hidden mines.
+
+    Description:
+        A field of `size` x `size` cells hides `mines` mines. One cell is open at the start; it
+        is never a mine, and never wins at once.
+
+    Actions:
+        `(row, col)`, counted from 1; the parentheses may be left out. It opens that cell. An open
+        or non-existing cell, and anything else, is refused.
+
+    Observation:
+        One line a row, `Row 1: ? 1 .`: `?` is closed, `.` open with no mine next to it, `1` to `8`
+        open with that many mines around it, `*` the mine that was opened. Opening a blank cell
+        opens its neighbours as well, and theirs where they are blank.
+
+    Rewards:
+        sparse: 10 for the last safe cell, else 0.
+        shaped: 10 for the last safe cell; before, 0.5 for one opened cell and 2 for several at
+        once; -0.1 for a mine; -1 for a refused action.
+
+    Termination:
+        All safe cells are open (won), or a mine was opened (lost). There is no step limit.
+
+    Options:
+        size: Rows and columns, 2 to 20.
+        mines: Hidden mines, 1 to size² - 2.
+        reward: "sparse" or "shaped".
+
+    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`, with
+    the size and as many mines as the options say.
+    """
+
+    name = "minesweeper"
+
+    def __init__(self, size: int = 6, mines: int = 3, reward: RewardScheme = "sparse") -> None:
+        super().__init__(reward)
+        self.size = self._whole("size", size, 2, 20)
+        self.mines = self._whole("mines", mines, 1, size * size - 2)
+        self._over = True
+        self._numbers: list[int] = []
+        """Mines around each cell, row by row; -1 for a mine."""
+        self._shown: list[str] = []
+        self._closed_safe = 0
+        self._layout = ""
+
+    @property
+    def penalises_invalid(self) -> bool:
+        """True under the shaped rewards, which hold -1 for an action without effect."""
+        return self.reward == "shaped"
+
+    def reset(self, task: Task) -> Observation:
+        """Begin an episode: a field drawn from the task's seed, or the one its spec describes."""
+        self._check_task(task)
+        self._over = True
+        if task.spec is None:
+            assert task.seed is not None
+            self._generate(task.seed)
+        else:
+            self._read(task.spec)
+        self._over = False
+        return Observation(self._text())
+
+    def step(self, action: str) -> Step:
+        """Open the cell that `action` names, as in `(5, 4)`."""
+        if self._over:
+            raise EpisodeOverError("minesweeper: no episode is running; call reset first")
+        cell = self._cell(action)
+        if cell is None or self._shown[cell] != CLOSED:
+            return self._report(NO_EFFECT_REWARD, valid=False)
+        if self._numbers[cell] < 0:
+            self._shown[cell] = MINE
+            self._over = True
+            return self._report(MINE_REWARD)
+        opened = self._open(cell)
+        if not self._closed_safe:
+            self._over = True
+            return self._report(SUCCESS_REWARD, won=True)
+        return self._report(CASCADE_REWARD if opened > 1 else ONE_CELL_REWARD)
+
+    def anchor(self) -> str:
+        """Where the mines are and what is open, in one string."""
+        return f"{self._layout}|{''.join(self._shown)}"
+
+    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
+        """At worst every action is refused; at best cascades lead to the win."""
+        if self.reward == "sparse":
+            return 0.0, SUCCESS_REWARD
+        return NO_EFFECT_REWARD * max_turns, CASCADE_REWARD * (max_turns - 1) + SUCCESS_REWARD
+
+    def oracle(self) -> str | None:
+        """A safe cell, chosen with sight of the mines; blank ones first, which wins in the fewest turns."""
+        closed = [] if self._over else [cell for cell, shown in enumerate(self._shown) if shown == CLOSED]
+        safe = [cell for cell in closed if self._numbers[cell] >= 0]
+        # bool(number) puts blank cells before all others and keeps the order among the rest.
+        return self._name(min(safe, key=lambda cell: bool(self._numbers[cell]))) if safe else None
+
+    def random_action(self, rng: Any) -> str:
+        """Any closed cell."""
+        return self._name(choose(rng, [cell for cell, shown in enumerate(self._shown) if shown == CLOSED]))
+
+    def _generate(self, seed: int) -> None:
+        rng = generator(self.name, self.size, self.mines, seed)
+        cells = self.size * self.size
+        while True:
+            # The first cells of a shuffle: the mines, then the cell to open.
+            order = list(range(cells))
+            for i in range(self.mines + 1):
+                j = i + below(rng, cells - i)
+                order[i], order[j] = order[j], order[i]
+            self._lay(order[: self.mines])
+            self._open(order[self.mines])
+            if self._closed_safe:
+                return
+
+    def _read(self, spec: Mapping[str, Any]) -> None:
+        if set(spec) != {"size", "mines", "initial"}:
+            raise TaskError(f"minesweeper: a spec has the keys size, mines and initial, not {sorted(map(str, spec))}")
+        size = self.size
+        if spec["size"] != size:
+            raise TaskError(f"minesweeper: spec['size'] is {spec['size']!r}; this environment was made with size={size}")
+        mines: set[int] = set()
+        for pair in spec["mines"]:
+            row, col = (self._whole("spec['mines']", number, 1, size) for number in _two(pair))
+            mines.add((row - 1) * size + col - 1)
+        if len(mines) != self.mines:
+            raise TaskError(
+                f"minesweeper: spec['mines'] names {len(mines)} cells; this environment was made with mines={self.mines}"
+            )
+        rows = [re.fullmatch(rf"Row {i}: (.*)", line) for i, line in enumerate(str(spec["initial"]).split("\n"), 1)]
+        shown = [row[1].split(" ") if row else [] for row in rows]
+        if len(shown) != size or any(len(row) != size for row in shown):
+            raise TaskError(f"minesweeper: spec['initial'] is not {size} lines 'Row n: ' with {size} cells each")
+        self._lay(sorted(mines))
+        for cell, sign in enumerate(sign for row in shown for sign in row):
+            number = self._numbers[cell]
+            if sign == CLOSED:
+                continue
+            if number < 0 or sign != DIGITS[number]:
+                truth = "a mine" if number < 0 else repr(DIGITS[number])
+                raise TaskError(f"minesweeper: spec['initial'] shows {sign!r} at {self._name(cell)}; there is {truth}")
+            self._shown[cell] = sign
+            self._closed_safe -= 1
+        if not self._closed_safe:
+            raise TaskError("minesweeper: spec['initial'] leaves no safe cell to open")
+
+    def _lay(self, mines: list[int]) -> None:
+        """Close the whole field and put these mines into it."""
+        size = self.size
+        around = _neighbours(size)
+        numbers = [0] * (size * size)
+        for mine in mines:
+            for cell in around[mine]:
+                numbers[cell] += 1
+        for mine in mines:
+            numbers[mine] = -1
+        self._numbers = numbers
+        self._shown = [CLOSED] * (size * size)
+        self._closed_safe = size * size - len(mines)
+        self._layout = f"{size}:{','.join(map(str, sorted(mines)))}"
+
+    def _open(self, cell: int) -> int:
+        """Open a closed safe cell and what follows from it; returns how many cells that were."""
+        numbers, shown, around = self._numbers, self._shown, _neighbours(self.size)
+        shown[cell] = DIGITS[numbers[cell]]
+        opened = [cell]
+        for current in opened:  # grows while it is read
+            if numbers[current]:
+                continue
+            for cell in around[current]:
+                if shown[cell] == CLOSED:
+                    shown[cell] = DIGITS[numbers[cell]]
+                    opened.append(cell)
+        self._closed_safe -= len(opened)
+        return len(opened)
+
+    def _cell(self, action: str) -> int | None:
+        match = _ACTION.fullmatch(action)
+        if match is None:
+            return None
+        row, col = (int(number) for number in match.groups() if number is not None)
+        if not (1 <= row <= self.size and 1 <= col <= self.size):
+            return None
+        return (row - 1) * self.size + col - 1
+
+    def _name(self, cell: int) -> str:
+        row, col = divmod(cell, self.size)
+        return f"({row + 1}, {col + 1})"
+
+    def _text(self) -> str:
+        side, shown = self.size, self._shown
+        return "\n".join(f"Row {i + 1}: {' '.join(shown[i * side : (i + 1) * side])}" for i in range(side))
+
+    def _report(self, shaped: float, won: bool = False, valid: bool = True) -> Step:
+        reward = shaped if self.reward == "shaped" else SUCCESS_REWARD * won
+        return Step(Observation(self._text()), reward, self._over, False, won, valid)
+
+
+@lru_cache(maxsize=32)
+def _neighbours(size: int) -> tuple[tuple[int, ...], ...]:
+    """For each cell of a field, row by row, the cells that touch it."""
+    near = [range(max(i - 1, 0), min(i + 2, size)) for i in range(size)]
+    return tuple(
+        tuple(i * size + j for i in near[row] for j in near[col] if (i, j) != (row, col))
+        for row in range(size)
+        for col in range(size)
+    )
+
+
+def _two(pair: Any) -> tuple[Any, Any]:
+    try:
+        row, col = pair
+    except (TypeError, ValueError):
+        raise TaskError(f"minesweeper: a mine in spec['mines'] is [row, col], not {pair!r}") from None
+    return row, col

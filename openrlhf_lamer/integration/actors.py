@@ -1,0 +1,73 @@
+"""The host's model actors, counting what they really train.
+
+What was trained is known only where the optimiser runs. The counts travel back with the
+host's own training status, and the trainer holds them against what the rollout sampled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+from openrlhf.trainer.ray.ppo_critic import CriticModelActor
+
+ROWS_TRAINED = "lamer/rows_trained"
+TOKENS_TRAINED = "lamer/tokens_trained"
+OPTIMIZER_STEPS = "lamer/optimizer_steps"
+
+
+class LamerPolicyActor(PolicyModelActor.__ray_metadata__.modified_class):
+    """The policy's actor, with the rows, tokens and optimizer steps of each `fit` in its status."""
+
+    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As the host does, then put the counter around the training step."""
+        result = super().init_model_from_pretrained(*args, **kwargs)
+        step = self.trainer.training_step
+        self._rows = self._tokens = 0.0
+
+        def counted_step(*step_args: Any, **step_kwargs: Any) -> dict[str, Any]:
+            status = step(*step_args, **step_kwargs)
+            self._rows += status["num_samples"]
+            self._tokens += status["num_action_tokens"]
+            if status["num_action_tokens"] == 0:
+                # A micro-batch of fillers has no token to average over. Its metrics weigh nothing, but 0 · NaN is NaN.
+                status["metrics"] = {key: _finite(value) for key, value in status["metrics"].items()}
+            return status
+
+        self.trainer.training_step = counted_step
+        return result
+
+    def fit(self, kl_ctl: float = 0) -> dict[str, float]:
+        """Train on the replay buffer; the counts are sums over all data-parallel ranks."""
+        self._rows = self._tokens = 0.0
+        steps_before = self.actor.model.global_steps
+        status = super().fit(kl_ctl)
+        copies = self.strategy.ring_attn_size * self.strategy.ds_tensor_parallel_size
+        summed = self.strategy.all_reduce({ROWS_TRAINED: self._rows, TOKENS_TRAINED: self._tokens}, op="sum")
+        counts = {key: value / copies for key, value in summed.items()}
+        return status | counts | {OPTIMIZER_STEPS: float(self.actor.model.global_steps - steps_before)}
+
+
+class LamerCriticActor(CriticModelActor.__ray_metadata__.modified_class):
+    """The critic's actor, which logs no value for a micro-batch that has no sampled token."""
+
+    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As the host does, then repeat the last finite figure where a filler has none."""
+        result = super().init_model_from_pretrained(*args, **kwargs)
+        step = self.trainer.training_step
+        last: dict[str, float] = {}
+
+        def finite_step(*step_args: Any, **step_kwargs: Any) -> dict[str, float]:
+            status = step(*step_args, **step_kwargs)
+            last.update({key: value for key, value in status.items() if value is not None and math.isfinite(value)})
+            return {key: last.get(key, 0.0) for key in status}
+
+        self.trainer.training_step = finite_step
+        return result
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "nan_to_num"):
+        return value.float().nan_to_num(0.0)
+    return value if math.isfinite(value) else 0.0

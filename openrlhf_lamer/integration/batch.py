@@ -1,0 +1,84 @@
+"""A batch of trials on its way through one training step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
+from openrlhf_lamer.records import Trial
+
+
+class TooManyFailuresError(RuntimeError):
+    """More trials of a batch failed than `--lamer.max_failed_share` allows."""
+
+
+@dataclass
+class TrialBatch:
+    """Trials in groups of one task, and what was computed of them.
+
+    Attributes:
+        trials: All trials, failed ones among them.
+        groups: For each trial, its group.
+        live: Indices of the trials without a failure.
+        returns: For each trial, its turns' returns; None until credit is assigned, or where a
+            stock estimator ran.
+        advantages: For each trial, its turns' advantages, likewise.
+        rows: The rows that were made of it.
+    """
+
+    trials: tuple[Trial, ...]
+    groups: np.ndarray
+    live: np.ndarray
+    returns: list[np.ndarray] | None = field(default=None)
+    advantages: list[np.ndarray] | None = field(default=None)
+    rows: RowBatch | None = field(default=None)
+
+    @classmethod
+    def of(cls, samples: Sequence[TrialExperience], group_size: int, max_failed_share: float) -> TrialBatch:
+        """Collect the trials of `samples`, which come in whole groups, one after the other.
+
+        Raises:
+            TooManyFailuresError: with the last failures, where too many trials failed.
+            RuntimeError: where a group mixes tasks, which would make every baseline wrong.
+        """
+        trials = tuple(sample.trial for sample in samples if sample.trial is not None)
+        if len(trials) != len(samples) or len(trials) % group_size:
+            raise RuntimeError(f"{len(samples)} samples with {len(trials)} trials are no whole groups of {group_size}")
+        groups = np.arange(len(trials)) // group_size
+        for start in range(0, len(trials), group_size):
+            tasks = {trial.task.id for trial in trials[start : start + group_size]}
+            if len(tasks) > 1:
+                raise RuntimeError(f"one group holds trials of several tasks: {sorted(tasks)}")
+        live = np.array([i for i, trial in enumerate(trials) if trial.failure is None], dtype=np.int64)
+        failed = len(trials) - len(live)
+        if failed > max_failed_share * len(trials):
+            raise TooManyFailuresError(_failures(trials, failed, max_failed_share))
+        return cls(trials, groups, live)
+
+    def by_trial(self, values: np.ndarray, trial_column: np.ndarray) -> list[np.ndarray]:
+        """One array a trial of a column of the live trials' turn table; empty for failed trials."""
+        counts = np.bincount(trial_column, minlength=len(self.live))
+        parts = np.split(values, np.cumsum(counts)[:-1]) if len(self.live) else []
+        result = [np.empty(0) for _ in self.trials]
+        for index, part in zip(self.live, parts, strict=True):
+            result[index] = part
+        return result
+
+    def with_rows(self, rows: RowBatch) -> TrialBatch:
+        """This batch with the rows that were made of it."""
+        return replace(self, rows=rows)
+
+
+def _failures(trials: Sequence[Trial], failed: int, limit: float) -> str:
+    counts = Counter(trial.failure.kind.value for trial in trials if trial.failure)
+    last = [trial for trial in trials if trial.failure][-3:]
+    shown = "\n".join(f"  {t.task.id}: {t.failure.stage}: {t.failure.message}" for t in last if t.failure)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return (
+        f"{failed} of {len(trials)} trials failed ({kinds}), more than --lamer.max_failed_share {limit} allows. "
+        f"The last ones:\n{shown}"
+    )

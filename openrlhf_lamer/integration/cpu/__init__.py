@@ -1,0 +1,35 @@
+"""CPU mode: the whole host (Ray, vLLM, DeepSpeed) on a machine without CUDA, for tests, the quickstart and laptops.
+
+The host takes CUDA for granted in a few places. `install` registers hooks that replace these, each when the module it
+sits in is imported; a process that imports none of them pays nothing. It has to run in every process of a job, and the
+`.pth` line of this package sees to that wherever `worker_env` is part of the environment.
+
+What a launcher does: `enter_driver()`, the host's arguments with `host_defaults()` in front, `ray.init` with
+`ray_options()` and `worker_env()`.
+"""
+
+from __future__ import annotations
+
+from openrlhf_lamer.integration.cpu.environment import (
+    ENV_VAR,
+    CudaPresentError,
+    cuda_available,
+    cuda_devices,
+    enter_driver,
+    host_defaults,
+    ray_options,
+    worker_env,
+)
+from openrlhf_lamer.integration.cpu.hooks import install
+
+__all__ = [
+    "ENV_VAR",
+    "CudaPresentError",
+    "cuda_available",
+    "cuda_devices",
+    "enter_driver",
+    "host_defaults",
+    "install",
+    "ray_options",
+    "worker_env",
+]

@@ -1,0 +1,1 @@
+"""Utilities of flash_attn that the host imports."""

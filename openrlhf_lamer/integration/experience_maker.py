@@ -1,0 +1,138 @@
+"""From a batch of trials to rows with advantages, ready for the host's optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+from openrlhf_lamer import advantage
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.integration.batch import TrialBatch
+from openrlhf_lamer.integration.experience import RowBatch, TrialExperience, row_experience
+from openrlhf_lamer.integration.stock import stock_credit
+
+
+def credit_config(config: LamerConfig) -> advantage.CreditConfig:
+    """The part of the configuration that estimators see."""
+    return advantage.CreditConfig(
+        gamma_step=config.gamma_step,
+        gamma_traj=config.gamma_traj,
+        cross_episode=config.cross_episode,
+        norm=config.norm,
+        reference=config.reference,
+        step_weight=config.step_weight,
+    )
+
+
+class LamerExperienceMaker(RemoteExperienceMaker):
+    """Turns trials into rows, has the host's models score them, and assigns credit.
+
+    Advantages are computed on whole groups before anything is split over data-parallel ranks.
+    With a `lamer_*` estimator they come from the turn table; with a stock name the host's own
+    estimator runs on each trial's scalar return (see `stock.py`).
+    """
+
+    def __init__(self, *args: Any, config: LamerConfig, estimator: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = config
+        self.estimator = estimator
+        self.batch: TrialBatch | None = None
+
+    @torch.no_grad()
+    def make_experience_batch(self, rollout_samples: Sequence[TrialExperience]) -> list[Experience]:
+        """Rows of the batch in micro-batches, the same number for every data-parallel rank."""
+        args = self.strategy.args
+        batch = TrialBatch.of(rollout_samples, args.rollout.n_samples_per_prompt, self.config.max_failed_share)
+        rows = RowBatch.build(
+            batch.trials, multiple=args.train.batch_size, train_reflection=self.config.train_reflection
+        )
+        if not rows.rows:
+            raise RuntimeError("no trial of this batch sampled a token that is trained")
+        experiences = self.make_experience(self._micro_batches(rows, batch))
+        if self.estimator in advantage.names():
+            self._assign_turn_credit(experiences, rows, batch)
+        else:
+            stock_credit(self, super().compute_advantages_and_returns, experiences, rows, batch)
+        for experience in experiences:
+            experience.kl = None
+        _neutralise_fillers(experiences, len(rows.rows))
+        self.batch = batch.with_rows(rows)
+        return experiences
+
+    def _micro_batches(self, rows: RowBatch, batch: TrialBatch) -> list[Experience]:
+        """Rows and fillers in micro-batches for scoring, dealt to the ranks by length.
+
+        Rows of like length stand together, so that little is padded, and every rank gets as many
+        micro-batches and rows as every other: the host deadlocks otherwise.
+        """
+        args = self.strategy.args
+        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+        ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
+        shortest = min(rows.rows, key=lambda row: len(row.ids))
+        singles = [row_experience(row) for row in rows.rows]
+        singles += [row_experience(shortest, filler=True) for _ in range(rows.filled)]
+        earned = torch.tensor([trial.scalar_return(self.config.gamma_traj) for trial in batch.trials])
+        for position, single in enumerate(singles):
+            reward = earned[rows.owner[position]] if position < len(rows.rows) else torch.zeros(())
+            single.index = [position]
+            single.rewards = reward.reshape(1)
+            single.info = {"reward": reward.reshape(1)}
+        by_length = sorted(singles, key=lambda single: single.sequences.shape[1])
+        size = args.rollout.micro_batch_size
+        return [
+            Experience.concat_experiences(own[start : start + size], self.tokenizer.pad_token_id)
+            for own in (by_length[rank::ranks] for rank in range(ranks))
+            for start in range(0, len(own), size)
+        ]
+
+    def _assign_turn_credit(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:
+        """Credit each turn by our estimator and spread it over the turn's sampled tokens."""
+        config = credit_config(self.config)
+        table = advantage.TurnTable.from_trials([batch.trials[i] for i in batch.live], batch.groups[batch.live].tolist())
+        table = advantage.with_returns(table, config)
+        batch.returns = batch.by_trial(table.returns, table.trial)
+        batch.advantages = batch.by_trial(advantage.get(self.estimator).estimate(table, config), table.trial)
+        assign(experiences, rows, lambda position: rows.spread(batch.advantages, position), "advantages")
+        assign(experiences, rows, lambda position: rows.spread(batch.returns, position), "returns")
+        for experience in experiences:
+            firsts = [_first(returns, mask) for returns, mask in zip(experience.returns, experience.action_mask, strict=True)]
+            experience.info["return"] = torch.stack(firsts)
+
+
+def assign(experiences: Sequence[Experience], rows: RowBatch, values: Any, field: str) -> None:
+    """Set a per-token field of every micro-batch from `values(position)` of each real row, 0 in fillers."""
+    for experience in experiences:
+        result = torch.zeros(experience.action_mask.shape, dtype=torch.float32)
+        for line, position in enumerate(experience.index):
+            if position < len(rows.rows):
+                own = values(position)
+                result[line, : len(own)] = own
+        setattr(experience, field, result)
+
+
+def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return values[int(mask.long().argmax())]
+
+
+def _neutralise_fillers(experiences: Sequence[Experience], real: int) -> None:
+    """Give fillers the mean of the real rows in all that the host logs per row, so that they change no mean."""
+    is_real = torch.tensor([position < real for experience in experiences for position in experience.index])
+    if bool(is_real.all()):
+        return
+    sizes = [len(experience.index) for experience in experiences]
+
+    def neutral(parts: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        joined = torch.cat([part.float() for part in parts])
+        joined[~is_real] = joined[is_real].mean()
+        return joined.split(sizes)
+
+    for key in experiences[0].info:
+        for experience, part in zip(experiences, neutral([e.info[key] for e in experiences]), strict=True):
+            experience.info[key] = part
+    for name in ("response_length", "total_length"):
+        for experience, part in zip(experiences, neutral([getattr(e, name) for e in experiences]), strict=True):
+            setattr(experience, name, part)

@@ -1,0 +1,180 @@
+"""Our flags and the host's in one command line: split, filled with defaults, and read.
+
+`--agent_func` and `--lamer.*` are ours; all others are parsed by the host's own parser, to
+which our estimator names and defaults are added. What the host finally gets is its own
+language alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig
+from openrlhf_lamer.integration.host import host_parser
+
+DEFAULTS: Mapping[str, object] = {
+    "algo.advantage.estimator": "lamer_gigpo",
+    "algo.kl.init_coef": 0.0,
+    "actor.lr_scheduler": "constant",
+    "ckpt.best_metric_key": "none",
+    "data.input_key": "input",
+    "data.label_key": "label",
+    "data.max_len": 4096,
+    "eval.n_samples_per_prompt": 1,
+    "eval.temperature": 0.7,
+    "rollout.batch_size": 16,
+    "rollout.max_new_tokens": MAX_NEW_TOKENS,
+    "rollout.n_samples_per_prompt": 8,
+    "train.batch_size": 64,
+    "vllm.enable_prefix_caching": True,
+    "vllm.num_engines": 1,
+}
+"""Where our defaults differ from the host's: the paper's setting, and what trials need."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A parsed command line.
+
+    Attributes:
+        config: Our configuration.
+        agent: What `--agent_func` or the host's `--train.agent_func_path` names.
+        host: The host's flags, with dotted names as attributes (`getattr(host, "train.seed")`).
+        host_argv: The user's arguments without ours.
+        given: Names of the host flags that the user gave.
+    """
+
+    config: LamerConfig
+    agent: str
+    host: argparse.Namespace
+    host_argv: tuple[str, ...]
+    given: frozenset[str]
+
+    def __getitem__(self, flag: str) -> Any:
+        """The value of a host flag, by its name without the dashes."""
+        return getattr(self.host, flag)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports an error without the host's two hundred lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str, object]) -> CommandLine:
+    """Read a command line in which our flags and the host's are mixed.
+
+    Args:
+        argv: The arguments.
+        estimators: Our estimator names, which the host's flag takes beside its own.
+        defaults: Host flags to set where the user does not, over `DEFAULTS`.
+
+    Raises:
+        ConfigError: for a flag or value that neither side knows.
+    """
+    own, rest = _own_parser().parse_known_args(list(argv))
+    _refuse_unknown(rest)
+    values = {key.removeprefix("lamer."): value for key, value in vars(own).items() if key.startswith("lamer.")}
+    file = values.pop("config", None)
+    flags = {key: _read(key, value) for key, value in values.items() if value is not None}
+    parser = host_parser()
+    parser.__class__ = _Parser
+    _add_estimators(parser, estimators)
+    parser.set_defaults(**{**DEFAULTS, **defaults})
+    if "-h" in rest or "--help" in rest:
+        _help(parser)
+    host = parser.parse_args(rest)
+    agent = own.agent_func or getattr(host, "train.agent_func_path")
+    if own.agent_func and getattr(host, "train.agent_func_path"):
+        raise ConfigError("--agent_func and --train.agent_func_path both name an agent: give one of them")
+    if not agent:
+        raise ConfigError("--agent_func is missing: name an agent, such as openrlhf_lamer.agents.minesweeper")
+    return CommandLine(LamerConfig.load(flags, file), agent, host, tuple(rest), _given(parser, rest))
+
+
+def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
+    """What the host's command is given: our defaults, the user's arguments, and what must be ours."""
+    merged = {**DEFAULTS, **defaults}
+    return [*_as_arguments(merged), *line.host_argv, *_as_arguments(overrides)]
+
+
+def _own_parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("LaMer")
+    group.add_argument(
+        "--agent_func", metavar="MODULE", help="Agent: a module such as openrlhf_lamer.agents.sokoban, or a .py file."
+    )
+    group.add_argument("--lamer.config", metavar="FILE", help="TOML file with these options; flags win over it.")
+    for name, info in LamerConfig.model_fields.items():
+        shown = info.get_default(call_default_factory=True)
+        default = "" if shown is None else f" Default: {_show(shown)}."
+        group.add_argument(f"--lamer.{name}", metavar="VALUE", help=f"{info.description}{default}".replace("%", "%%"))
+    return parser
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _read(name: str, value: str) -> Any:
+    """A flag's text as what the configuration takes; numbers and switches are pydantic's to read."""
+    if name != "env_options":
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--lamer.{name} {value!r} is not JSON ({error}). Such as: '{{\"mines\": 4}}'") from error
+
+
+def _refuse_unknown(rest: Sequence[str]) -> None:
+    known = [f"--lamer.{name}" for name in (*LamerConfig.model_fields, "config")]
+    for argument in rest:
+        name = argument.split("=")[0]
+        if name.startswith("--lamer"):
+            close = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else f" Options: {', '.join(known)}"
+            raise ConfigError(f"{name}: no such option.{hint}")
+
+
+def _add_estimators(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:
+    for action in parser._actions:
+        if action.dest == "algo.advantage.estimator":
+            action.choices = [*(action.choices or ()), *estimators]
+
+
+def _given(parser: argparse.ArgumentParser, rest: Sequence[str]) -> frozenset[str]:
+    """Names of the flags in `rest`, found by parsing it once more without defaults."""
+    blank = argparse.Namespace(**{action.dest: None for action in parser._actions})
+    parsed = parser.parse_args(list(rest), blank)
+    return frozenset(name for name, value in vars(parsed).items() if value is not None)
+
+
+def _as_arguments(flags: Mapping[str, object]) -> list[str]:
+    arguments: list[str] = []
+    for name, value in flags.items():
+        if value is True:
+            arguments.append(f"--{name}")
+        elif value is not False and value is not None:
+            arguments += [f"--{name}", str(value)]
+    return arguments
+
+
+def _help(parser: argparse.ArgumentParser) -> NoReturn:
+    own = _own_parser()
+    own.prog = parser.prog = "python -m openrlhf_lamer.cli.train_ppo_ray"
+    own.usage = "%(prog)s --agent_func MODULE [--lamer.OPTION VALUE ...] [options of OpenRLHF ...]"
+    own.description = "Train a language agent with LaMer through OpenRLHF's trainer. Takes every flag of OpenRLHF."
+    own.print_help()
+    parser.usage = argparse.SUPPRESS
+    parser.description = "Options of OpenRLHF, with this package's defaults:"
+    parser.print_help()
+    sys.exit(0)

@@ -1,0 +1,44 @@
+"""The contract between the trial loop and what generates its replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from openrlhf_lamer.envs.base import TextEnv
+from openrlhf_lamer.records import Phase
+
+
+class EngineError(RuntimeError):
+    """Generation failed; the trial is begun anew or masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One reply that the trial loop asks for.
+
+    Engines look at `prompt_ids` and `max_tokens` alone; what follows is for scripted
+    players, which act on the state instead of reading the prompt.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    phase: Phase
+    env: TextEnv
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A reply: the ids as sampled, their log-probabilities if known, and whether the limit cut it."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    truncated: bool
+
+
+class Policy(Protocol):
+    """Anything that answers a request; it may be asked by many trials at once."""
+
+    async def generate(self, request: Request) -> Generation:
+        """Reply to a request. Raises `EngineError` where it cannot."""
+        ...

@@ -1,0 +1,49 @@
+"""A policy that samples from a vLLM engine, token ids in and token ids out."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Protocol
+
+from openrlhf_lamer.policies.base import EngineError, Generation, Request
+
+
+class TokenEngine(Protocol):
+    """What generates from token ids: OpenRLHF's rollout actor, or a vLLM engine wrapped likewise."""
+
+    async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
+        """vLLM's finished `RequestOutput` for one prompt."""
+        ...
+
+
+class EnginePolicy:
+    """Replies sampled by a token engine.
+
+    Args:
+        engine: The engine.
+        sampling_params: vLLM's sampling parameters. They may be shared between trials: each
+            request copies them before it sets its own limit.
+    """
+
+    def __init__(self, engine: TokenEngine, sampling_params: Any) -> None:
+        self._engine = engine
+        self._sampling_params = sampling_params
+
+    async def generate(self, request: Request) -> Generation:
+        """Sample one reply; log-probabilities come along if the parameters ask for them."""
+        params = copy(self._sampling_params)
+        params.max_tokens = request.max_tokens
+        params.min_tokens = min(params.min_tokens or 0, request.max_tokens)
+        result = await self._engine.generate(list(request.prompt_ids), params)
+        if result is None or not result.outputs:
+            raise EngineError("the engine returned no reply")
+        output = result.outputs[0]
+        ids = tuple(int(token) for token in output.token_ids)
+        logprobs = None
+        if params.logprobs is not None:
+            if output.logprobs is None or len(output.logprobs) != len(ids):
+                raise EngineError("the engine returned no log-probability for each sampled token")
+            logprobs = tuple(
+                float(position[token].logprob) for position, token in zip(output.logprobs, ids, strict=True)
+            )
+        return Generation(ids, logprobs, truncated=output.finish_reason == "length")

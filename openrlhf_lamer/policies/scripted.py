@@ -1,0 +1,55 @@
+"""Players that act by a script: for tests, for baselines, and to warm-start a model."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.envs.base import TextEnv
+from openrlhf_lamer.policies.base import EngineError, Generation, Request
+from openrlhf_lamer.records import Phase
+
+
+class ScriptedPolicy(ABC):
+    """Replies with the text of a script, tokenised and ended as a model would end it."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    @abstractmethod
+    def act(self, env: TextEnv) -> str:
+        """The reply of a play turn in the present state."""
+
+    def reflect(self, env: TextEnv) -> str:
+        """The reply of a reflection turn, where `env` stands in its final state."""
+        return "That did not work. <remark>Try something else.</remark>"
+
+    async def generate(self, request: Request) -> Generation:
+        """The script's reply, cut at the request's limit."""
+        text = self.act(request.env) if request.phase is Phase.PLAY else self.reflect(request.env)
+        ids = self._chat.encode(text) + self._chat.end_of_reply
+        return Generation(ids[: request.max_tokens], None, truncated=len(ids) > request.max_tokens)
+
+
+class RandomPolicy(ScriptedPolicy):
+    """Plays a random legal action each turn."""
+
+    def __init__(self, chat: Chat, seed: int) -> None:
+        super().__init__(chat)
+        self._rng = random.Random(seed)
+
+    def act(self, env: TextEnv) -> str:
+        """A random legal action."""
+        return f"I try this. <action>{env.random_action(self._rng)}</action>"
+
+
+class OraclePolicy(ScriptedPolicy):
+    """Plays what the environment's own oracle knows to be good."""
+
+    def act(self, env: TextEnv) -> str:
+        """The oracle's action; raises `EngineError` where the environment has no oracle."""
+        action = env.oracle()
+        if action is None:
+            raise EngineError(f"{env.name} has no oracle for this state")
+        return f"I know this one. <action>{action}</action>"

@@ -1,0 +1,1 @@
+"""The whole of LaMer on one CPU in minutes: a tiny model, a warm start, training, and a report."""

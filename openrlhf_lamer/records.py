@@ -1,0 +1,252 @@
+"""What happened in a trial, as plain frozen data.
+
+A `Trial` is all that returns, advantages, metrics and the viewer need; nothing
+else is kept. Every record survives a JSON round trip (`Trial.to_json`), and the
+JSON carries a schema version so that old files are refused and not misread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+SCHEMA = 1
+
+T = TypeVar("T", "Task", "Trial")
+
+
+class SchemaError(ValueError):
+    """A record that this version cannot read: another schema, or not a record at all."""
+
+
+class Phase(StrEnum):
+    """Why the model was asked to generate."""
+
+    PLAY = "play"
+    """The model acts in the environment."""
+    REFLECT = "reflect"
+    """The model looks back at a lost episode; it is credited with the next episode's return."""
+
+
+class Stop(StrEnum):
+    """Why an episode ended."""
+
+    WON = "won"
+    """The environment reported success."""
+    LOST = "lost"
+    """The environment ended the episode without success (a mine, an unsolvable board)."""
+    CAPPED = "capped"
+    """The environment's own step limit was reached."""
+    MAX_TURNS = "max_turns"
+    """The agent used all turns that an episode has."""
+    OVERLONG = "overlong"
+    """The next prompt would not have fitted into the model's context."""
+
+
+class FailureKind(StrEnum):
+    """What broke a trial. A failed trial is masked and counted, never scored 0."""
+
+    ENVIRONMENT = "environment"
+    """The environment raised."""
+    ENVIRONMENT_TIMEOUT = "environment_timeout"
+    """The environment did not answer in time."""
+    ENGINE = "engine"
+    """Generation raised."""
+    ENGINE_TIMEOUT = "engine_timeout"
+    """Generation did not finish in time."""
+    PROMPT = "prompt"
+    """A prompt could not be rendered, or not even the first one fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An environment and what fixes its initial state: a seed or an explicit spec.
+
+    Attributes:
+        env: Name of a registered environment.
+        seed: Seed of a generated initial state. Exactly one of `seed` and `spec` is given.
+        spec: An explicit initial state in the environment's own form (a board, a game file).
+        options: Options of the environment (size, mines, ...) that belong to this task.
+        split: Which seed range or data split the task comes from, for the record.
+    """
+
+    env: str
+    seed: int | None = None
+    spec: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.seed is None) == (self.spec is None):
+            raise ValueError(f"a task of {self.env!r} needs exactly one of seed and spec")
+
+    @property
+    def id(self) -> str:
+        """A short name, stable across machines: environment, options and seed or spec."""
+        what = f"seed={self.seed}" if self.spec is None else json.dumps(dict(self.spec), sort_keys=True)
+        options = "".join(f",{key}={self.options[key]}" for key in sorted(self.options))
+        return f"{self.env}:{what}{options}"
+
+    def to_json(self) -> str:
+        """This task as one line of JSON with a schema version."""
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Read a task; raises `SchemaError` where `text` is not one."""
+        return _load(cls, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One generation of the model and what the environment made of it.
+
+    Attributes:
+        phase: Play or reflection.
+        episode: Index of the episode (a reflection belongs to the episode it looks back at).
+        index: Index of the turn within its episode; a reflection follows the last play turn.
+        prompt_ids: Token ids the engine was given, all of them.
+        sampled_ids: Token ids the engine sampled, as sampled.
+        logprobs: Log-probabilities of the sampled ids under the rollout policy, or None.
+        text: The decoded reply.
+        action: Content of the action tag (of the remark tag in a reflection); None if none was found.
+        valid: Whether the environment accepted the action (whether a remark was found).
+        reward: What this turn earned, penalties included.
+        anchor: Key of the environment state before the turn; equal keys mean equal states.
+        observation: The state as text before the turn; a reflection shows the final one.
+        truncated: Whether the reply hit its token limit.
+    """
+
+    phase: Phase
+    episode: int
+    index: int
+    prompt_ids: tuple[int, ...]
+    sampled_ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    text: str
+    action: str | None
+    valid: bool
+    reward: float
+    anchor: str
+    observation: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One attempt: its play turns in order, how it ended, and the reflection on it."""
+
+    turns: tuple[Turn, ...]
+    stop: Stop
+    final_observation: str
+    reflection: Turn | None = None
+
+    @property
+    def won(self) -> bool:
+        """Whether the environment reported success."""
+        return self.stop is Stop.WON
+
+    @property
+    def reward(self) -> float:
+        """Undiscounted sum of the play turns' rewards."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def remark(self) -> str | None:
+        """What the reflection says to the next episode, if a remark was found."""
+        return self.reflection.action if self.reflection else None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trial has no result: the kind, the stage it broke in, and the message."""
+
+    kind: FailureKind
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Up to N episodes of one task, in order. With `failure` set, the trial is masked.
+
+    Attributes:
+        task: What was played.
+        episodes: The attempts; the last is won, or all N are lost.
+        failure: Why the trial is not to be used, or None.
+        retries: How often the trial was begun anew after a failure.
+        environment_seconds: Wall-clock time spent in the environment.
+        generation_seconds: Wall-clock time spent waiting for the engine.
+    """
+
+    task: Task
+    episodes: tuple[Episode, ...]
+    failure: Failure | None = None
+    retries: int = 0
+    environment_seconds: float = 0.0
+    generation_seconds: float = 0.0
+
+    @property
+    def won(self) -> bool:
+        """Whether any episode was won."""
+        return self.won_by(len(self.episodes))
+
+    def won_by(self, attempts: int) -> bool:
+        """Success at `attempts`: won in one of the first `attempts` episodes."""
+        return any(episode.won for episode in self.episodes[:attempts])
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Every generation in the order it happened, reflections in their place."""
+        ordered: list[Turn] = []
+        for episode in self.episodes:
+            ordered.extend(episode.turns)
+            if episode.reflection is not None:
+                ordered.append(episode.reflection)
+        return tuple(ordered)
+
+    def scalar_return(self, gamma_traj: float) -> float:
+        """Σ_n γ_traj^n · (undiscounted reward of episode n): what stock estimators are given."""
+        return sum(gamma_traj**n * episode.reward for n, episode in enumerate(self.episodes))
+
+    def to_json(self) -> str:
+        """This trial as one line of JSON with a schema version."""
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """Read a trial; raises `SchemaError` where `text` is not one."""
+        return _load(cls, text)
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _dump(record: Task | Trial) -> str:
+    body = _adapter(type(record)).dump_python(record, mode="json")
+    return json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _load(cls: type[T], text: str) -> T:
+    kind = cls.__name__.lower()
+    try:
+        body = json.loads(text)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise SchemaError(f"not a {kind}: {str(text)[:80]!r} is not JSON") from error
+    if not isinstance(body, dict) or "schema" not in body:
+        raise SchemaError(f"not a {kind}: no schema version in {str(text)[:80]!r}")
+    version = body.pop("schema")
+    if version != SCHEMA:
+        raise SchemaError(f"a {kind} of schema {version}; this version of openrlhf-lamer reads schema {SCHEMA}")
+    try:
+        return _adapter(cls).validate_python({k: v for k, v in body.items() if k in cls.__dataclass_fields__})
+    except ValueError as error:
+        raise SchemaError(f"not a {kind}: {error}") from error

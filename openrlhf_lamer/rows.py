@@ -1,0 +1,75 @@
+"""From turns to training rows: one token sequence each, with the spans that were sampled.
+
+One rule serves every context policy. Neighbouring turns share a row exactly when
+the later prompt begins with all ids of the row so far; otherwise a new row begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from openrlhf_lamer.records import Phase, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The sampled tokens of one turn within a row: positions start to end, the end excluded.
+
+    Attributes:
+        turn: Index of the turn in `Trial.turns`.
+        start: Position of the first sampled token in the row.
+        end: Position after the last one.
+        logprobs: Log-probabilities under the rollout policy, one a token, or None.
+    """
+
+    turn: int
+    start: int
+    end: int
+    logprobs: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A token sequence as the engine saw it, and the spans in it that are trained."""
+
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def sampled(self) -> int:
+        """Number of tokens that are trained."""
+        return sum(span.end - span.start for span in self.spans)
+
+
+def trial_rows(trial: Trial, *, train_reflection: bool = True) -> list[Row]:
+    """The rows of a trial, in order; turns without a sampled token leave none.
+
+    Args:
+        trial: A trial without failure.
+        train_reflection: Whether reflections are trained; otherwise they stay context at most.
+    """
+    rows: list[tuple[tuple[int, ...], list[Span]]] = []
+    for index, turn in enumerate(trial.turns):
+        start = len(turn.prompt_ids)
+        end = start + len(turn.sampled_ids)
+        extends = bool(rows) and turn.prompt_ids[: len(rows[-1][0])] == rows[-1][0]
+        spans = rows[-1][1] if extends else []
+        if end > start and (train_reflection or turn.phase is Phase.PLAY):
+            spans.append(Span(index, start, end, turn.logprobs))
+        sequence = turn.prompt_ids + turn.sampled_ids
+        if extends:
+            rows[-1] = (sequence, spans)
+        else:
+            rows.append((sequence, spans))
+    return [Row(ids[: spans[-1].end], tuple(spans)) for ids, spans in rows if spans]
+
+
+def filling(rows: int, multiple: int) -> int:
+    """How many fully masked rows bring `rows` to a multiple of `multiple`."""
+    return -rows % multiple
+
+
+def sampled_tokens(rows: Iterable[Row]) -> int:
+    """Number of trained tokens over all rows."""
+    return sum(row.sampled for row in rows)

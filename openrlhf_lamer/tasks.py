@@ -1,0 +1,48 @@
+"""Task sets: seeds by split, and the prompt dataset that OpenRLHF reads.
+
+Training and evaluation seeds come from disjoint ranges, so that no evaluation task can be
+trained on whatever the size of either set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from openrlhf_lamer.records import Task
+
+Split = Literal["train", "eval"]
+
+SPLITS: tuple[str, ...] = get_args(Split)
+
+SEEDS: Mapping[str, range] = {"train": range(0, 2**30), "eval": range(2**30, 2**31)}
+"""Seeds of each split; the ranges are disjoint."""
+
+
+def seeded_tasks(env: str, split: Split, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None) -> list[Task]:
+    """Tasks number `first` to `first + num` of a split; the same on every machine."""
+    seeds = SEEDS[split]
+    if num < 1 or first < 0 or first + num > len(seeds):
+        raise ValueError(f"split {split!r} has {len(seeds)} tasks; {num} from number {first} on are not among them")
+    return [Task(env, seed=seed, options=dict(options or {}), split=split) for seed in seeds[first : first + num]]
+
+
+def dataset_rows(tasks: Sequence[Task]) -> Iterator[dict[str, str]]:
+    """Rows of the prompt dataset: what the host reads, with the task as its label."""
+    for task in tasks:
+        yield {"input": task.id, "label": task.to_json(), "datasource": task.env}
+
+
+def write_dataset(path: Path, tasks: Sequence[Task]) -> None:
+    """Write a prompt dataset as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        for row in dataset_rows(tasks):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_dataset(path: Path) -> list[Task]:
+    """The tasks of a prompt dataset in JSON lines."""
+    return [Task.from_json(json.loads(line)["label"]) for line in path.read_text().splitlines()]

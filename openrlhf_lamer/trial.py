@@ -1,0 +1,254 @@
+"""The inner loop: one trial of up to N episodes on one task.
+
+The loop is pure: it asks a policy for replies and does not know what answers, so
+training, evaluation and tests run the very same code. Nothing waits for other
+trials. A failure ends this trial alone, as data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
+from openrlhf_lamer.chat import Chat, parse_tag
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.context import Context
+from openrlhf_lamer.envs.base import Observation, Step, TextEnv
+from openrlhf_lamer.memory import recall
+from openrlhf_lamer.policies.base import Generation, Policy, Request
+from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+
+T = TypeVar("T")
+
+
+class TrialError(Exception):
+    """A trial broke; carries the failure that goes into its record."""
+
+    def __init__(self, kind: FailureKind, stage: str, cause: BaseException) -> None:
+        super().__init__(f"{stage}: {cause!r}")
+        self.failure = Failure(kind, stage, f"{type(cause).__name__}: {cause}")
+
+
+async def run_trial(
+    task: Task, agent: Agent, policy: Policy, chat: Chat, config: LamerConfig, *, max_new_tokens: int, max_length: int
+) -> Trial:
+    """Play `task` and return the record; never raises for what goes wrong inside.
+
+    Args:
+        task: What to play; every episode begins from its initial state.
+        agent: The environment's prompts and limits.
+        policy: What generates the replies.
+        chat: The tokenizer of the model that replies.
+        config: Episodes, memory, context, penalties, timeouts and retries.
+        max_new_tokens: Most tokens of one reply.
+        max_length: Most tokens of a prompt and its reply together. A prompt that leaves no
+            room for a full reply ends the episode as `Stop.OVERLONG`.
+    """
+    for retry in range(config.retries + 1):
+        player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length)
+        failure = None
+        episodes: tuple[Episode, ...] = ()
+        try:
+            episodes = await player.play()
+        except TrialError as error:
+            failure = error.failure
+        finally:
+            player.close()
+        if failure is None or retry == config.retries:
+            return Trial(task, episodes, failure, retry, player.environment_seconds, player.generation_seconds)
+    raise AssertionError("unreachable: the last retry returns")
+
+
+class _Player:
+    """The state of one run through a trial."""
+
+    def __init__(
+        self,
+        task: Task,
+        agent: Agent,
+        policy: Policy,
+        chat: Chat,
+        config: LamerConfig,
+        max_new_tokens: int,
+        max_length: int,
+    ) -> None:
+        self._task, self._agent, self._policy, self._chat, self._config = task, agent, policy, chat, config
+        self._max_turns = config.max_turns or agent.max_turns
+        self._max_new_tokens, self._room = max_new_tokens, max_length - max_new_tokens
+        self._context = Context(config.context, chat)
+        self._env: TextEnv | None = None
+        self.environment_seconds = 0.0
+        self.generation_seconds = 0.0
+
+    async def play(self) -> tuple[Episode, ...]:
+        """All episodes, in order, up to and with the first success."""
+        config = self._config
+        self._env = env = await self._guard(
+            "make", lambda: self._agent.make_env(self._task, reward=config.reward, options=config.env_options), slow=True
+        )
+        episodes: list[Episode] = []
+        for number in range(config.num_episodes):
+            episode = await self._episode(env, episodes)
+            if episode is None:
+                break
+            last = number == config.num_episodes - 1
+            if not episode.won and not last and config.reflects:
+                episode = await self._reflect(env, episode, number)
+            episodes.append(episode)
+            if episode.won:
+                break
+        if not episodes:
+            raise TrialError(FailureKind.PROMPT, "render", ValueError("the first prompt leaves no room for a reply"))
+        return tuple(episodes)
+
+    async def _episode(self, env: TextEnv, earlier: list[Episode]) -> Episode | None:
+        """One attempt from the initial state; None if not even its first prompt fits."""
+        observation = initial = self._clean(await self._guard("reset", lambda: env.reset(self._task), slow=env.slow))
+        turns: list[Turn] = []
+        stop = Stop.MAX_TURNS
+        while len(turns) < self._max_turns:
+            continuing = self._context.continues(episode_begins=not turns)
+            prompt = self._prompt(
+                continuing,
+                lambda continuing=continuing, observation=observation: self._agent.play_message(
+                    continuing=continuing,
+                    env=env,
+                    initial=initial,
+                    memory=recall(earlier, self._config.memory),
+                    turns=turns,
+                    observation=observation,
+                    episode=len(earlier),
+                    num_episodes=self._config.num_episodes,
+                    turns_left=self._max_turns - len(turns),
+                ),
+            )
+            if prompt is None:
+                stop = Stop.OVERLONG
+                break
+            anchor = await self._guard("anchor", env.anchor, slow=False)
+            reply = await self._generate(prompt, Phase.PLAY, env)
+            text = self._chat.decode(reply.ids)
+            action = parse_tag(text, "action")
+            step = None
+            if action is not None:
+                step = await self._guard("step", lambda action=action: env.step(action), slow=env.slow)
+            turns.append(
+                Turn(
+                    phase=Phase.PLAY,
+                    episode=len(earlier),
+                    index=len(turns),
+                    prompt_ids=prompt,
+                    sampled_ids=reply.ids,
+                    logprobs=reply.logprobs,
+                    text=text,
+                    action=None if action is None else self._chat.clean(action),
+                    valid=step is not None and step.valid,
+                    reward=self._reward(env, step),
+                    anchor=anchor,
+                    observation=observation.text,
+                    truncated=reply.truncated,
+                )
+            )
+            if step is not None:
+                observation = self._clean(step.observation)
+                if step.terminated or step.truncated:
+                    stop = Stop.WON if step.won else Stop.LOST if step.terminated else Stop.CAPPED
+                    break
+        return Episode(tuple(turns), stop, observation.text) if turns else None
+
+    async def _reflect(self, env: TextEnv, episode: Episode, number: int) -> Episode:
+        """The lost episode with the model's reflection on it, if the prompt for one fits."""
+        continuing = self._context.continues(episode_begins=False)
+        initial = Observation(episode.turns[0].observation)
+        prompt = self._prompt(
+            continuing,
+            lambda: self._agent.reflect_message(
+                continuing=continuing,
+                env=env,
+                initial=initial,
+                turns=episode.turns,
+                observation=Observation(episode.final_observation),
+                stop=episode.stop,
+                episode=number,
+                num_episodes=self._config.num_episodes,
+            ),
+        )
+        if prompt is None:
+            return episode
+        reply = await self._generate(prompt, Phase.REFLECT, env)
+        text = self._chat.decode(reply.ids)
+        remark = parse_tag(text, "remark") or None
+        reflection = Turn(
+            phase=Phase.REFLECT,
+            episode=number,
+            index=len(episode.turns),
+            prompt_ids=prompt,
+            sampled_ids=reply.ids,
+            logprobs=reply.logprobs,
+            text=text,
+            action=None if remark is None else self._chat.clean(remark)[:REMARK_LIMIT],
+            valid=remark is not None,
+            reward=0.0 if remark is not None else -self._config.invalid_penalty,
+            anchor="",
+            observation=episode.final_observation,
+            truncated=reply.truncated,
+        )
+        return Episode(episode.turns, episode.stop, episode.final_observation, reflection)
+
+    def close(self) -> None:
+        """Give the environment back; one that fails even at that is left alone."""
+        if self._env is not None:
+            try:
+                self._env.close()
+            except Exception:  # noqa: BLE001  (third-party code; the trial is over either way)
+                pass
+
+    def _reward(self, env: TextEnv, step: Step | None) -> float:
+        """What a turn earned: the environment's pay, less the penalty for an invalid action."""
+        if step is None:
+            return -self._config.invalid_penalty
+        charged = not step.valid and not env.penalises_invalid
+        return step.reward - self._config.invalid_penalty * charged
+
+    def _prompt(self, continuing: bool, render: Callable[[], str]) -> tuple[int, ...] | None:
+        try:
+            prompt = self._context.prompt(render(), continuing=continuing)
+        except Exception as error:
+            raise TrialError(FailureKind.PROMPT, "render", error) from error
+        return prompt if len(prompt) <= self._room else None
+
+    async def _generate(self, prompt: tuple[int, ...], phase: Phase, env: TextEnv) -> Generation:
+        began = time.perf_counter()
+        request = Request(prompt, self._max_new_tokens, phase, env)
+        try:
+            reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
+        except TimeoutError as error:
+            raise TrialError(FailureKind.ENGINE_TIMEOUT, "generate", error) from error
+        except Exception as error:
+            raise TrialError(FailureKind.ENGINE, "generate", error) from error
+        finally:
+            self.generation_seconds += time.perf_counter() - began
+        self._context.replied(prompt, reply.ids)
+        return reply
+
+    async def _guard(self, stage: str, call: Callable[[], T], *, slow: bool) -> T:
+        """Run a call into the environment; slow ones leave the event loop and are timed."""
+        began = time.perf_counter()
+        try:
+            if not slow:
+                return call()
+            waiting: Awaitable[T] = asyncio.to_thread(call)
+            return await asyncio.wait_for(waiting, self._config.timeout)
+        except TimeoutError as error:
+            raise TrialError(FailureKind.ENVIRONMENT_TIMEOUT, stage, error) from error
+        except Exception as error:
+            raise TrialError(FailureKind.ENVIRONMENT, stage, error) from error
+        finally:
+            self.environment_seconds += time.perf_counter() - began
+
+    def _clean(self, observation: Observation) -> Observation:
+        clean = self._chat.clean
+        return Observation(clean(observation.text), tuple(clean(action) for action in observation.admissible))

@@ -1,0 +1,168 @@
+"""`lamer_grpo`: hand-computed vectors, golden ones, and what every group baseline must satisfy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from json import loads
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openrlhf_lamer.advantage import CreditConfig, TurnTable, get
+from openrlhf_lamer.advantage.groups import EPS
+from openrlhf_lamer.advantage.table import Norm
+from openrlhf_lamer.cli.credit import read_case
+
+GOLDEN = loads((Path(__file__).parent / "data" / "credit.json").read_text())
+ALL = ("lamer_gigpo", "lamer_grpo", "lamer_reinforce", "lamer_rloo")
+NORMS: tuple[Norm, ...] = ("mean", "mean_std")
+
+
+def table_of(*trials: tuple[int, list[float]]) -> TurnTable:
+    """Trials as (group, returns of the turns of one episode), without reflections; the rewards are the returns."""
+    cases = [{"group": g, "episodes": [{"rewards": r, "anchors": list(range(len(r)))}]} for g, r in trials]
+    return read_case({"gamma_step": 0, "gamma_traj": 0, "trials": cases}).table
+
+
+def advantages(name: str, table: TurnTable, **options: Any) -> np.ndarray:
+    return get(name).estimate(table, CreditConfig(**options))
+
+
+@pytest.mark.parametrize(("norm", "key"), [("mean", "grpo_on_returns_mean"), ("mean_std", "grpo_on_returns_std")])
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden(case: dict[str, Any], norm: Norm, key: str) -> None:
+    laid_out = read_case(case, cross_episode="chained", norm=norm, reference=True)
+    assert np.allclose(get("lamer_grpo").estimate(laid_out.table, laid_out.config), case[key], rtol=0, atol=1e-5)
+
+
+class TestByHand:
+    """A trial of returns 0, 2 and one of return 4: the trials' means are 1 and 4, so μ = 2.5.
+
+    σ² = (½(2.5² + 0.5²) + 1.5²) / (2 - 1) = 3.25 + 2.25. Over turns (reference): μ = 2, σ² = 8 / 2.
+    """
+
+    table = table_of((0, [0, 2]), (0, [4]))
+
+    def test_mean(self) -> None:
+        assert advantages("lamer_grpo", self.table, norm="mean") == pytest.approx([-2.5, -0.5, 1.5])
+
+    def test_default_is_mean_std(self) -> None:
+        want = np.array([-2.5, -0.5, 1.5]) / (sqrt(5.5) + EPS)
+        assert advantages("lamer_grpo", self.table) == pytest.approx(want)
+        assert advantages("lamer_grpo", self.table, norm="mean_std") == pytest.approx(want)
+
+    def test_reference(self) -> None:
+        assert advantages("lamer_grpo", self.table, norm="mean", reference=True) == pytest.approx([-2, 0, 2])
+        assert advantages("lamer_grpo", self.table, reference=True) == pytest.approx(np.array([-2, 0, 2]) / (2 + EPS))
+
+    def test_one_turn_a_trial_is_the_plain_sample_deviation(self) -> None:
+        returns = [1.0, 3.0, 8.0]
+        table = table_of(*((0, [value]) for value in returns))
+        want = (np.array(returns) - 4) / (np.std(returns, ddof=1) + EPS)
+        assert advantages("lamer_grpo", table) == pytest.approx(want)
+        assert advantages("lamer_grpo", table, reference=True) == pytest.approx(want)
+
+    def test_a_lone_trial_has_deviation_one(self) -> None:
+        assert advantages("lamer_grpo", table_of((0, [1, 3]))) == pytest.approx(np.array([-1, 1]) / (1 + EPS))
+
+
+def batch(seed: int = 0) -> dict[str, Any]:
+    """Ragged trials of three groups, with reflections."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for group in (4, 2, 9):
+        for _ in range(rng.integers(2, 6)):
+            lengths = rng.integers(1, 5, size=rng.integers(1, 4))
+            episodes = [
+                {"rewards": rng.normal(size=k).tolist(), "anchors": rng.integers(0, 3, size=k).tolist()}
+                for k in lengths
+            ]
+            trials.append({"group": group, "episodes": episodes})
+    return {"gamma_step": 0.9, "gamma_traj": 0.6, "trials": trials}
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALL)
+class TestEveryEstimator:
+    """What holds for each of them, in each setting."""
+
+    def test_shifting_a_group_changes_nothing(self, name: str, norm: Norm, reference: bool) -> None:
+        table = read_case(batch()).table
+        shifted = replace(table, returns=table.returns + 5.0 * table.group)
+        options = {"norm": norm, "reference": reference}
+        assert advantages(name, shifted, **options) == pytest.approx(advantages(name, table, **options), abs=1e-9)
+
+    def test_the_order_of_trials_is_immaterial(self, name: str, norm: Norm, reference: bool) -> None:
+        case = batch()
+        order = np.random.default_rng(1).permutation(len(case["trials"]))
+        table = read_case(case).table
+        moved = read_case({**case, "trials": [case["trials"][i] for i in order]}).table
+        there = advantages(name, moved, norm=norm, reference=reference)
+        here = advantages(name, table, norm=norm, reference=reference)
+        assert there == pytest.approx(np.concatenate([here[table.trial == i] for i in order]), abs=1e-9)
+
+    @pytest.mark.parametrize(
+        "trials",
+        [
+            [],
+            [(0, [])],
+            [(0, [3])],
+            [(0, [3, 1])],
+            [(0, [3]), (1, [1]), (1, [2])],
+            [(0, [7, 7]), (0, [7])],
+            [(0, [1e12]), (0, [-1e12])],
+        ],
+    )
+    def test_finite_for_empty_singleton_and_constant_groups(
+        self, name: str, norm: Norm, reference: bool, trials: list[tuple[int, list[float]]]
+    ) -> None:
+        table = table_of(*trials)
+        advantage = advantages(name, table, norm=norm, reference=reference)
+        assert advantage.dtype == np.float64
+        assert advantage.shape == (len(table),)
+        assert np.isfinite(advantage).all()
+
+    def test_equal_trials_get_nothing(self, name: str, norm: Norm, reference: bool) -> None:
+        table = table_of((0, [7]), (0, [7]), (0, [7]))
+        assert advantages(name, table, norm=norm, reference=reference) == pytest.approx(np.zeros(3), abs=1e-6)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, norm) for name in ALL for norm in NORMS if (name, norm) != ("lamer_reinforce", "mean_std")],
+)
+def test_groups_do_not_mix(name: str, norm: Norm, reference: bool) -> None:
+    """Except in `lamer_reinforce`, whose spread is the batch's."""
+    case = batch()
+    table = read_case(case).table
+    alone = read_case({**case, "trials": [trial for trial in case["trials"] if trial["group"] == 2]}).table
+    together = advantages(name, table, norm=norm, reference=reference)[table.group == 2]
+    assert together == pytest.approx(advantages(name, alone, norm=norm, reference=reference), abs=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["lamer_grpo", "lamer_reinforce", "lamer_rloo"])
+def test_a_long_trial_weighs_no_more_than_a_short_one(name: str, norm: Norm) -> None:
+    """It does under `reference`, where a trial counts once per turn."""
+    short, long = table_of((0, [1]), (0, [5]), (0, [3])), table_of((0, [1]), (0, [5, 5, 5, 5]), (0, [3]))
+    assert advantages(name, long, norm=norm)[0] == pytest.approx(advantages(name, short, norm=norm)[0])
+    counted = [advantages(name, table, norm=norm, reference=True)[0] for table in (long, short)]
+    assert abs(counted[0] - counted[1]) > 0.1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_gigpo_gives_each_trial_one_vote_per_anchor(norm: Norm) -> None:
+    """A trial that comes by one state four times against one that does so once."""
+    trials = [
+        {"group": 0, "episodes": [{"rewards": rewards, "anchors": ["s"] * len(rewards)}]}
+        for rewards in ([1.0], [5.0, 5.0, 5.0, 5.0])
+    ]
+    table = read_case({"gamma_step": 0, "gamma_traj": 0, "trials": trials}).table
+    # Episode rewards 1 and 20, returns 1 and 5: midway between are 10.5 and 3.
+    spread = (1.0, 1.0) if norm == "mean" else (np.std([1, 20], ddof=1) + EPS, np.std([1, 5], ddof=1) + EPS)
+    assert advantages("lamer_gigpo", table, norm=norm)[0] == pytest.approx(-9.5 / spread[0] - 2 / spread[1])
