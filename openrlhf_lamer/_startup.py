@@ -94,8 +94,8 @@ def parse_command(argv: Sequence[str]) -> Invocation | None:
                 return None
             if letter == "m":
                 options = [*argv[1:index], *([option[:position]] if position > 1 else [])]
-                module, arguments = (rest, argv[index + 1 :]) if rest else ("".join(argv[index + 1 : index + 2]), argv[index + 2 :])
-                return Invocation(options, module, list(arguments))
+                following = [*([rest] if rest else []), *argv[index + 1 :]]
+                return Invocation(options, following[0], following[1:]) if following else None
             if letter in "WX":
                 index += 0 if rest else 1
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from openrlhf_lamer.cli import prepare
 from openrlhf_lamer.cli.credit import credit
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.add_typer(prepare.app, name="prepare")
 app.command("credit")(credit)
 
 

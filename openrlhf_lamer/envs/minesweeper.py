@@ -5,9 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import index
 from typing import Any
 
-from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, RewardScheme, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.base import (
+    SUCCESS_REWARD,
+    EpisodeOverError,
+    Observation,
+    RewardScheme,
+    Step,
+    TaskError,
+    TextEnv,
+)
 from openrlhf_lamer.envs.seeding import below, choose, generator
 from openrlhf_lamer.records import Task
 
@@ -52,8 +61,8 @@ class MineSweeper(TextEnv):
         mines: Hidden mines, 1 to size² - 2.
         reward: "sparse" or "shaped".
 
-    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`, with
-    the size and as many mines as the options say.
+    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`. It brings
+    its own size and number of mines; the options stand for seeded tasks, and are back with the next one.
     """
 
     name = "minesweeper"
@@ -62,6 +71,7 @@ class MineSweeper(TextEnv):
         super().__init__(reward)
         self.size = self._whole("size", size, 2, 20)
         self.mines = self._whole("mines", mines, 1, size * size - 2)
+        self._options = (self.size, self.mines)
         self._over = True
         self._numbers: list[int] = []
         """Mines around each cell, row by row; -1 for a mine."""
@@ -76,8 +86,9 @@ class MineSweeper(TextEnv):
 
     def reset(self, task: Task) -> Observation:
         """Begin an episode: a field drawn from the task's seed, or the one its spec describes."""
-        self._check_task(task)
         self._over = True
+        self.size, self.mines = self._options
+        self._check_task(task)
         if task.spec is None:
             assert task.seed is not None
             self._generate(task.seed)
@@ -141,22 +152,19 @@ class MineSweeper(TextEnv):
     def _read(self, spec: Mapping[str, Any]) -> None:
         if set(spec) != {"size", "mines", "initial"}:
             raise TaskError(f"minesweeper: a spec has the keys size, mines and initial, not {sorted(map(str, spec))}")
-        size = self.size
-        if spec["size"] != size:
-            raise TaskError(f"minesweeper: spec['size'] is {spec['size']!r}; this environment was made with size={size}")
-        mines: set[int] = set()
-        for pair in spec["mines"]:
-            row, col = (self._whole("spec['mines']", number, 1, size) for number in _two(pair))
-            mines.add((row - 1) * size + col - 1)
-        if len(mines) != self.mines:
-            raise TaskError(
-                f"minesweeper: spec['mines'] names {len(mines)} cells; this environment was made with mines={self.mines}"
-            )
+        size = self.size = self._whole("spec['size']", spec["size"], 2, 20)
+        try:
+            mines = {self._index(index(row), index(col)) for row, col in spec["mines"]}
+        except (TypeError, ValueError):
+            mines = {None}
+        if None in mines:
+            raise TaskError(f"minesweeper: spec['mines'] lists [row, col] from 1 to {size}; it is {spec['mines']!r}")
+        self.mines = self._whole("number of spec['mines']", len(mines), 1, size * size - 2)
         rows = [re.fullmatch(rf"Row {i}: (.*)", line) for i, line in enumerate(str(spec["initial"]).split("\n"), 1)]
         shown = [row[1].split(" ") if row else [] for row in rows]
         if len(shown) != size or any(len(row) != size for row in shown):
             raise TaskError(f"minesweeper: spec['initial'] is not {size} lines 'Row n: ' with {size} cells each")
-        self._lay(sorted(mines))
+        self._lay([cell for cell in mines if cell is not None])
         for cell, sign in enumerate(sign for row in shown for sign in row):
             number = self._numbers[cell]
             if sign == CLOSED:
@@ -204,6 +212,9 @@ class MineSweeper(TextEnv):
         if match is None:
             return None
         row, col = (int(number) for number in match.groups() if number is not None)
+        return self._index(row, col)
+
+    def _index(self, row: int, col: int) -> int | None:
         if not (1 <= row <= self.size and 1 <= col <= self.size):
             return None
         return (row - 1) * self.size + col - 1
@@ -230,11 +241,3 @@ def _neighbours(size: int) -> tuple[tuple[int, ...], ...]:
         for row in range(size)
         for col in range(size)
     )
-
-
-def _two(pair: Any) -> tuple[Any, Any]:
-    try:
-        row, col = pair
-    except (TypeError, ValueError):
-        raise TaskError(f"minesweeper: a mine in spec['mines'] is [row, col], not {pair!r}") from None
-    return row, col

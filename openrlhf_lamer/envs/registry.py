@@ -65,8 +65,7 @@ def lookup(name: str) -> type[TextEnv]:
         return _load_plugin(name)
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
-        target = getattr(import_module(module), attribute)
-        _known[name] = target
+        return getattr(import_module(module), attribute)
     return target
 
 
@@ -86,7 +85,6 @@ def _load_plugin(name: str) -> type[TextEnv]:
         source = f"environment {name!r} of {point.dist.name if point.dist else 'another package'} ({point.value})"
         warnings.warn(f"{source} could not be loaded: {error!r}", RuntimeWarning, stacklevel=4)
         raise TaskError(f"{source} could not be loaded: {error}; repair or uninstall that package") from error
-    _known[name] = env
     return env
 
 

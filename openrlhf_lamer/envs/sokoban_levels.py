@@ -43,7 +43,7 @@ class Level:
 def generate(size: int, boxes: int, seed: int) -> Level:
     """The level of `size` x `size` squares, walls included, that belongs to `seed`; a pure function.
 
-    No box begins on a target.
+    No box begins on a target; of four or more, one may.
     """
     rng = generator("sokoban", size, boxes, seed)
     asked = SHORTEST + below(rng, AMBITION)
@@ -56,8 +56,7 @@ def generate(size: int, boxes: int, seed: int) -> Level:
             start, path = pulled
             if Solver(room).solve(start, path[-1], limit=asked - 1) is None:
                 return Level(room, start, path[-1], tuple(room.words(path[::-1])))
-            # The more boxes, the dearer a level, and the longer it is anyway.
-            asked = max(asked - boxes, SHORTEST)
+            asked = max(asked - 1, SHORTEST)
 
 
 def _room(rng: random.Random, size: int, boxes: int) -> Room:
@@ -78,7 +77,7 @@ def _dig(rng: random.Random, size: int, boxes: int) -> int:
     """Floor dug by a random walk."""
     inner = size - 2
     share = LEAST_FLOOR + (MOST_FLOOR - LEAST_FLOOR) * rng.random()
-    wanted = max(int(inner * inner * share), 2 * boxes + 5)
+    wanted = max(int(inner * inner * share), 2 * boxes + 3 + below(rng, 3))
     row, col = below(rng, inner), below(rng, inner)
     floor = 1 << (row + 1) * size + col + 1
     while floor.bit_count() < wanted:
@@ -94,11 +93,13 @@ def _dig(rng: random.Random, size: int, boxes: int) -> int:
 def _pull_apart(rng: random.Random, room: Room) -> tuple[int, list[int]] | None:
     """Play backwards from the solved position, for a drawn number of moves up to `LONGEST`.
 
-    Returns the boxes, all off the targets, and the player's squares in the order visited;
-    None where there was no moment at which all boxes were off.
+    Returns the boxes, off the targets, and the player's squares in the order visited; None where
+    there was no moment at which the boxes were off.
     """
     boxes, distance = room.targets, room.distance
     path = [choose(rng, list(bits(room.floor & ~boxes)))]
+    # All off at once is so rare with many boxes that the same few levels would come again and again.
+    stay = 1 if boxes.bit_count() > 3 else 0
     least = min(3 * boxes.bit_count(), LONGEST)
     budget = least + below(rng, LONGEST - least + 1)
     last: tuple[int, int] | None = None
@@ -107,9 +108,14 @@ def _pull_apart(rng: random.Random, room: Room) -> tuple[int, list[int]] | None:
             outward = [(box, by) for box, by in pulls if distance[shift(box, by)] > distance[box]]
             pulls = [(box, by) for box, by in outward if box & room.targets] or outward or pulls
         box, by = choose(rng, pulls)
-        path += [*room.walk(boxes, path[-1], shift(box, by)), shift(box, 2 * by)]
+        stand = shift(box, by)
+        if boxes == room.targets:  # what was played so far comes after the win
+            path = [stand]
+        else:
+            path += room.walk(boxes, path[-1], stand)
+        path.append(shift(stand, by))
         boxes ^= box | shift(box, by)
-        if not boxes & room.targets:
+        if (boxes & room.targets).bit_count() <= stay:
             last = boxes, len(path)
     if last is None:
         return None

@@ -11,7 +11,10 @@ from heapq import heappop, heappush
 
 from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
 
-LOST_BUDGET = 20_000
+Position = tuple[int, int]
+"""The boxes, with the player's region or square."""
+
+LOST_BUDGET = 5_000
 """Positions after which `is_lost` gives up; rooms of 6x6 never come near it."""
 SOLVE_BUDGET = 20_000
 """Positions after which `solve` gives up on a shortest solution."""
@@ -32,8 +35,8 @@ class Solver:
 
     def __init__(self, room: Room) -> None:
         self.room = room
-        self._lost: set[tuple[int, int]] = set()
-        self._not_lost: set[tuple[int, int]] = set()
+        self._lost: set[Position] = set()
+        self._not_lost: set[Position] = set()
 
     def is_lost(self, boxes: int, player: int, budget: int = LOST_BUDGET) -> bool:
         """Whether no solution is left; False as well where `budget` positions do not tell."""
@@ -45,7 +48,7 @@ class Solver:
             return False
         if start in self._lost:
             return True
-        parents: dict[tuple[int, int], tuple[int, int] | None] = {start: None}
+        parents: dict[Position, Position | None] = {start: None}
         distance = room.distance
         # Best first: the position whose boxes are nearest to targets; of equals the latest.
         heap = [(sum(distance[box] for box in bits(boxes)), 0, start)]
@@ -91,8 +94,8 @@ class Solver:
         """A* over pushes; its heuristic is `weight` times the sum of the boxes' distances."""
         room, distance = self.room, self.room.distance
         start = (boxes, player)
-        cost: dict[tuple[int, int], int] = {start: 0}
-        parents: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
+        cost: dict[Position, int] = {start: 0}
+        parents: dict[Position, tuple[Position, int]] = {}
         far = sum(distance[box] for box in bits(boxes))
         # (least length of a solution through here, what is left of it, what was made, position)
         heap = [(weight * far, far, 0, start)]
@@ -122,7 +125,7 @@ class Solver:
                 seen |= layer
         return None
 
-    def _moves(self, parents: dict[tuple[int, int], tuple[tuple[int, int], int]], position: tuple[int, int]) -> list[str]:
+    def _moves(self, parents: dict[Position, tuple[Position, int]], position: Position) -> list[str]:
         """The walks and pushes that led to `position`, as words."""
         squares = [position[1]]
         while position in parents:

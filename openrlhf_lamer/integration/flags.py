@@ -100,9 +100,17 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
 
 
 def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
-    """What the host's command is given: our defaults, the user's arguments, and what must be ours."""
-    merged = {**DEFAULTS, **defaults}
-    return [*_as_arguments(merged), *line.host_argv, *_as_arguments(overrides)]
+    """What the host's command is given: our defaults, the user's arguments, and what must be ours.
+
+    The last of two values wins in the host's parser, but it checks each: those that are
+    overridden are taken out, since our estimator names are none of its choices.
+    """
+    dropping = _Parser(add_help=False, allow_abbrev=False)
+    for flag in overrides:
+        dropping.add_argument(f"--{flag}")
+    _, users = dropping.parse_known_args(list(line.host_argv))
+    merged = {key: value for key, value in {**DEFAULTS, **defaults}.items() if key not in overrides}
+    return [*_as_arguments(merged), *users, *_as_arguments(overrides)]
 
 
 def _own_parser() -> argparse.ArgumentParser:

@@ -46,11 +46,11 @@ class Plan:
     @property
     def host_argv(self) -> list[str]:
         """The host's arguments: ours gone, and an estimator of ours replaced by one with the same needs."""
-        overrides: dict[str, object] = {"train.agent_func_path": self.agent_file}
+        stand_in = self.estimator
         if self.estimator in advantage.names():
             needs = advantage.get(self.estimator)
             stand_in = "gae" if needs.needs_critic else "group_norm" if needs.needs_group else "reinforce"
-            overrides["algo.advantage.estimator"] = stand_in
+        overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": stand_in}
         return host_arguments(self.line, self.defaults, overrides)
 
     @property

@@ -10,13 +10,14 @@ What a launcher does: `enter_driver()`, the host's arguments with `host_defaults
 
 from __future__ import annotations
 
+from openrlhf_lamer.integration.cpu.driver import enter_driver
 from openrlhf_lamer.integration.cpu.environment import (
     ENV_VAR,
     CudaPresentError,
     cuda_available,
     cuda_devices,
-    enter_driver,
     host_defaults,
+    ray_env,
     ray_options,
     worker_env,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "enter_driver",
     "host_defaults",
     "install",
+    "ray_env",
     "ray_options",
     "worker_env",
 ]

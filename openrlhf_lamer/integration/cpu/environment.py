@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -42,51 +44,68 @@ def refuse_cuda() -> None:
         )
 
 
-def host_defaults() -> list[str]:
-    """Flags of the host that CPU mode presets. To be put in front of the user's: its parser lets the last one win."""
-    nodes = [f"--{model}.num_gpus_per_node" for model in ("actor", "ref", "critic", "reward")]
-    return [
-        *(word for flag in nodes for word in (flag, "1")),
-        *("--vllm.num_engines", "1"),
-        *("--vllm.sync_backend", "gloo"),
-        "--vllm.enforce_eager",
-        *("--vllm.gpu_memory_utilization", "0.3"),
-        *("--ds.attn_implementation", "eager"),
-    ]
+def host_defaults() -> dict[str, object]:
+    """Flags of the host that CPU mode presets, by their names without the dashes; what the user gives wins."""
+    return {
+        **{f"{model}.num_gpus_per_node": 1 for model in ("actor", "ref", "critic", "reward")},
+        "vllm.num_engines": 1,
+        "vllm.sync_backend": "gloo",
+        "vllm.enforce_eager": True,
+        "vllm.gpu_memory_utilization": 0.3,
+        "ds.attn_implementation": "sdpa",
+    }
+
+
+def extensions_dir() -> Path:
+    """Where DeepSpeed's compiled extensions are kept: one folder for each pair of Python and torch."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    build = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch}"
+    return cache / "openrlhf-lamer" / "torch_extensions" / build
 
 
 def worker_env() -> dict[str, str]:
     """Environment variables for every process of a job in CPU mode; what the user has set is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openrlhf-lamer"
     defaults = {
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and trainers share the cores
-        "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and trainers share the cores
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        # The engine's worker stays in the engine's process: one process less that imports everything.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "HF_HUB_OFFLINE": "1",
-        "TORCH_EXTENSIONS_DIR": str(cache / "torch_extensions"),  # DeepSpeed compiles an extension once
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
     }
     env = {name: os.environ.get(name, default) for name, default in defaults.items()}
     env[ENV_VAR] = _CHECKED if cuda_devices() else "1"
     return env
 
 
-def ray_options(num_gpus: int = 4) -> dict[str, Any]:
-    """Arguments for `ray.init` of a local cluster: logical GPUs, which the host's placement groups wait for."""
+def ray_env() -> dict[str, str]:
+    """Variables for Ray's own processes, to be set before `ray.init`; what the user has set is kept."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Workers that Ray starts ahead of need lack the job's environment variables, and are never used.
+        "RAY_prestart_worker_first_driver": "0",
+        # With its default Ray warns, at each start, that it is going to change.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    return {name: os.environ.get(name, default) for name, default in defaults.items()}
+
+
+def ray_options(num_gpus: int = 16) -> dict[str, Any]:
+    """Arguments for `ray.init` where it starts a cluster of its own.
+
+    The GPUs are logical: the host's placement groups wait for as many as its flags ask for, and for as many CPUs.
+    """
     return {
-        "num_cpus": 16,
+        "num_cpus": 2 * num_gpus,
         "num_gpus": num_gpus,
         "object_store_memory": 500_000_000,
         "include_dashboard": False,
     }
-
-
-def enter_driver() -> None:
-    """Put the process that starts a job into CPU mode: its hooks, and the variables that Ray reads when it starts."""
-    from openrlhf_lamer.integration.cpu.hooks import install
-
-    install()
-    os.environ.update(worker_env())
-    if not cuda_available():
-        # Ray refuses more GPUs than an empty list names.
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)

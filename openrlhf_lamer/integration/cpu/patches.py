@@ -51,6 +51,10 @@ class CpuDevice(str):
         """Make the one value there is."""
         return super().__new__(cls, "cpu")
 
+    def __reduce__(self) -> tuple[type[CpuDevice], tuple[()]]:
+        """Pickle as the one value, since the constructor takes no text."""
+        return CpuDevice, ()
+
     def __format__(self, spec: str) -> str:
         """Stand for an index in "cuda:{...}"."""
         return "0"

@@ -1,0 +1,56 @@
+# Development on a machine with nothing but Python 3.11 and a C++ compiler; no GPU is needed.
+#   PYTHON       the interpreter that .venv is made with (default: python3.11, else a python3 that is 3.11 or 3.12)
+#   TORCH_INDEX  PyTorch's CPU index, where pip's own index has no CPU build of torch
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUILT := $(VENV)/.built
+
+usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+PYTHON ?= $(call usable,python3.11 python3 python3.12)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test test-fast lint format clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(BUILT) ## Set up .venv: the host's CPU stack and this project with its development tools
+
+quickstart: $(BUILT) ## Train a tiny model on the CPU, start to end
+	$(BIN)/openrlhf-lamer quickstart
+
+test: lint $(BUILT) ## Lint, type check and run all tests, those with the real host included
+	$(BIN)/pytest
+
+test-fast: lint ## The same without the tests that start the real host
+	$(BIN)/pytest -m "not e2e"
+
+lint: $(STAMP) ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove caches and build outputs (not .venv)
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+# uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
+$(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cpu-overrides.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; set PYTHON." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev]' \
+		--override requirements/cpu-overrides.txt
+	touch $@
+
+# DeepSpeed compiles two small extensions when they are first used; done here, it doesn't count as a test's time.
+$(BUILT): $(STAMP)
+	$(BIN)/python -m openrlhf_lamer.integration.cpu.prebuild
+	touch $@

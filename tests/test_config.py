@@ -1,0 +1,50 @@
+"""Configuration: precedence, and errors that name the flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openrlhf_lamer.config import ENV_VAR, ConfigError, LamerConfig
+
+
+def test_flags_win_over_the_file_over_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "lamer.toml"
+    file.write_text("num_episodes = 5\ngamma_traj = 0.3\n[env_options]\nmines = 4\n")
+    monkeypatch.setenv(ENV_VAR, '{"num_episodes": 7, "gamma_step": 0.5, "gamma_traj": 0.1}')
+    config = LamerConfig.load({"num_episodes": "2"}, str(file))
+    assert (config.num_episodes, config.gamma_traj, config.gamma_step) == (2, 0.3, 0.5)
+    assert config.env_options == {"mines": 4}
+
+
+def test_the_variable_carries_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LamerConfig(num_episodes=2, context="episode", reference=True, env_options={"size": 4}, trials="t.jsonl")
+    monkeypatch.setenv(ENV_VAR, config.to_env())
+    assert LamerConfig.load() == config
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("num_episodes", "0"), ("gamma_step", "1.5"), ("gamma_traj", "-0.1"), ("context", "word"), ("reference", "maybe")],
+)
+def test_a_bad_value_names_its_flag(flag: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"--lamer.{flag} '{value}'"):
+        LamerConfig.load({flag: value})
+
+
+def test_an_unknown_option_lists_those_that_exist(tmp_path: Path) -> None:
+    file = tmp_path / "lamer.toml"
+    file.write_text("episodes = 5\n")
+    with pytest.raises(ConfigError, match=r"--lamer.episodes: no such option.*num_episodes"):
+        LamerConfig.load({}, str(file))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--lamer.config .*gone.toml"):
+        LamerConfig.load({}, str(tmp_path / "gone.toml"))
+
+
+def test_switches_take_on_and_off() -> None:
+    assert LamerConfig.load({"reference": "on", "train_reflection": "off"}).reference
+    assert not LamerConfig.load({"train_reflection": "off"}).train_reflection

@@ -1,0 +1,95 @@
+"""Rows: which turns share one, and that no sampled token is lost or doubled."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.policies.scripted import RandomPolicy
+from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
+from openrlhf_lamer.rows import filling, sampled_tokens, trial_rows
+
+
+def turn(prompt: tuple[int, ...], sampled: tuple[int, ...], phase: Phase = Phase.PLAY, episode: int = 0, index: int = 0) -> Turn:
+    logprobs = tuple(-float(token) for token in sampled)
+    return Turn(phase, episode, index, prompt, sampled, logprobs, "", None, False, 0.0, "", "")
+
+
+def trial_of(*turns: Turn, reflection: Turn | None = None) -> Trial:
+    return Trial(Task("minesweeper", seed=0), (Episode(turns, Stop.LOST, "", reflection),))
+
+
+class TestLayout:
+    """Prompt tokens are single digits, sampled ones begin with 9; [] marks what is trained.
+
+    fresh prompts:      1 2 [91]        |  1 3 [92]
+    a growing chat:     1 2 [91] 3 [92]
+    """
+
+    def test_fresh_prompts_are_a_row_each(self) -> None:
+        rows = trial_rows(trial_of(turn((1, 2), (91,)), turn((1, 3), (92, 93))))
+        assert [row.ids for row in rows] == [(1, 2, 91), (1, 3, 92, 93)]
+        assert [(span.turn, span.start, span.end) for row in rows for span in row.spans] == [(0, 2, 3), (1, 2, 4)]
+
+    def test_a_prompt_that_begins_with_the_row_extends_it(self) -> None:
+        (row,) = trial_rows(trial_of(turn((1, 2), (91,)), turn((1, 2, 91, 3), (92,))))
+        assert row.ids == (1, 2, 91, 3, 92)
+        assert [(span.turn, span.start, span.end) for span in row.spans] == [(0, 2, 3), (1, 4, 5)]
+        assert [span.logprobs for span in row.spans] == [(-91.0,), (-92.0,)]
+
+    def test_a_prompt_that_changes_one_sampled_token_begins_a_row(self) -> None:
+        rows = trial_rows(trial_of(turn((1, 2), (91,)), turn((1, 2, 90, 3), (92,))))
+        assert [row.ids for row in rows] == [(1, 2, 91), (1, 2, 90, 3, 92)]
+
+    def test_an_untrained_reflection_leaves_nothing_behind(self) -> None:
+        chat = trial_of(turn((1,), (91,)), reflection=turn((1, 91, 2), (92,), Phase.REFLECT))
+        fresh = trial_of(turn((1,), (91,)), reflection=turn((3,), (92,), Phase.REFLECT))
+        for trial in (chat, fresh):
+            (row,) = trial_rows(trial, train_reflection=False)
+            assert row.ids == (1, 91)
+            assert row.sampled == 1
+
+    def test_an_empty_reply_leaves_no_row(self) -> None:
+        assert trial_rows(trial_of(turn((1, 2), ()))) == []
+
+
+@pytest.mark.parametrize(("context", "rows"), [("turn", None), ("episode", 3), ("trial", 1)])
+def test_rows_by_context(chat: Chat, play, context: str, rows: int | None) -> None:
+    trial = play(RandomPolicy(chat, 0), context=context, seed=2)
+    assert len(trial.episodes) == 3
+    assert len(trial_rows(trial)) == (rows or len(trial.turns))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_every_sampled_token_stands_in_one_span(seed: int, length: int) -> None:
+    rng = random.Random(seed)
+    turns: list[Turn] = []
+    for index in range(length):
+        prompt = tuple(rng.choices(range(3), k=rng.randint(1, 4)))
+        if turns and rng.random() < 0.6:
+            prompt = turns[-1].prompt_ids + turns[-1].sampled_ids + prompt
+        turns.append(turn(prompt, tuple(rng.choices(range(90, 99), k=rng.randint(0, 4))), index=index))
+    rows = trial_rows(trial_of(*turns))
+    assert sampled_tokens(rows) == sum(len(item.sampled_ids) for item in turns)
+    spans = [(span, row) for row in rows for span in row.spans]
+    assert len({span.turn for span, _ in spans}) == len(spans)
+    for span, row in spans:
+        assert row.ids[span.start : span.end] == turns[span.turn].sampled_ids
+        assert row.ids[: span.start] == turns[span.turn].prompt_ids
+
+
+@given(st.integers(0, 1000), st.integers(1, 64))
+def test_filling_reaches_the_next_multiple(rows: int, multiple: int) -> None:
+    filled = filling(rows, multiple)
+    assert (rows + filled) % multiple == 0
+    assert 0 <= filled < multiple
+
+
+def test_failed_trials_are_told_apart() -> None:
+    assert trial_of().failure is None
+    assert replace(trial_of(), episodes=()).turns == ()
