@@ -68,7 +68,7 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("environments", nargs="*", help="names; by default all that are listed here")
-    parser.add_argument("--seeds", type=int, default=300, help="levels of each difficulty")
+    parser.add_argument("--seeds", type=int, default=300, help="levels of each difficulty, 2 or more")
     args = parser.parse_args()
     table = Table(title="Environments, one core (times in ms)")
     table.add_column("environment")

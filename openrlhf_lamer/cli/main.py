@@ -10,6 +10,8 @@ import typer
 
 from openrlhf_lamer.cli import prepare
 from openrlhf_lamer.cli.credit import credit
+from openrlhf_lamer.cli.eval import evaluate
+from openrlhf_lamer.cli.quickstart import quickstart
 
 app = typer.Typer(
     name="openrlhf-lamer",
@@ -20,7 +22,9 @@ app = typer.Typer(
 )
 
 app.add_typer(prepare.app, name="prepare")
+app.command("eval")(evaluate)
 app.command("credit")(credit)
+app.command("quickstart")(quickstart)
 
 
 @app.callback()

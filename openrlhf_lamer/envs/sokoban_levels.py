@@ -102,25 +102,23 @@ def _pull_apart(rng: random.Random, room: Room) -> tuple[int, list[int]] | None:
     stay = 1 if boxes.bit_count() > 3 else 0
     least = min(3 * boxes.bit_count(), LONGEST)
     budget = least + below(rng, LONGEST - least + 1)
-    last: tuple[int, int] | None = None
+    win, last = 0, None
     while pulls := list(_pulls(room, boxes, path[-1], budget - len(path) + 1)):
         if rng.random() < OUTWARD:
             outward = [(box, by) for box, by in pulls if distance[shift(box, by)] > distance[box]]
             pulls = [(box, by) for box, by in outward if box & room.targets] or outward or pulls
         box, by = choose(rng, pulls)
         stand = shift(box, by)
+        path += room.walk(boxes, path[-1], stand)
         if boxes == room.targets:  # what was played so far comes after the win
-            path = [stand]
-        else:
-            path += room.walk(boxes, path[-1], stand)
+            win = len(path) - 1
         path.append(shift(stand, by))
         boxes ^= box | shift(box, by)
         if (boxes & room.targets).bit_count() <= stay:
-            last = boxes, len(path)
+            last = boxes, path[win:]
     if last is None:
         return None
-    boxes, visited = last
-    del path[visited:]
+    boxes, path = last
     # The player need not begin beside a box.
     near, free = path[-1], room.floor & ~boxes
     for _ in range(LONGEST + 1 - len(path)):

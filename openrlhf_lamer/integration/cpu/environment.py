@@ -101,10 +101,11 @@ def ray_env() -> dict[str, str]:
 def ray_options(num_gpus: int = 16) -> dict[str, Any]:
     """Arguments for `ray.init` where it starts a cluster of its own.
 
-    The GPUs are logical: the host's placement groups wait for as many as its flags ask for, and for as many CPUs.
+    The GPUs are logical: the host's placement groups wait for as many as its flags ask for, and for as many CPUs. The
+    other actors, ours among them, want CPUs too, and what is missing would be waited for without an end.
     """
     return {
-        "num_cpus": 2 * num_gpus,
+        "num_cpus": num_gpus + 32,
         "num_gpus": num_gpus,
         "object_store_memory": 500_000_000,
         "include_dashboard": False,

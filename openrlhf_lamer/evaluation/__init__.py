@@ -1,0 +1,1 @@
+"""Evaluation: playing a panel of tasks with a checkpoint, and the statistics and pictures of it."""
