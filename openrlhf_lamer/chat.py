@@ -37,10 +37,12 @@ class Chat:
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; use an instruction-tuned model")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         specials = {str(token) for token in tokenizer.all_special_tokens}
         specials |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True) if token))
+        self._special = re.compile(
+            "|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True) if token)
+        )
         self._between = lru_cache(maxsize=4096)(self._encode_between)
         opening = self._render([{"role": "user", "content": "x"}])
         if opening.rstrip().endswith("<think>"):
@@ -62,11 +64,11 @@ class Chat:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`; control tokens in it count as such."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The reply as text, without control tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def clean(self, text: str) -> str:
         """`text` with control tokens and our tags broken up by a space, legible as before."""
@@ -75,7 +77,7 @@ class Chat:
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         # `enable_thinking` is Qwen3's switch; templates without it ignore it.
-        return self._tokenizer.apply_chat_template(
+        return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
 

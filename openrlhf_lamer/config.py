@@ -31,53 +31,57 @@ class LamerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_episodes: int = Field(3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code.")
+    num_episodes: int = Field(
+        default=3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code."
+    )
     max_turns: int | None = Field(
-        None, ge=1, description="Turns in an episode; by default what the agent's environment uses."
+        default=None, ge=1, description="Turns in an episode; by default what the agent's environment uses."
     )
     context: Literal["turn", "episode", "trial"] = Field(
-        "turn",
+        default="turn",
         description="What a generation sees: a fresh prompt each turn, a chat that grows within an episode, or one "
         "chat through the whole trial.",
     )
     memory: Literal["history", "reflection", "both"] = Field(
-        "both", description="What an episode sees of the earlier ones: their turns, the remarks on them, or both."
+        default="both",
+        description="What an episode sees of the earlier ones: their turns, the remarks on them, or both.",
     )
-    gamma_step: float = Field(0.95, ge=0, le=1, description="Discount between the turns of an episode.")
-    gamma_traj: float = Field(0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
+    gamma_step: float = Field(default=0.95, ge=0, le=1, description="Discount between the turns of an episode.")
+    gamma_traj: float = Field(default=0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
     cross_episode: Literal["paper", "chained"] = Field(
-        "paper",
+        default="paper",
         description="How later episodes enter a turn's return: the paper's Eq. 4, or one backward walk through the "
         "whole trial, as its reference code has it.",
     )
     norm: Literal["mean", "mean_std"] | None = Field(
-        None, description="Centre advantages in their group, or also divide by its spread; by default per estimator."
+        default=None,
+        description="Centre advantages in their group, or also divide by its spread; by default per estimator.",
     )
-    step_weight: float = Field(1.0, ge=0, description="Weight of GiGPO's step term.")
+    step_weight: float = Field(default=1.0, ge=0, description="Weight of GiGPO's step term.")
     reference: bool = Field(
-        False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
+        default=False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
     )
-    reward: Literal["sparse", "shaped"] = Field("sparse", description="Which rewards the environment pays.")
+    reward: Literal["sparse", "shaped"] = Field(default="sparse", description="Which rewards the environment pays.")
     invalid_penalty: float = Field(
-        0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
+        default=0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
     )
-    train_reflection: bool = Field(True, description="Train the reflections too (on or off).")
+    train_reflection: bool = Field(default=True, description="Train the reflections too (on or off).")
     env_options: dict[str, Any] = Field(
-        default_factory=dict, description='Options of the environment as JSON, such as \'{"mines": 4}\'.'
+        default_factory=dict, description="Options of the environment as JSON, such as '{\"mines\": 4}'."
     )
     max_failed_share: float = Field(
-        0.25, ge=0, le=1, description="Abort when more than this share of a batch's trials failed."
+        default=0.25, ge=0, le=1, description="Abort when more than this share of a batch's trials failed."
     )
     max_concurrent_trials: int | None = Field(
-        None, ge=1, description="Trials that run at once on one rollout engine; by default all of a batch."
+        default=None, ge=1, description="Trials that run at once on one rollout engine; by default all of a batch."
     )
-    timeout: float = Field(600.0, gt=0, description="Seconds that one generation or environment call may take.")
-    retries: int = Field(1, ge=0, description="How often a failed trial is begun anew before it is masked.")
+    timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation or environment call may take.")
+    retries: int = Field(default=1, ge=0, description="How often a failed trial is begun anew before it is masked.")
     trials: str | None = Field(
-        None, description="File that gets every training trial as a JSON line; by default none is written."
+        default=None, description="File that gets every training trial as a JSON line; by default none is written."
     )
     cpu: bool | None = Field(
-        None, description="Train without CUDA (on or off); by default where there is no CUDA device."
+        default=None, description="Train without CUDA (on or off); by default where there is no CUDA device."
     )
 
     @property

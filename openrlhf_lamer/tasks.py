@@ -17,11 +17,13 @@ Split = Literal["train", "eval"]
 
 SPLITS: tuple[str, ...] = get_args(Split)
 
-SEEDS: Mapping[str, range] = {"train": range(0, 2**30), "eval": range(2**30, 2**31)}
+SEEDS: Mapping[str, range] = {"train": range(2**30), "eval": range(2**30, 2**31)}
 """Seeds of each split; the ranges are disjoint."""
 
 
-def seeded_tasks(env: str, split: Split, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None) -> list[Task]:
+def seeded_tasks(
+    env: str, split: Split, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None
+) -> list[Task]:
     """Tasks number `first` to `first + num` of a split; the same on every machine."""
     seeds = SEEDS[split]
     if num < 1 or first < 0 or first + num > len(seeds):

@@ -8,6 +8,7 @@ trials. A failure ends this trial alone, as data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -87,7 +88,9 @@ class _Player:
         """All episodes, in order, up to and with the first success."""
         config = self._config
         self._env = env = await self._guard(
-            "make", lambda: self._agent.make_env(self._task, reward=config.reward, options=config.env_options), slow=True
+            "make",
+            lambda: self._agent.make_env(self._task, reward=config.reward, options=config.env_options),
+            slow=True,
         )
         episodes: list[Episode] = []
         for number in range(config.num_episodes):
@@ -201,10 +204,8 @@ class _Player:
     def close(self) -> None:
         """Give the environment back; one that fails even at that is left alone."""
         if self._env is not None:
-            try:
+            with contextlib.suppress(Exception):
                 self._env.close()
-            except Exception:  # noqa: BLE001  (third-party code; the trial is over either way)
-                pass
 
     def _reward(self, env: TextEnv, step: Step | None) -> float:
         """What a turn earned: the environment's pay, less the penalty for an invalid action."""

@@ -47,7 +47,13 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
     """Plays one trial with a policy; keyword arguments become the configuration."""
 
     def run(
-        policy: Policy, *, seed: int = 0, agent: Agent | None = None, max_new_tokens: int = 64, max_length: int = 9000, **config: Any
+        policy: Policy,
+        *,
+        seed: int = 0,
+        agent: Agent | None = None,
+        max_new_tokens: int = 64,
+        max_length: int = 9000,
+        **config: Any,
     ) -> Trial:
         agent = agent or minesweeper
         return asyncio.run(

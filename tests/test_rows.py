@@ -15,7 +15,9 @@ from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.rows import filling, sampled_tokens, trial_rows
 
 
-def turn(prompt: tuple[int, ...], sampled: tuple[int, ...], phase: Phase = Phase.PLAY, episode: int = 0, index: int = 0) -> Turn:
+def turn(
+    prompt: tuple[int, ...], sampled: tuple[int, ...], phase: Phase = Phase.PLAY, episode: int = 0, index: int = 0
+) -> Turn:
     logprobs = tuple(-float(token) for token in sampled)
     return Turn(phase, episode, index, prompt, sampled, logprobs, "", None, False, 0.0, "", "")
 

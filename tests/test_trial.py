@@ -13,6 +13,7 @@ import pytest
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.envs.base import SUCCESS_REWARD
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import Episode, FailureKind, Phase, Stop, Trial
@@ -53,7 +54,7 @@ def test_the_oracle_wins_at_the_first_attempt_and_the_trial_stops_there(play: Pl
     assert stops(trial) == [Stop.WON]
     assert trial.won_by(1)
     assert trial.episodes[0].reflection is None
-    assert trial.turns[-1].reward == envs.base.SUCCESS_REWARD
+    assert trial.turns[-1].reward == SUCCESS_REWARD
     assert sum(turn.reward for turn in trial.turns[:-1]) == 0
 
 
@@ -81,7 +82,9 @@ def test_one_episode_is_ordinary_rl(play: Play, chat: Chat) -> None:
 @pytest.mark.parametrize("memory", ["history", "reflection", "both"])
 def test_memory_shows_what_it_says(play: Play, chat: Chat, tokenizer: Any, memory: str) -> None:
     mine = mines_of(0)[0]
-    replies = Replies(chat, [f"<action>{mine}</action>"] + (["<remark>Beware.</remark>"] if memory != "history" else []))
+    replies = Replies(
+        chat, [f"<action>{mine}</action>"] + (["<remark>Beware.</remark>"] if memory != "history" else [])
+    )
     play(replies, num_episodes=2, memory=memory)
     prompt = tokenizer.decode(replies.requests[-1].prompt_ids)
     assert ("Beware." in prompt) == (memory != "history")

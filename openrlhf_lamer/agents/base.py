@@ -134,7 +134,9 @@ class Agent:
             try:
                 self._templates[name] = self._jinja.get_template(name)
             except jinja2.TemplateNotFound as error:
-                raise AgentError(f"agent {self.env!r} has no prompt {name} in {self.prompts or PROMPTS / self.env}") from error
+                raise AgentError(
+                    f"agent {self.env!r} has no prompt {name} in {self.prompts or PROMPTS / self.env}"
+                ) from error
         return self._templates[name]
 
 

@@ -60,9 +60,11 @@ class Sokoban(TextEnv):
         moves_per_turn: Moves in one action, 1 to 100.
         reward: "sparse" or "shaped".
 
-    A task's spec is `{"board": "0: # # ...\\n1: # P ..."}`, in the observation's form and with the
-    size and boxes of the options. Whether a solution is left is always decided exactly in rooms of
-    6x6; in larger ones a position counts as solvable where a long search has found no answer.
+    A task's spec is `{"board": "0: # # ...\\n1: # P ..."}`, in the observation's form. It brings its
+    own size and boxes; the options stand for seeded tasks, and are back with the next one.
+
+    Whether a solution is left is always decided exactly in rooms of 6x6; in larger ones a position
+    counts as solvable where a long search has found no answer.
     """
 
     name = "sokoban"
@@ -80,6 +82,7 @@ class Sokoban(TextEnv):
         self.boxes = self._whole("boxes", boxes, 2, 5)
         self.max_moves = self._whole("max_moves", max_moves, LONGEST, 1000)
         self.moves_per_turn = self._whole("moves_per_turn", moves_per_turn, 1, 100)
+        self._options = (self.size, self.boxes)
         self.slow = boxes > 3 or size > 6
         self._task: Task | None = None
         self._plan: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -88,6 +91,8 @@ class Sokoban(TextEnv):
 
     def reset(self, task: Task) -> Observation:
         """Begin an episode: a level drawn from the task's seed, or the one its spec describes."""
+        if task != self._task:
+            self.size, self.boxes = self._options
         self._check_task(task)
         self._over = True
         if task != self._task:  # the later episodes of a trial need no new level
@@ -179,12 +184,11 @@ class Sokoban(TextEnv):
             room, boxes, player = parse(str(spec["board"]))
         except ValueError as error:
             raise TaskError(f"sokoban: spec['board'] is no level: {error}") from error
-        made = (room.width, room.height, boxes.bit_count())
-        if made != (self.size, self.size, self.boxes):
+        if room.width != room.height:
             raise TaskError(
-                f"sokoban: spec['board'] has {room.height} rows, {room.width} columns and {made[2]} boxes; this "
-                f"environment was made with size={self.size}, boxes={self.boxes}"
+                f"sokoban: spec['board'] has {room.height} rows and {room.width} columns; a board is square"
             )
+        self.size, self.boxes = room.width, boxes.bit_count()
         if boxes == room.targets:
             raise TaskError("sokoban: spec['board'] is solved already")
         return Level(room, boxes, player)

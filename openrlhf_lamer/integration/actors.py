@@ -12,12 +12,14 @@ from typing import Any
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
+from openrlhf_lamer.integration.remote import plain_class
+
 ROWS_TRAINED = "lamer/rows_trained"
 TOKENS_TRAINED = "lamer/tokens_trained"
 OPTIMIZER_STEPS = "lamer/optimizer_steps"
 
 
-class LamerPolicyActor(PolicyModelActor.__ray_metadata__.modified_class):
+class LamerPolicyActor(plain_class(PolicyModelActor)):
     """The policy's actor, with the rows, tokens and optimizer steps of each `fit` in its status."""
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +51,7 @@ class LamerPolicyActor(PolicyModelActor.__ray_metadata__.modified_class):
         return status | counts | {OPTIMIZER_STEPS: float(self.actor.model.global_steps - steps_before)}
 
 
-class LamerCriticActor(CriticModelActor.__ray_metadata__.modified_class):
+class LamerCriticActor(plain_class(CriticModelActor)):
     """The critic's actor, which logs no value for a micro-batch that has no sampled token."""
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:

@@ -35,9 +35,13 @@ def check(line: CommandLine, agent: Agent) -> None:
 def _check_model(line: CommandLine) -> None:
     model = line["actor.model_name_or_path"]
     if not model:
-        raise ConfigError("--actor.model_name_or_path is missing: name a model folder or a model of the Hugging Face hub")
+        raise ConfigError(
+            "--actor.model_name_or_path is missing: name a model folder or a model of the Hugging Face hub"
+        )
     if model.startswith((".", "/")) and not (Path(model) / "config.json").is_file():
-        raise ConfigError(f"--actor.model_name_or_path {model}: no config.json there; give a folder in Hugging Face form")
+        raise ConfigError(
+            f"--actor.model_name_or_path {model}: no config.json there; give a folder in Hugging Face form"
+        )
 
 
 def _check_estimator(line: CommandLine) -> None:
@@ -46,7 +50,7 @@ def _check_estimator(line: CommandLine) -> None:
     grouped = advantage.get(name).needs_group if ours else name in STOCK_GROUPED
     if grouped and size < 2:
         raise ConfigError(
-            f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs at least 2; "
+            f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs 2 or more; "
             "the paper uses 8 for LaMer and 24 for RL"
         )
     if ours and line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
@@ -106,7 +110,9 @@ def _check_rewards(line: CommandLine, agent: Agent) -> None:
     _, most = env.reward_bounds(config.max_turns or agent.max_turns)
     env.close()
     # A trial ends with its first success, so only one episode can pay for winning; others pay at most as much.
-    most = max(most * sum(config.gamma_traj**n for n in range(config.num_episodes)) if config.reward == "shaped" else most, 0)
+    most = max(
+        most * sum(config.gamma_traj**n for n in range(config.num_episodes)) if config.reward == "shaped" else most, 0
+    )
     low, high = line["reward.clip_range"]
     if most > high:
         raise ConfigError(
@@ -119,7 +125,9 @@ def _check_data(line: CommandLine, agent: Agent) -> None:
     label = line["data.label_key"]
     if not line["data.prompt_dataset"]:
         raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=agent.env)}")
-    rows = check_dataset("data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent.env)
+    rows = check_dataset(
+        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent.env
+    )
     if rows < line["rollout.batch_size"]:
         raise ConfigError(
             f"--data.prompt_dataset has {rows} tasks, fewer than --rollout.batch_size {line['rollout.batch_size']}"

@@ -41,7 +41,9 @@ def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -
             except SchemaError as error:
                 raise ConfigError(f"{where}: {error}. {remedy}") from error
             if task.env != env:
-                raise ConfigError(f"{where}: a task of {task.env!r}, but the agent of --agent_func plays {env!r}. {remedy}")
+                raise ConfigError(
+                    f"{where}: a task of {task.env!r}, but the agent of --agent_func plays {env!r}. {remedy}"
+                )
         if not rows:
             raise ConfigError(f"--{flag} {path}: no rows in split {split!r}. {remedy}")
         count += rows
@@ -58,7 +60,7 @@ def _rows(path: Path, split: str) -> Iterator[dict[str, str]]:
         return
     from datasets import load_dataset, load_from_disk
 
-    if path.is_dir() and (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+    if (path.is_dir() and (path / "state.json").exists()) or (path / "dataset_dict.json").exists():
         data = load_from_disk(str(path))
     elif path.is_dir():
         data = load_dataset(str(path))

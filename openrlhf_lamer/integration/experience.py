@@ -103,13 +103,13 @@ def row_experience(row: Row, *, filler: bool = False) -> Experience:
             mask[span.start - 1 : span.end - 1] = 1
             if span.logprobs is not None:
                 logprobs[span.start - 1 : span.end - 1] = torch.tensor(span.logprobs)
-    length = torch.tensor([float(len(row.ids))])
-    return Experience(
-        sequences=sequences.unsqueeze(0),
-        attention_mask=torch.ones_like(sequences).unsqueeze(0),
-        action_mask=mask.unsqueeze(0),
-        rollout_log_probs=logprobs.unsqueeze(0) if known else None,
-        response_length=torch.tensor([float(row.sampled)]),
-        total_length=length,
-        info={},
-    )
+    fields: dict[str, Any] = {
+        "sequences": sequences.unsqueeze(0),
+        "attention_mask": torch.ones_like(sequences).unsqueeze(0),
+        "action_mask": mask.unsqueeze(0),
+        "rollout_log_probs": logprobs.unsqueeze(0) if known else None,
+        "response_length": torch.tensor([float(row.sampled)]),
+        "total_length": torch.tensor([float(len(row.ids))]),
+        "info": {},
+    }
+    return Experience(**fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
@@ -58,7 +59,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         else:
             stock_credit(self, super().compute_advantages_and_returns, experiences, rows, batch)
         for experience in experiences:
-            experience.kl = None
+            experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
         _neutralise_fillers(experiences, len(rows.rows))
         self.batch = batch.with_rows(rows)
         return experiences
@@ -92,24 +93,29 @@ class LamerExperienceMaker(RemoteExperienceMaker):
     def _assign_turn_credit(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:
         """Credit each turn by our estimator and spread it over the turn's sampled tokens."""
         config = credit_config(self.config)
-        table = advantage.TurnTable.from_trials([batch.trials[i] for i in batch.live], batch.groups[batch.live].tolist())
+        table = advantage.TurnTable.from_trials(
+            [batch.trials[i] for i in batch.live], batch.groups[batch.live].tolist()
+        )
         table = advantage.with_returns(table, config)
-        batch.returns = batch.by_trial(table.returns, table.trial)
-        batch.advantages = batch.by_trial(advantage.get(self.estimator).estimate(table, config), table.trial)
-        assign(experiences, rows, lambda position: rows.spread(batch.advantages, position), "advantages")
-        assign(experiences, rows, lambda position: rows.spread(batch.returns, position), "returns")
+        returns = batch.by_trial(table.returns, table.trial)
+        advantages = batch.by_trial(advantage.get(self.estimator).estimate(table, config), table.trial)
+        assign(experiences, rows, advantages, "advantages")
+        assign(experiences, rows, returns, "returns")
+        batch.returns, batch.advantages = returns, advantages
         for experience in experiences:
-            firsts = [_first(returns, mask) for returns, mask in zip(experience.returns, experience.action_mask, strict=True)]
+            firsts = [
+                _first(returns, mask) for returns, mask in zip(experience.returns, experience.action_mask, strict=True)
+            ]
             experience.info["return"] = torch.stack(firsts)
 
 
-def assign(experiences: Sequence[Experience], rows: RowBatch, values: Any, field: str) -> None:
-    """Set a per-token field of every micro-batch from `values(position)` of each real row, 0 in fillers."""
+def assign(experiences: Sequence[Experience], rows: RowBatch, per_trial: Sequence[np.ndarray], field: str) -> None:
+    """Set a per-token field of every micro-batch from one value a turn of each trial, 0 elsewhere."""
     for experience in experiences:
         result = torch.zeros(experience.action_mask.shape, dtype=torch.float32)
         for line, position in enumerate(experience.index):
             if position < len(rows.rows):
-                own = values(position)
+                own = rows.spread(per_trial, position)
                 result[line, : len(own)] = own
         setattr(experience, field, result)
 

@@ -64,7 +64,7 @@ def host_version() -> str:
         return importlib.metadata.version("openrlhf")
     except importlib.metadata.PackageNotFoundError as error:
         raise HostError(
-            "OpenRLHF is not installed. With CUDA: pip install 'openrlhf-lamer[gpu]'; without: see the README's CPU set-up"
+            "OpenRLHF is not installed. With CUDA: pip install 'openrlhf-lamer[gpu]'; without: `make venv`"
         ) from error
 
 
@@ -98,7 +98,9 @@ def host_parser() -> argparse.ArgumentParser:
             break
         lines.append(statement)
     else:
-        raise HostError(f"openrlhf/cli/train_ppo_ray.py parses no arguments. Known to work: openrlhf=={KNOWN_VERSIONS[0]}")
+        raise HostError(
+            f"openrlhf/cli/train_ppo_ray.py parses no arguments. Known to work: openrlhf=={KNOWN_VERSIONS[0]}"
+        )
     names = {"argparse": argparse, "os": os, "datetime": datetime}
     exec(compile(ast.Module(lines, []), "openrlhf/cli/train_ppo_ray.py", "exec"), names)
     return names["parser"]  # pyright: ignore[reportReturnType]

@@ -66,7 +66,11 @@ class Plan:
             needed += line["vllm.num_engines"] * line["vllm.tensor_parallel_size"]
         if line["algo.kl.init_coef"] > 0 and not (line["train.colocate_all"] or line["train.colocate_actor_ref"]):
             needed += group("ref")
-        critic = advantage.get(self.estimator).needs_critic if self.estimator in advantage.names() else self.estimator == "gae"
+        critic = (
+            advantage.get(self.estimator).needs_critic
+            if self.estimator in advantage.names()
+            else self.estimator == "gae"
+        )
         if critic and not line["train.colocate_all"]:
             needed += group("critic")
         return needed
@@ -174,7 +178,9 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"RAY_ADDRESS={address}: no Ray there ({error}). Start one with `ray start --head`") from error
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no Ray there ({error}). Start one with `ray start --head`"
+        ) from error
 
 
 def _place_classes(plan: Plan) -> None:

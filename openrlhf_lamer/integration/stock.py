@@ -77,16 +77,17 @@ def _sequence(
 ) -> Experience:
     """A trial as the host's sample: every position is a sampled token."""
     length = 1 if kl is None else len(kl)
-    return Experience(
-        index=[position],
-        action_mask=torch.ones(1, length, dtype=torch.long),
-        rewards=torch.tensor([trial.scalar_return(gamma_traj)]),
-        kl=torch.zeros(1, length) if kl is None else kl.unsqueeze(0),
-        values=None if values is None else values.unsqueeze(0),
-        response_length=torch.tensor([length]),
-        truncated=torch.tensor([any(turn.truncated for turn in trial.turns)]),
-        info={},
-    )
+    fields: dict[str, Any] = {
+        "index": [position],
+        "action_mask": torch.ones(1, length, dtype=torch.long),
+        "rewards": torch.tensor([trial.scalar_return(gamma_traj)]),
+        "kl": torch.zeros(1, length) if kl is None else kl.unsqueeze(0),
+        "values": None if values is None else values.unsqueeze(0),
+        "response_length": torch.tensor([length]),
+        "truncated": torch.tensor([any(turn.truncated for turn in trial.turns)]),
+        "info": {},
+    }
+    return Experience(**fields)
 
 
 def _lines(experiences: list[Experience], rows: RowBatch) -> list[tuple[Experience, int]]:
@@ -111,9 +112,7 @@ def _collect(experiences: list[Experience], rows: RowBatch, name: str) -> dict[i
     return {trial: torch.cat(found) for trial, found in parts.items()}
 
 
-def _scatter(
-    experiences: list[Experience], rows: RowBatch, per_trial: list[torch.Tensor | None], name: str
-) -> None:
+def _scatter(experiences: list[Experience], rows: RowBatch, per_trial: list[torch.Tensor | None], name: str) -> None:
     """Set a per-token field from each trial's values at its sampled tokens in order, 0 elsewhere."""
     for experience in experiences:
         setattr(experience, name, torch.zeros(experience.action_mask.shape, dtype=torch.float32))

@@ -18,13 +18,14 @@ from openrlhf_lamer.integration.actors import ROWS_TRAINED, TOKENS_TRAINED
 from openrlhf_lamer.integration.batch import TrialBatch
 from openrlhf_lamer.integration.experience import TrialExperience
 from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.remote import plain_class
 from openrlhf_lamer.integration.samples import LamerSamplesGenerator
 from openrlhf_lamer.records import Phase, Trial
 
 logger = init_logger(__name__)
 
 
-class LamerTrainer(PPOTrainer.__ray_metadata__.modified_class):
+class LamerTrainer(plain_class(PPOTrainer)):
     """The synchronous trainer. Its loop, checkpoints and resumption are the host's.
 
     The launcher makes a subclass with the configuration and the estimator's name set, which
@@ -68,7 +69,7 @@ class LamerTrainer(PPOTrainer.__ray_metadata__.modified_class):
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
         """Play the host's evaluation set and log its metrics under `eval/lamer/<env>/`."""
-        samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
+        samples: list[Any] = self.samples_generator.generate_eval_samples(**generate_kwargs)
         logs = trial_metrics([sample.trial for sample in samples], self.config)
         # The host picks its best checkpoint by the first key that ends in `_pass1`.
         by_env = {key.split("/")[0]: value for key, value in logs.items() if key.endswith("/success@1")}
@@ -98,7 +99,9 @@ class LamerTrainer(PPOTrainer.__ray_metadata__.modified_class):
         }
         for key, count in expected.items():
             if status[key] != count:
-                raise RuntimeError(f"{key} is {status[key]:.0f}, but the rollout made {count}: rows were lost or repeated")
+                raise RuntimeError(
+                    f"{key} is {status[key]:.0f}, but the rollout made {count}: rows were lost or repeated"
+                )
 
     def _compute_rollout_stats(self, experiences: Any) -> dict[str, float]:
         """The host's rollout statistics, of trials and not of rows."""

@@ -1,0 +1,220 @@
+"""The quickstart from start to end: model, warm start, evaluation, training, evaluation, report.
+
+Evaluation and training run in processes of their own, by the commands that a user would type.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.quickstart.memory import PeakMemory
+from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
+from openrlhf_lamer.quickstart.report import Measurements, write_report
+from openrlhf_lamer.quickstart.settings import Settings
+from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+from openrlhf_lamer.records import Trial
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+
+AGENT = "openrlhf_lamer.agents.minesweeper"
+
+
+class StageError(RuntimeError):
+    """A stage of the quickstart failed; names its log."""
+
+
+def run(out: Path, settings: Settings, console: Console) -> Measurements:
+    """Run everything and leave the results in `out`; returns what was measured.
+
+    Raises:
+        StageError: if training or evaluation fails.
+    """
+    began = time.monotonic()
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    times: dict[str, float] = {}
+
+    def stage(name: str, work: Callable[[], None]) -> None:
+        console.rule(f"[bold]{name}")
+        start = time.monotonic()
+        work()
+        times[name] = time.monotonic() - start
+        console.print(f"{name}: {times[name]:.0f} s")
+
+    with PeakMemory() as memory:
+        stage("warm start", lambda: _warm_start(out, settings, console))
+        stage("evaluation before", lambda: _evaluate(out, settings, console, "before", out / "start"))
+        stage("training", lambda: _train(out, settings, console))
+        stage("evaluation after", lambda: _evaluate(out, settings, console, "after", out / "checkpoint"))
+    measured = Measurements(
+        settings=settings,
+        before=read_trials(out / "before.jsonl"),
+        after=read_trials(out / "after.jsonl"),
+        times=times,
+        seconds=time.monotonic() - began,
+        peak_bytes=memory.peak,
+    )
+    write_report(out, measured)
+    return measured
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """The trials of a JSON lines file."""
+    return [Trial.from_json(line) for line in path.read_text().splitlines()]
+
+
+def _warm_start(out: Path, settings: Settings, console: Console) -> None:
+    agent, _ = load_agent(AGENT)
+    env, options = agent.env, settings.config.env_options
+    write_dataset(
+        out / "data" / "train.jsonl", seeded_tasks(env, "train", settings.steps * settings.tasks, options=options)
+    )
+    write_dataset(out / "data" / "eval.jsonl", seeded_tasks(env, "eval", settings.panel, options=options))
+    # Demonstrations are of tasks beyond those that training gets.
+    tasks = seeded_tasks(env, "train", settings.demonstrations, first=1_000_000, options=options)
+    lengths = {"max_new_tokens": settings.max_new_tokens, "max_length": settings.max_length}
+    chat = _chat(agent, settings)
+    with _progress(console) as bar:
+        playing = bar.add_task("scripted trials", total=len(tasks))
+
+        def counted(items: Iterable) -> Iterable:
+            for item in items:
+                yield item
+                bar.advance(playing)
+
+        trials = demonstrate(tasks, agent, chat, settings.config, progress=counted, **lengths)
+        model = build_model(
+            chat.tokenizer,
+            hidden=settings.hidden,
+            layers=settings.layers,
+            heads=settings.heads,
+            max_length=settings.max_length,
+            seed=settings.seed,
+        )
+        imitating = bar.add_task("imitation", total=1.0)
+
+        def report(done: float, loss: float) -> None:
+            bar.update(imitating, completed=done, description=f"imitation, loss {loss:.3f}")
+
+        imitate(
+            model,
+            trials,
+            epochs=settings.imitation_epochs,
+            batch_tokens=settings.imitation_batch_tokens,
+            learning_rate=settings.imitation_learning_rate,
+            seed=settings.seed,
+            report=report,
+        )
+    save(model, chat.tokenizer, out / "start")
+
+
+def _chat(agent: Agent, settings: Settings) -> Chat:
+    """A chat whose tokenizer is made of the project's own prompts and scripted replies."""
+    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
+    tasks = seeded_tasks(agent.env, "train", 64, first=2_000_000, options=settings.config.env_options)
+    trials = demonstrate(tasks, agent, crude, settings.config, max_new_tokens=4096, max_length=1 << 20)
+    corpus = [crude.decode(turn.prompt_ids + turn.sampled_ids) for trial in trials for turn in trial.turns]
+    return Chat(build_tokenizer(corpus, settings.vocabulary, settings.max_length))
+
+
+def _evaluate(out: Path, settings: Settings, console: Console, name: str, model: Path) -> None:
+    config = settings.config
+    command = [
+        *(sys.executable, "-m", "openrlhf_lamer.cli.main", "eval"),
+        *("--model", str(model), "--agent-func", AGENT, "--tasks", str(out / "data" / "eval.jsonl")),
+        *("--out", str(out / f"{name}.jsonl"), "--num-episodes", str(config.num_episodes)),
+        *("--context", config.context, "--memory", config.memory),
+        *("--temperature", str(settings.eval_temperature), "--max-new-tokens", str(settings.max_new_tokens)),
+        *("--max-length", str(settings.max_length), "--seed", str(settings.seed)),
+    ]
+    _follow(console, command, out / "logs" / f"eval-{name}.log", out / f"{name}.jsonl", settings.panel, "trials")
+
+
+def training_command(out: Path, settings: Settings) -> list[str]:
+    """The training command of the quickstart."""
+    config = settings.config
+    return [
+        *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray"),
+        *("--agent_func", AGENT),
+        *("--algo.advantage.estimator", "lamer_gigpo"),
+        *("--actor.model_name_or_path", str(out / "start")),
+        *("--data.prompt_dataset", str(out / "data" / "train.jsonl")),
+        *("--lamer.num_episodes", str(config.num_episodes)),
+        *("--lamer.context", config.context),
+        *("--lamer.trials", str(out / "trials.jsonl")),
+        *("--rollout.batch_size", str(settings.tasks)),
+        *("--rollout.n_samples_per_prompt", str(settings.group)),
+        *("--rollout.micro_batch_size", "16"),
+        *("--rollout.max_new_tokens", str(settings.max_new_tokens)),
+        *("--data.max_len", str(settings.max_length)),
+        *("--train.batch_size", str(settings.batch_rows)),
+        *("--train.micro_batch_size", "8"),
+        *("--train.seed", str(settings.seed)),
+        *("--actor.adam.lr", str(settings.learning_rate)),
+        *("--algo.advantage.is_correction_level", "token"),
+        *("--ckpt.output_dir", str(out / "checkpoint")),
+        *("--logger.tensorboard_dir", str(out / "tensorboard")),
+    ]
+
+
+def _train(out: Path, settings: Settings, console: Console) -> None:
+    trials = settings.steps * settings.tasks * settings.group
+    _follow(
+        console, training_command(out, settings), out / "logs" / "train.log", out / "trials.jsonl", trials, "trials"
+    )
+
+
+def _follow(console: Console, command: list[str], log: Path, results: Path, total: int, unit: str) -> None:
+    """Run a command with its output in `log`, and show how many lines of `results` it has written."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
+    with log.open("w") as output, _progress(console) as bar:
+        running = bar.add_task(unit, total=total)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                bar.update(running, completed=_lines(results))
+        finally:
+            process.terminate()
+            process.wait()
+        bar.update(running, completed=_lines(results))
+    if process.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def require_stack() -> str | None:
+    """What is missing for the quickstart, or None."""
+    import importlib.util
+
+    missing = [name for name in ("openrlhf", "vllm", "ray", "deepspeed", "torch") if not importlib.util.find_spec(name)]
+    if missing:
+        return f"the quickstart needs {', '.join(missing)}: run `make quickstart`, which installs the CPU stack"
+    if cpu.cuda_available():
+        return "the quickstart trains on the CPU; hide the GPUs (CUDA_VISIBLE_DEVICES=) to run it here"
+    return None

@@ -1,0 +1,44 @@
+"""Every number of the quickstart in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from openrlhf_lamer.config import LamerConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A small MineSweeper, a tiny model, and as much training as fits into minutes on two cores.
+
+    Attributes:
+        config: How trials are played. In the `episode` context a prompt is processed once an episode.
+        demonstrations: Trials of the scripted player to imitate.
+        imitation_epochs: Passes over them.
+        panel: Evaluation tasks, whose seeds no training task has.
+        steps: Training steps.
+        tasks: Tasks of a step.
+        group: Trials of a task.
+    """
+
+    config: LamerConfig = field(
+        default_factory=lambda: LamerConfig(context="episode", env_options={"size": 4, "mines": 2})
+    )
+    seed: int = 0
+    vocabulary: int = 768
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    max_new_tokens: int = 64
+    max_length: int = 2048
+    demonstrations: int = 600
+    imitation_epochs: int = 2
+    imitation_batch_tokens: int = 8192
+    imitation_learning_rate: float = 3e-3
+    panel: int = 128
+    eval_temperature: float = 0.7
+    steps: int = 40
+    tasks: int = 8
+    group: int = 8
+    batch_rows: int = 32
+    learning_rate: float = 3e-4
