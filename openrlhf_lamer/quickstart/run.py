@@ -183,24 +183,34 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
     with log.open("w") as output, _progress(console) as bar:
         running = bar.add_task(unit, total=total)
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        lines = _LineCount(results)
         try:
             while process.poll() is None:
                 time.sleep(1)
-                bar.update(running, completed=_lines(results))
+                bar.update(running, completed=lines.update())
         finally:
             process.terminate()
             process.wait()
-        bar.update(running, completed=_lines(results))
+        bar.update(running, completed=lines.update())
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")
 
 
-def _lines(path: Path) -> int:
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+class _LineCount:
+    """Counts the lines of a file that grows, reading each byte once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset, self._lines = path, 0, 0
+
+    def update(self) -> int:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                while chunk := file.read(1 << 20):
+                    self._lines += chunk.count(b"\n")
+                self._offset = file.tell()
+        return self._lines
 
 
 def _progress(console: Console) -> Progress:

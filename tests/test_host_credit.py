@@ -1,0 +1,289 @@
+"""Credit on its way to tokens: rows, fillers, stock estimators. Uses the host's classes, starts nothing."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+
+pytest.importorskip("openrlhf")
+pytest.importorskip("vllm")
+
+import torch
+
+from openrlhf_lamer.integration import cpu
+
+if not cpu.cuda_available():
+    cpu.install()  # the host imports CUDA's packages otherwise
+
+from openrlhf_lamer.integration.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
+from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+
+GROUP = 4
+
+
+def make_trial(rng: random.Random, seed: int, growing: bool, episodes: int = 2) -> Trial:
+    """A trial with random tokens and rewards; `growing` chats put an episode in one row."""
+    played = []
+    for n in range(episodes):
+        turns: list[Turn] = []
+        for index in range(rng.randint(1, 3)):
+            prompt = tuple(rng.choices(range(1, 50), k=rng.randint(2, 5)))
+            if turns and growing:
+                prompt = turns[-1].prompt_ids + turns[-1].sampled_ids + prompt
+            sampled = tuple(rng.choices(range(50, 60), k=rng.randint(1, 4)))
+            logprobs = tuple(-rng.random() for _ in sampled)
+            turns.append(
+                Turn(
+                    Phase.PLAY,
+                    n,
+                    index,
+                    prompt,
+                    sampled,
+                    logprobs,
+                    "",
+                    "x",
+                    True,
+                    rng.choice([0.0, -0.5, 1.0]),
+                    "s",
+                    "",
+                )
+            )
+        reflection = None
+        if n < episodes - 1:
+            reflection = Turn(Phase.REFLECT, n, len(turns), (7, 8), (70, 71), (-1.0, -2.0), "", "r", True, 0.0, "", "")
+        played.append(Episode(tuple(turns), Stop.LOST, "", reflection))
+    return Trial(Task("minesweeper", seed=seed), tuple(played))
+
+
+def failed(seed: int) -> Trial:
+    return Trial(Task("minesweeper", seed=seed), (), Failure(FailureKind.ENGINE, "generate", "boom"))
+
+
+def samples_of(trials: list[Trial], config: LamerConfig) -> list[TrialExperience]:
+    return [
+        TrialExperience.from_response(
+            {
+                "prompt": "p",
+                "label": "l",
+                "reward": trial.scalar_return(config.gamma_traj),
+                "scores": float(trial.won),
+                "truncated": False,
+                "trial": trial,
+            }
+        )
+        for trial in trials
+    ]
+
+
+def maker(
+    estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1
+) -> LamerExperienceMaker:
+    """An experience maker whose models are stand-ins: log-probabilities of zero, random values."""
+    advantage = SimpleNamespace(estimator=estimator, gamma=gamma, lambd=0.9, no_std_norm=False)
+    args = SimpleNamespace(
+        algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
+        rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=3, max_new_tokens=64),
+        train=SimpleNamespace(batch_size=8),
+        actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
+        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+        reward=SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None),
+    )
+    strategy: Any = SimpleNamespace(args=args)
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    kl: Any = SimpleNamespace(value=0.0)
+    nothing: Any = None
+    made = LamerExperienceMaker(
+        nothing, nothing, nothing, nothing, kl, strategy, tokenizer, config=config or LamerConfig(), estimator=estimator
+    )
+
+    def score(samples: list[Any]) -> list[Any]:
+        generator = torch.Generator().manual_seed(0)
+        for sample in samples:
+            sample.action_log_probs = torch.zeros(sample.action_mask.shape)
+            sample.kl = torch.zeros(sample.action_mask.shape)
+            if estimator == "gae":
+                sample.values = torch.rand(sample.action_mask.shape, generator=generator)
+            sample.info["kl"] = (sample.kl * sample.action_mask).sum(-1) / sample.action_mask.sum(-1)
+        return samples
+
+    made.make_experience = score
+    return made
+
+
+def batch_of(growing: bool, seed: int = 0, groups: int = 2) -> list[Trial]:
+    rng = random.Random(seed)
+    return [make_trial(rng, group, growing) for group in range(groups) for _ in range(GROUP)]
+
+
+def lines(experiences: list[Any]) -> dict[int, tuple[Any, int]]:
+    return {p: (experience, line) for experience in experiences for line, p in enumerate(experience.index)}
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("estimator", ["lamer_gigpo", "lamer_grpo"])
+def test_each_sampled_token_carries_its_turns_advantage_and_no_other_token_any(growing: bool, estimator: str) -> None:
+    trials = batch_of(growing)
+    made = maker(estimator)
+    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    batch = made.batch
+    assert batch is not None
+    assert batch.rows is not None
+    assert batch.advantages is not None
+    trained = 0
+    for position, (experience, line) in lines(experiences).items():
+        mask = experience.action_mask[line].bool()
+        assert (experience.advantages[line][~mask] == 0).all()
+        if position >= len(batch.rows.rows):
+            assert not mask.any()
+            continue
+        row, owner = batch.rows.rows[position], batch.rows.owner[position]
+        ids = experience.sequences[line][1:][mask].tolist()
+        turns = [trials[owner].turns[span.turn] for span in row.spans]
+        assert ids == [token for turn in turns for token in turn.sampled_ids]
+        expected = [batch.advantages[owner][span.turn] for span in row.spans for _ in range(span.end - span.start)]
+        np.testing.assert_allclose(experience.advantages[line][mask].numpy(), expected, rtol=1e-6)
+        logprobs = [value for turn in turns for value in turn.logprobs or ()]
+        np.testing.assert_allclose(experience.rollout_log_probs[line][mask].numpy(), logprobs, rtol=1e-6)
+        trained += len(ids)
+    assert trained == sum(len(turn.sampled_ids) for trial in trials for turn in trial.turns) == batch.rows.sampled
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(ranks: int) -> None:
+    made = maker("lamer_gigpo", ranks=ranks)
+    experiences = made.make_experience_batch(samples_of(batch_of(False, seed=3), made.config))
+    assert len(experiences) % ranks == 0
+    share = len(experiences) // ranks
+    rows = [sum(len(e.sequences) for e in experiences[r * share : (r + 1) * share]) for r in range(ranks)]
+    assert len(set(rows)) == 1
+    assert sum(rows) % 8 == 0
+
+
+def test_fillers_change_no_mean_that_is_logged() -> None:
+    made = maker("lamer_gigpo")
+    trials = batch_of(False, seed=5)
+    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    assert made.batch is not None
+    assert made.batch.rows is not None
+    assert made.batch.rows.filled > 0
+    real = len(made.batch.rows.rows)
+    for values in (
+        lambda e: e.info["kl"],
+        lambda e: e.info["return"],
+        lambda e: e.info["reward"],
+        lambda e: e.response_length,
+        lambda e: e.total_length,
+    ):
+        everything = torch.cat([values(experience).float() for experience in experiences])
+        order = [p for experience in experiences for p in experience.index]
+        kept = torch.tensor([p < real for p in order])
+        assert torch.isfinite(everything).all()
+        torch.testing.assert_close(everything.mean(), everything[kept].mean())
+
+
+def host_on_one_row_a_trial(estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:
+    """The host's own estimator where it is at home: one row a trial."""
+    from openrlhf.trainer.ppo_utils.experience import Experience
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+    stand_in = maker(estimator, gamma=gamma)
+    rows = []
+    for position, trial in enumerate(trials):
+        length = sum(len(turn.sampled_ids) for turn in trial.turns)
+        fields: dict[str, Any] = {
+            "index": [position],
+            "action_mask": torch.ones(1, length, dtype=torch.long),
+            "rewards": torch.tensor([trial.scalar_return(0.6)]),
+            "kl": torch.zeros(1, length),
+            "info": {},
+        }
+        rows.append(Experience(**fields))
+    RemoteExperienceMaker.compute_advantages_and_returns(stand_in, rows)
+    return [row.advantages[0] for row in rows]
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize(
+    ("estimator", "gamma"),
+    [("group_norm", 1.0), ("rloo", 1.0), ("reinforce_baseline", 1.0), ("dr_grpo", 1.0), ("reinforce", 0.9)],
+)
+def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(growing: bool, estimator: str, gamma: float) -> None:
+    trials = batch_of(growing, seed=1)
+    made = maker(estimator, gamma=gamma)
+    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    expected = host_on_one_row_a_trial(estimator, trials, gamma)
+    found: dict[int, list[float]] = {i: [] for i in range(len(trials))}
+    assert made.batch is not None
+    assert made.batch.rows is not None
+    where = lines(experiences)
+    for position, owner in enumerate(made.batch.rows.owner):
+        experience, line = where[position]
+        found[int(owner)] += experience.advantages[line][experience.action_mask[line].bool()].tolist()
+    for i, advantages in found.items():
+        np.testing.assert_allclose(advantages, expected[i].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_stock_gae_gives_every_token_a_value_target() -> None:
+    made = maker("gae")
+    experiences = made.make_experience_batch(samples_of(batch_of(False), made.config))
+    for experience in experiences:
+        assert torch.isfinite(experience.advantages).all()
+        assert (experience.returns[~experience.action_mask.bool()] == 0).all()
+    assert any((experience.returns != 0).any() for experience in experiences)
+
+
+@pytest.mark.parametrize("estimator", ["lamer_gigpo", "group_norm"])
+def test_a_group_with_a_failed_trial_is_baselined_on_the_others(estimator: str) -> None:
+    trials = batch_of(False)
+    trials[1] = failed(0)
+    made = maker(estimator)
+    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    assert made.batch is not None
+    assert made.batch.rows is not None
+    assert 1 not in made.batch.rows.owner
+    where = lines(experiences)
+    advantages = [
+        float(where[p][0].advantages[where[p][1]].abs().max())
+        for p, owner in enumerate(made.batch.rows.owner)
+        if owner in (0, 2, 3)
+    ]
+    assert all(np.isfinite(advantages))
+    assert max(advantages) > 0
+
+
+def test_too_many_failures_abort_with_the_last_ones() -> None:
+    trials = batch_of(False)
+    trials[0] = trials[5] = trials[6] = failed(0)
+    trials[5] = trials[6] = failed(1)
+    made = maker("lamer_gigpo")
+    with pytest.raises(
+        TooManyFailuresError, match=r"(?s)3 of 8 trials failed \(3 engine\).*max_failed_share 0.25.*boom"
+    ):
+        made.make_experience_batch(samples_of(trials, made.config))
+
+
+def test_a_group_of_two_tasks_is_refused() -> None:
+    trials = batch_of(False)
+    trials[0], trials[4] = trials[4], trials[0]
+    with pytest.raises(RuntimeError, match="several tasks"):
+        TrialBatch.of(samples_of(trials, LamerConfig()), GROUP, 1.0)
+
+
+def test_a_failed_trial_has_no_score() -> None:
+    (sample,) = samples_of([failed(0)], LamerConfig())
+    assert torch.isnan(sample.scores).all()
+
+
+def test_untrained_reflections_leave_no_rows() -> None:
+    trials = batch_of(False)
+    rows = RowBatch.build(trials, multiple=8, train_reflection=False)
+    played = sum(len(t.sampled_ids) for trial in trials for t in trial.turns if t.phase is Phase.PLAY)
+    assert rows.sampled == played

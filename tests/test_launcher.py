@@ -1,0 +1,189 @@
+"""The command line: what is passed on, what is refused at once, and what the host is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openrlhf_lamer import advantage
+from openrlhf_lamer.agents import AgentError
+from openrlhf_lamer.config import ConfigError
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+
+pytest.importorskip("openrlhf")
+
+from openrlhf_lamer.integration import cpu, host, launcher
+from openrlhf_lamer.integration.host import HostError, Seam
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The least command line that is right."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    write_dataset(tmp_path / "train.jsonl", seeded_tasks("minesweeper", "train", 32))
+    return [
+        *("--agent_func", "openrlhf_lamer.agents.minesweeper"),
+        *("--actor.model_name_or_path", str(tmp_path / "model")),
+        *("--data.prompt_dataset", str(tmp_path / "train.jsonl")),
+    ]
+
+
+def test_the_least_command_line_is_enough(base: list[str]) -> None:
+    plan = launcher.prepare(base)
+    assert plan.estimator == "lamer_gigpo"
+    assert plan.line["rollout.n_samples_per_prompt"] == 8
+    assert plan.agent_file.name == "minesweeper.py"
+    assert plan.cpu == (not cpu.cuda_available())
+
+
+def test_the_hosts_own_parser_takes_what_it_is_given(base: list[str]) -> None:
+    plan = launcher.prepare(
+        [*base, "--lamer.gamma_traj", "0.3", "--train.seed=7", "--rollout.n_samples_per_prompt", "4"]
+    )
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert parsed["algo.advantage.estimator"] == "group_norm"
+    assert parsed["train.agent_func_path"] == str(plan.agent_file)
+    assert (parsed["train.seed"], parsed["rollout.n_samples_per_prompt"]) == (7, 4)
+    assert parsed["algo.kl.init_coef"] == 0.0
+    assert not [argument for argument in plan.host_argv if "lamer." in argument and argument.startswith("--")]
+
+
+def test_stock_estimators_pass_through(base: list[str]) -> None:
+    plan = launcher.prepare([*base, "--algo.advantage.estimator", "rloo", "--lamer.num_episodes", "1"])
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert parsed["algo.advantage.estimator"] == "rloo"
+
+
+def test_the_hosts_way_to_name_an_agent_works_too(base: list[str]) -> None:
+    file = str(launcher.load_agent("openrlhf_lamer.agents.minesweeper")[1])
+    plan = launcher.prepare(["--train.agent_func_path", file, *base[2:]])
+    assert str(plan.agent_file) == file
+
+
+def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
+    position = arguments.index(flag)
+    return [*arguments[: position + 1], value, *arguments[position + 2 :]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lamer.num_episodes", "0"], "--lamer.num_episodes '0'"),
+        (["--lamer.gamma_traj", "1.2"], "--lamer.gamma_traj '1.2'"),
+        (["--lamer.gamma_step", "-1"], "--lamer.gamma_step '-1'"),
+        (["--lamer.gama_traj", "0.5"], "--lamer.gama_traj: no such option. Did you mean --lamer.gamma_traj"),
+        (["--lamer.env_options", "mines"], "--lamer.env_options 'mines' is not JSON"),
+        (["--lamer.env_options", '{"bombs": 4}'], "--lamer.env_options.*bombs"),
+        (["--algo.advantage.estimator", "lamer_gigpoo"], "--algo.advantage.estimator.*lamer_gigpoo"),
+        (["--algo.advantage.estimator", "ppo"], "--algo.advantage.estimator.*'ppo'"),
+        (["--rollout.n_samples_per_prompt", "1"], "--rollout.n_samples_per_prompt 1: lamer_gigpo"),
+        (
+            ["--algo.advantage.estimator", "group_norm", "--rollout.n_samples_per_prompt", "1"],
+            "--rollout.n_samples_per_prompt 1: group_norm",
+        ),
+        (["--algo.kl.init_coef", "0.1"], "--algo.kl.init_coef 0.1"),
+        (["--train.async_enable"], "--train.async_enable"),
+        (["--train.dynamic_batch_enable"], "--train.dynamic_batch_enable"),
+        (["--data.max_len", "512"], "--data.max_len 512.*--rollout.max_new_tokens 1024"),
+        (["--train.batch_size", "30", "--train.micro_batch_size", "4"], "--train.batch_size 30"),
+        (["--rollout.batch_size", "64"], "32 tasks, fewer than --rollout.batch_size 64"),
+        (["--reward.clip_range", "-1", "1"], "--reward.clip_range: lamer_"),
+        (
+            ["--algo.advantage.estimator", "group_norm", "--lamer.reward", "shaped"],
+            "--reward.clip_range -10 10: a trial can",
+        ),
+        (["--eval.dataset", "nowhere.jsonl"], "--eval.dataset nowhere.jsonl: there is no such file.*prepare tasks"),
+        (["--no.such.flag", "1"], "--no.such.flag"),
+        (["--train.agent_func_path", "x.py"], "both name an agent"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_flag(base: list[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launcher.prepare([*base, *arguments])
+
+
+def test_unknown_agents_are_refused(base: list[str], tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match=r"no module.*openrlhf_lamer.agents.minesweeper"):
+        launcher.prepare(replaced(base, "--agent_func", "openrlhf_lamer.agents.chess"))
+    with pytest.raises(AgentError, match="no agent file"):
+        launcher.prepare(replaced(base, "--agent_func", str(tmp_path / "chess.py")))
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(AgentError, match="defines no `agent`"):
+        launcher.prepare(replaced(base, "--agent_func", str(tmp_path / "empty.py")))
+
+
+def test_a_missing_model_is_named(base: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--actor.model_name_or_path .*no config.json"):
+        launcher.prepare(replaced(base, "--actor.model_name_or_path", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"input": "hello"}, "row 1: no column 'label'"),
+        ({"input": "hello", "label": "4"}, "row 1: not a task"),
+        ({"input": "hello", "label": '{"schema": 99, "env": "minesweeper", "seed": 1}'}, "schema 99"),
+        ({"input": "hello", "label": '{"schema": 1, "env": "sokoban", "seed": 1}'}, "a task of 'sokoban'"),
+    ],
+)
+def test_a_dataset_without_tasks_is_refused(base: list[str], tmp_path: Path, row: dict[str, str], message: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match=f"--data.prompt_dataset .*bad.jsonl, .*{message}"):
+        launcher.prepare(replaced(base, "--data.prompt_dataset", str(tmp_path / "bad.jsonl")))
+
+
+def test_a_host_without_the_seams_is_refused(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "SEAMS", (*host.SEAMS, Seam("trainer/ppo_trainer.py", "PPOTrainer.gone", "a test")))
+    with pytest.raises(HostError, match=r"PPOTrainer.gone.*Known to work: openrlhf==0.11.2"):
+        launcher.prepare(base)
+
+
+def test_an_untested_version_is_a_warning(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "host_version", lambda: "0.99.0")
+    with pytest.warns(UserWarning, match=r"0.99.0 is untested"):
+        launcher.prepare(base)
+
+
+def test_cpu_mode_is_refused_where_cuda_is(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher.cpu, "cuda_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"--lamer.cpu on: this machine has a CUDA device"):
+        launcher.prepare([*base, "--lamer.cpu", "on"])
+    assert not launcher.prepare(base).cpu
+
+
+def command(arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "openrlhf_lamer.cli.train_ppo_ray", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, **env},
+        check=False,
+    )
+
+
+def test_the_command_leaves_with_2_and_one_line_and_starts_nothing(base: list[str]) -> None:
+    result = command([*base, "--lamer.num_episodes", "0"])
+    assert result.returncode == 2
+    assert result.stderr.startswith("openrlhf-lamer: error: --lamer.num_episodes '0'")
+    assert "ray" not in result.stdout.lower()
+
+
+def test_ray_that_is_not_there_is_named(base: list[str]) -> None:
+    result = command(base, RAY_ADDRESS="127.0.0.1:1")
+    assert result.returncode == 2
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray there" in result.stderr
+
+
+def test_help_teaches_both_sides(base: list[str]) -> None:
+    result = command(["--help"])
+    assert result.returncode == 0
+    for text in ("--agent_func MODULE", "--lamer.gamma_traj", "--rollout.n_samples_per_prompt", *advantage.names()):
+        assert text in result.stdout
