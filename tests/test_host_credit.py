@@ -104,15 +104,15 @@ def maker(
         nothing, nothing, nothing, nothing, kl, strategy, tokenizer, config=config or LamerConfig(), estimator=estimator
     )
 
-    def score(samples: list[Any]) -> list[Any]:
+    def score(samples_list: list[Any]) -> list[Any]:
         generator = torch.Generator().manual_seed(0)
-        for sample in samples:
+        for sample in samples_list:
             sample.action_log_probs = torch.zeros(sample.action_mask.shape)
             sample.kl = torch.zeros(sample.action_mask.shape)
             if estimator == "gae":
                 sample.values = torch.rand(sample.action_mask.shape, generator=generator)
             sample.info["kl"] = (sample.kl * sample.action_mask).sum(-1) / sample.action_mask.sum(-1)
-        return samples
+        return samples_list
 
     made.make_experience = score
     return made

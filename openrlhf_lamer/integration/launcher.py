@@ -7,6 +7,7 @@ classes by value or by reference (see the classes). No file of the host is touch
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import socket
@@ -98,12 +99,12 @@ def prepare(argv: Sequence[str]) -> Plan:
 
 def launch(plan: Plan) -> None:
     """Start or join Ray, put our classes where the host looks for its own, and run the host's command."""
-    import ray
-
     env = _worker_env(plan)
     os.environ.update(env)
     if plan.cpu:
         cpu.enter_driver()
+    import ray
+
     _init_ray(plan, env)
     _place_classes(plan)
     sys.argv = [CLI, *plan.host_argv]
@@ -126,13 +127,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _cpu_mode(asked: bool | None) -> bool:
     if asked and cpu.cuda_available():
         raise ConfigError("--lamer.cpu on: this machine has a CUDA device; leave the flag out, or hide the device")
-    return not cpu.cuda_available() and not _cluster_has_gpus() if asked is None else asked
+    return not cpu.cuda_available() and not _cluster_has_cuda() if asked is None else asked
 
 
-def _cluster_has_gpus() -> bool:
-    """Whether this driver is bound for a cluster elsewhere, which may have GPUs that it has not."""
+def _cluster_has_cuda() -> bool:
+    """Whether the Ray cluster that this driver is to join has real GPUs, though this machine has none."""
     address = os.environ.get("RAY_ADDRESS", "")
-    return address.startswith("ray://")
+    if not address:
+        return False
+    import ray
+
+    _check_address(address)
+    ray.init(logging_level=logging.ERROR)
+    try:
+        # Ray adds this resource for hardware that it finds, and not for the logical GPUs of `--num-gpus`.
+        return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
+    finally:
+        ray.shutdown()
 
 
 def _worker_env(plan: Plan) -> dict[str, str]:

@@ -21,6 +21,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
+from openrlhf_lamer.quickstart.player import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
@@ -86,6 +87,10 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
     tasks = seeded_tasks(env, "train", settings.demonstrations, first=1_000_000, options=options)
     lengths = {"max_new_tokens": settings.max_new_tokens, "max_length": settings.max_length}
     chat = _chat(agent, settings)
+
+    def player(seed: int) -> FalliblePlayer:
+        return FalliblePlayer(chat, seed)
+
     with _progress(console) as bar:
         playing = bar.add_task("scripted trials", total=len(tasks))
 
@@ -94,7 +99,7 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
                 yield item
                 bar.advance(playing)
 
-        trials = demonstrate(tasks, agent, chat, settings.config, progress=counted, **lengths)
+        trials = demonstrate(tasks, agent, chat, settings.config, player=player, progress=counted, **lengths)
         model = build_model(
             chat.tokenizer,
             hidden=settings.hidden,
@@ -124,7 +129,15 @@ def _chat(agent: Agent, settings: Settings) -> Chat:
     """A chat whose tokenizer is made of the project's own prompts and scripted replies."""
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
     tasks = seeded_tasks(agent.env, "train", 64, first=2_000_000, options=settings.config.env_options)
-    trials = demonstrate(tasks, agent, crude, settings.config, max_new_tokens=4096, max_length=1 << 20)
+    trials = demonstrate(
+        tasks,
+        agent,
+        crude,
+        settings.config,
+        player=lambda seed: FalliblePlayer(crude, seed),
+        max_new_tokens=4096,
+        max_length=1 << 20,
+    )
     corpus = [crude.decode(turn.prompt_ids + turn.sampled_ids) for trial in trials for turn in trial.turns]
     return Chat(build_tokenizer(corpus, settings.vocabulary, settings.max_length))
 

@@ -10,7 +10,7 @@ from typing import Any
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.quickstart.player import FalliblePlayer
+from openrlhf_lamer.policies.scripted import ScriptedPolicy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.rows import Row, trial_rows
 from openrlhf_lamer.trial import run_trial
@@ -24,16 +24,20 @@ def demonstrate(
     *,
     max_new_tokens: int,
     max_length: int,
+    player: Callable[[int], ScriptedPolicy],
     progress: Callable[[Iterable[Task]], Iterable[Task]] = iter,
 ) -> list[Trial]:
-    """One trial of the scripted player on each task, by the very loop that training uses."""
+    """One trial of a scripted player on each task, by the very loop that training uses.
+
+    `player` makes the player of a trial from the trial's number.
+    """
 
     async def play() -> list[Trial]:
         return [
             await run_trial(
                 task,
                 agent,
-                FalliblePlayer(chat, seed),
+                player(seed),
                 chat,
                 config,
                 max_new_tokens=max_new_tokens,

@@ -1,0 +1,280 @@
+"""The real host on the CPU: Ray, vLLM and DeepSpeed train a tiny model, and what they did is checked.
+
+A start of the host takes about a minute, a step a few seconds, so each run is asked as much as it can answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.evaluation.statistics import success
+from openrlhf_lamer.records import Trial
+from openrlhf_lamer.rows import trial_rows
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+
+for package in ("openrlhf", "vllm", "deepspeed", "ray"):
+    pytest.importorskip(package)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+OPTIONS = {"size": 3, "mines": 1}
+ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+"""The environment as after activating the virtual one: `python` is this interpreter."""
+
+LIMIT = 600
+"""Seconds that one run may take: a failure of the host can be a hang."""
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model that speaks the format of both games, and prompt datasets."""
+    from openrlhf_lamer.agents import load_agent
+    from openrlhf_lamer.chat import Chat
+    from openrlhf_lamer.policies.scripted import RandomPolicy
+    from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
+    from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+
+    folder = tmp_path_factory.mktemp("e2e")
+    agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in ("minesweeper", "sokoban")}
+    options = {"minesweeper": OPTIONS, "sokoban": {}}
+
+    def shown(chat: Chat, number: int) -> dict[str, list[Trial]]:
+        return {
+            name: demonstrate(
+                seeded_tasks(name, "train", number, first=1000, options=options[name]),
+                agent,
+                chat,
+                LamerConfig(context="turn", max_turns=2, num_episodes=2),
+                player=lambda seed: RandomPolicy(chat, seed),
+                max_new_tokens=400,
+                max_length=1 << 20,
+            )
+            for name, agent in agents.items()
+        }
+
+    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
+    corpus = [
+        crude.decode(u.prompt_ids + u.sampled_ids) for own in shown(crude, 10).values() for t in own for u in t.turns
+    ]
+    chat = Chat(build_tokenizer(corpus, 768, 2048))
+    model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
+    trials = [trial for own in shown(chat, 100).values() for trial in own]
+    loss = imitate(model, trials, epochs=3, batch_tokens=4096, learning_rate=5e-3, seed=0)
+    assert loss < 1.5
+    save(model, chat.tokenizer, folder / "model")
+    for name in agents:
+        write_dataset(folder / name / "train.jsonl", seeded_tasks(name, "train", 16, options=options[name]))
+        write_dataset(folder / name / "eval.jsonl", seeded_tasks(name, "eval", 6, options=options[name]))
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its log, its folder, its steps' status and its trials."""
+
+    folder: Path
+    log: str
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        found = re.findall(r"Global step \d+: (\{.*?\})\s*$", self.log, re.MULTILINE)
+        return [
+            eval(status, {"nan": math.nan, "inf": math.inf}) for status in found
+        ]  # a dict of floats as Python prints it
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "trials.jsonl").read_text().splitlines()]
+
+    def trials(self, step: int) -> list[Trial]:
+        lines = (self.folder / "trials.jsonl").read_text().splitlines()
+        return [Trial.from_json(line) for line in lines if json.loads(line)["step"] == step]
+
+
+def arguments(workshop: Path, folder: Path, env: str, *more: str) -> list[str]:
+    return [
+        *("--actor.model_name_or_path", str(workshop / "model")),
+        *("--data.prompt_dataset", str(workshop / env)),
+        *("--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--rollout.micro_batch_size", "4"),
+        *("--train.batch_size", "16", "--train.micro_batch_size", "4", "--rollout.max_new_tokens", "48"),
+        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-3"),
+        *("--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "ckpt")),
+        *("--lamer.trials", str(folder / "trials.jsonl")),
+        *more,
+    ]
+
+
+def start(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a run with all its processes, Ray's included."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(process: subprocess.Popen[bytes], folder: Path) -> Run:
+    try:
+        code = process.wait(LIMIT)
+    finally:
+        stop(process)
+        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    log = (folder / "log").read_text(errors="replace")
+    assert code == 0, log[-6000:]
+    return Run(folder, log)
+
+
+def check(run: Run, steps: int, *, config: LamerConfig, env: str, trials: int = 16) -> None:
+    """What must hold of every run: sound weights in the engine, nothing lost, nothing doubled, true metrics."""
+    assert len(run.steps) == steps
+    numbers = [record["step"] for record in run.records]
+    first = min(numbers)
+    for number, status in enumerate(run.steps, start=first):
+        own = run.trials(number)
+        assert len(own) == trials
+        assert all(trial.failure is None for trial in own)
+        assert math.isfinite(status["vllm_kl"])
+        if number > first:
+            assert abs(status["vllm_kl"]) < 1e-2  # a broken weight sync leaves with code 0
+        assert math.isfinite(status["policy_loss"])
+        assert status["actor_grad_norm"] > 0
+        rows = [row for trial in own for row in trial_rows(trial)]
+        sampled = sum(len(turn.sampled_ids) for trial in own for turn in trial.turns)
+        assert status["lamer/rows"] == len(rows)
+        assert status["lamer/rows_trained"] == len(rows) + status["lamer/rows_filled"]
+        assert status["lamer/tokens_trained"] == sampled == sum(row.sampled for row in rows)
+        assert status["lamer/optimizer_steps"] == (len(rows) + status["lamer/rows_filled"]) / 16
+        for k in range(1, config.num_episodes + 1):
+            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).share)
+    for record in run.records:
+        if "advantages" in record:
+            turns = sum(len(e["turns"]) + (e["reflection"] is not None) for e in record["episodes"])
+            assert len(record["advantages"]) == len(record["returns"]) == turns
+            assert all(math.isfinite(value) for value in record["advantages"])
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_gigpo_by_turn_is_killed_and_goes_on_at_the_next_task(workshop: Path, tmp_path: Path) -> None:
+    """`lamer_gigpo`, context `turn`: killed after its second step, it resumes with the third."""
+    command = [
+        *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
+        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
+        *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
+    ]
+    process = start(command, tmp_path)
+    deadline = time.monotonic() + LIMIT
+    while (
+        not (tmp_path / "ckpt" / "_actor" / "latest").exists()
+        or "global_step2" not in (tmp_path / "ckpt" / "_actor" / "latest").read_text()
+    ):
+        assert process.poll() is None, (tmp_path / "log").read_text()[-6000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stop(process)
+    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    killed = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
+    seen = [record["task"]["seed"] for record in killed.records if record["step"] <= 2]
+    (tmp_path / "log").unlink()
+    (tmp_path / "trials.jsonl").rename(tmp_path / "before.jsonl")
+
+    run = finish(start(command, tmp_path), tmp_path)
+    check(run, 2, config=LamerConfig(num_episodes=2), env="minesweeper")
+    assert [record["step"] for record in run.records] == [3] * 16 + [4] * 16
+    later = [record["task"]["seed"] for record in run.records]
+    assert len(set(seen)) == len(set(later)) == 8
+    assert set(seen) | set(later) == set(range(16))
+    before, after = weights(workshop / "model"), weights(tmp_path / "out")
+    assert any(not before[name].equal(after[name]) for name in before)
+
+
+def test_grpo_by_episode_with_the_hosts_agent_flag_and_its_evaluation(workshop: Path, tmp_path: Path) -> None:
+    """`lamer_grpo`, context `episode`, the agent named as stock users do, the host's own evaluation."""
+    import openrlhf_lamer.agents.minesweeper as agent
+
+    command = [
+        *("openrlhf_lamer.cli.train_ppo_ray", "--train.agent_func_path", str(agent.__file__)),
+        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.context", "episode"),
+        *("--algo.advantage.estimator", "lamer_grpo", "--data.max_samples", "12"),
+        *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
+        *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
+    ]
+    run = finish(start(command, tmp_path), tmp_path)
+    check(run, 3, config=LamerConfig(num_episodes=3), env="minesweeper")
+    assert any(trial.won for step in (1, 2, 3) for trial in run.trials(step))
+    assert run.steps[0]["lamer/rows"] < sum(len(trial.turns) for trial in run.trials(1))
+    assert re.search(r"Evaluation at step 2: .*'lamer/minesweeper/success@3': ", run.log)
+    assert list((tmp_path / "tensorboard").rglob("events.out.*"))
+
+
+def test_stock_group_norm_on_one_episode(workshop: Path, tmp_path: Path) -> None:
+    """The RL baseline: N = 1 and the host's own estimator, in the same code."""
+    command = [
+        *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
+        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "1"),
+        *("--algo.advantage.estimator", "group_norm", "--data.max_samples", "12"),
+    ]
+    run = finish(start(command, tmp_path), tmp_path)
+    check(run, 3, config=LamerConfig(num_episodes=1), env="minesweeper")
+    assert all("advantages" not in record for record in run.records)
+
+
+@pytest.fixture
+def ray_head() -> Iterator[str]:
+    """A Ray cluster as a user has it, with logical GPUs; gives the address for jobs."""
+    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    subprocess.run(
+        [
+            "ray",
+            "start",
+            "--head",
+            "--num-cpus=16",
+            "--num-gpus=2",
+            "--object-store-memory=500000000",
+            "--disable-usage-stats",
+        ],
+        check=True,
+        env=ACTIVATED,
+        capture_output=True,
+        timeout=120,
+    )
+    yield "http://127.0.0.1:8265"
+    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+
+
+def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path, ray_head: str) -> None:
+    """`ray job submit -- python -m openrlhf.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`."""
+    line = [
+        *("ray", "job", "submit", "--address", ray_head, "--"),
+        *("python", "-m", "openrlhf.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.sokoban"),
+        *arguments(workshop, tmp_path, "sokoban", "--lamer.max_turns", "2", "--lamer.num_episodes", "2"),
+        *("--lamer.reward", "shaped", "--data.max_samples", "8"),
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, env=ACTIVATED, check=False)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+    run = Run(tmp_path, result.stdout)
+    check(run, 2, config=LamerConfig(num_episodes=2), env="sokoban")

@@ -1,0 +1,119 @@
+"""The quickstart's parts, small; the whole of it is `make quickstart`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.evaluation.statistics import proportion, success
+from openrlhf_lamer.metrics import summarize
+from openrlhf_lamer.quickstart.memory import PeakMemory
+from openrlhf_lamer.quickstart.player import FalliblePlayer
+from openrlhf_lamer.quickstart.report import Measurements, learning_curve, table, write_report
+from openrlhf_lamer.quickstart.settings import Settings
+from openrlhf_lamer.records import Trial
+from openrlhf_lamer.tasks import seeded_tasks
+
+pytest.importorskip("torch")
+
+from openrlhf_lamer.quickstart.model import build_model, build_tokenizer
+from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+
+
+@pytest.fixture(scope="module")
+def trials(chat: Chat, minesweeper: Agent) -> list[Trial]:
+    config = LamerConfig(context="episode", env_options={"size": 4, "mines": 2})
+    return demonstrate(
+        seeded_tasks("minesweeper", "train", 60, options=config.env_options),
+        minesweeper,
+        chat,
+        config,
+        player=lambda seed: FalliblePlayer(chat, seed),
+        max_new_tokens=200,
+        max_length=9000,
+    )
+
+
+def test_the_player_errs_and_remarks_on_it(trials: list[Trial]) -> None:
+    found = summarize(trials, 3, 0.6)
+    assert 0.2 < found["success@1"] < 0.7
+    assert found["success@3"] > found["success@1"]
+    assert found["invalid_actions"] == 0
+    assert found["reflection_valid"] == 1
+    lost = [trial for trial in trials if len(trial.episodes) > 1]
+    for trial in lost:
+        episode = trial.episodes[0]
+        if "*" in episode.final_observation:
+            assert (episode.remark or "").startswith(f"Mine: {episode.turns[-1].action}")
+
+
+def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
+    model = build_model(chat.tokenizer, hidden=32, layers=1, heads=2, max_length=9000, seed=0)
+    losses: list[float] = []
+    imitate(
+        model,
+        trials[:10],
+        epochs=4,
+        batch_tokens=8192,
+        learning_rate=5e-3,
+        seed=0,
+        report=lambda done, loss: losses.append(loss),
+    )
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_a_tokenizer_keeps_digits_apart() -> None:
+    tokenizer: Any = build_tokenizer(["(1, 2) 123"] * 10, 300, 64)
+    assert len(tokenizer("123", add_special_tokens=False)["input_ids"]) == 3
+
+
+def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) -> None:
+    before, after = trials[:30], [trial for trial in trials if trial.won][:30]
+    with (tmp_path / "trials.jsonl").open("w") as file:
+        for step, own in ((1, trials[:20]), (2, trials[20:40])):
+            for trial in own:
+                file.write(f'{trial.to_json()[:-1]},"step":{step}}}\n')
+    measured = Measurements(Settings(), before, after, {"training": 60.0}, 90.0, 3 * 2**30)
+    write_report(tmp_path, measured)
+    page = (tmp_path / "report.md").read_text()
+    for k in (1, 2, 3):
+        assert f"| success@{k} | {success(before, k)} | {success(after, k)} |" in page
+    assert "lies above the interval before" in page
+    assert "Peak memory of all processes: 3.0 GiB" in page
+    assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "results.json").read_text())["success"]["success@3"]["after"][0] == 1.0
+    assert learning_curve(tmp_path / "trials.jsonl", 3)[0] == [success(trials[:20], k).share for k in (1, 2, 3)]
+    assert table(measured).row_count == 3
+
+
+def test_no_gain_is_called_no_gain(trials: list[Trial]) -> None:
+    measured = Measurements(Settings(), trials, trials, {}, 1.0, 1)
+    assert "no gain is shown" in measured.verdict
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (1, 128, 0.0014, 0.0429)],
+)
+def test_wilson_intervals(successes: int, total: int, low: float, high: float) -> None:
+    found = proportion(successes, total)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_nothing_measured_is_anything() -> None:
+    assert (proportion(0, 0).low, proportion(0, 0).high) == (0.0, 1.0)
+
+
+def test_memory_is_measured() -> None:
+    pytest.importorskip("psutil")
+    import time
+
+    with PeakMemory(interval=0.01) as memory:
+        time.sleep(0.3)
+    assert memory.peak > 10 * 2**20
