@@ -19,7 +19,7 @@ help: ## Show the targets
 venv: $(BUILT) ## Set up .venv: the host's CPU stack and this project with its development tools
 
 quickstart: $(BUILT) ## Train a tiny model on the CPU, start to end
-	$(BIN)/openrlhf-lamer quickstart
+	OPENRLHF_LAMER_INSTALL_SECONDS=$$(cat $(VENV)/.install-seconds) $(BIN)/openrlhf-lamer quickstart
 
 test: lint $(BUILT) ## Lint, type check and run all tests, those with the real host included
 	$(BIN)/pytest
@@ -43,6 +43,7 @@ clean: ## Remove caches and build outputs (not .venv)
 # uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
 $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cpu-overrides.txt
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; set PYTHON." >&2; exit 1; }
+	@date +%s > .install-began
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet uv
@@ -53,4 +54,6 @@ $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cp
 # DeepSpeed compiles two small extensions when they are first used; done here, it doesn't count as a test's time.
 $(BUILT): $(STAMP)
 	$(BIN)/python -m openrlhf_lamer.integration.cpu.prebuild
+	@test ! -f .install-began || expr $$(date +%s) - $$(cat .install-began) > $(VENV)/.install-seconds
+	@rm -f .install-began
 	touch $@

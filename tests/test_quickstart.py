@@ -68,9 +68,9 @@ def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_a_tokenizer_keeps_digits_apart() -> None:
-    tokenizer: Any = build_tokenizer(["(1, 2) 123"] * 10, 300, 64)
-    assert len(tokenizer("123", add_special_tokens=False)["input_ids"]) == 3
+def test_a_cell_of_the_board_is_one_token() -> None:
+    tokenizer: Any = build_tokenizer(["Row 1: ? . 1 2 *", "<action>(1, 2)</action>"] * 10, 300, 64)
+    assert tokenizer.tokenize(" ? . 1 2 *") == ["Ġ?", "Ġ.", "Ġ1", "Ġ2", "Ġ*"]
 
 
 def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) -> None:

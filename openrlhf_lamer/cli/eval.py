@@ -17,6 +17,7 @@ def evaluate(
     tasks: Annotated[Path, typer.Option(help="Prompt dataset (.jsonl) of the tasks to play.")],
     out: Annotated[Path, typer.Option(help="File that gets a JSON line a trial.")],
     num_episodes: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 3,
+    max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
     context: Annotated[str, typer.Option(help="turn, episode or trial.")] = "turn",
     memory: Annotated[str, typer.Option(help="history, reflection or both.")] = "both",
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.7,
@@ -38,7 +39,8 @@ def evaluate(
     from openrlhf_lamer.tasks import read_dataset
 
     try:
-        config = LamerConfig.load({"num_episodes": num_episodes, "context": context, "memory": memory})
+        flags = {"num_episodes": num_episodes, "max_turns": max_turns, "context": context, "memory": memory}
+        config = LamerConfig.load(flags)
         agent, _ = load_agent(agent_func)
         panel = read_dataset(tasks)
     except (ConfigError, AgentError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from openrlhf_lamer.chat import Chat
@@ -17,7 +18,7 @@ class FalliblePlayer(ScriptedPolicy):
     cells tend to be safe; a model that has only imitated it errs about as often.
     """
 
-    def __init__(self, chat: Chat, seed: int, *, skill: float = 0.55, caution: float = 0.6) -> None:
+    def __init__(self, chat: Chat, seed: int, *, skill: float = 0.4, caution: float = 0.5) -> None:
         super().__init__(chat)
         self._rng = random.Random(seed)
         self._skill = skill
@@ -26,14 +27,16 @@ class FalliblePlayer(ScriptedPolicy):
         self._opened: list[str] = []
 
     def act(self, env: TextEnv) -> str:
-        """Reasoning of one sentence, and a cell."""
+        """A look at one row of the board, and a cell of it."""
         cell = env.oracle() if self._rng.random() < self._skill else None
         if cell is None:
             cell = env.random_action(self._rng)
             while cell in self._mines and self._rng.random() < self._caution:
                 cell = env.random_action(self._rng)
         self._opened.append(cell)
-        return f"I think this one is safe. <action>{cell}</action>"
+        row, column = cell.strip("()").split(", ")
+        # To repeat the row before choosing in it makes the choice a matter of looking back a few tokens.
+        return f"{_row(env, int(row))}. I think {column} is safe. <action>{cell}</action>"
 
     def reflect(self, env: TextEnv) -> str:
         """A remark that names the mine that was hit and the cells that were safe."""
@@ -45,3 +48,10 @@ class FalliblePlayer(ScriptedPolicy):
             self._mines.append(last)
         known = f" Safe: {', '.join(safe)}." if safe else ""
         return f"I hit a mine. <remark>Mine: {', '.join(self._mines)}.{known}</remark>"
+
+
+def _row(env: TextEnv, number: int) -> str:
+    """A row of the board as the observation shows it."""
+    shown = env.anchor().split("|")[1]
+    size = math.isqrt(len(shown))
+    return f"Row {number}: {' '.join(shown[(number - 1) * size : number * size])}"

@@ -5,6 +5,7 @@ Evaluation and training run in processes of their own, by the commands that a us
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -108,10 +109,10 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
             max_length=settings.max_length,
             seed=settings.seed,
         )
-        imitating = bar.add_task("imitation", total=1.0)
+        imitating = bar.add_task("imitation", total=100)
 
         def report(done: float, loss: float) -> None:
-            bar.update(imitating, completed=done, description=f"imitation, loss {loss:.3f}")
+            bar.update(imitating, completed=round(100 * done), description=f"imitation, loss {loss:.3f}")
 
         imitate(
             model,
@@ -148,7 +149,7 @@ def _evaluate(out: Path, settings: Settings, console: Console, name: str, model:
         *(sys.executable, "-m", "openrlhf_lamer.cli.main", "eval"),
         *("--model", str(model), "--agent-func", AGENT, "--tasks", str(out / "data" / "eval.jsonl")),
         *("--out", str(out / f"{name}.jsonl"), "--num-episodes", str(config.num_episodes)),
-        *("--context", config.context, "--memory", config.memory),
+        *("--max-turns", str(config.max_turns), "--context", config.context, "--memory", config.memory),
         *("--temperature", str(settings.eval_temperature), "--max-new-tokens", str(settings.max_new_tokens)),
         *("--max-length", str(settings.max_length), "--seed", str(settings.seed)),
     ]
@@ -164,8 +165,8 @@ def training_command(out: Path, settings: Settings) -> list[str]:
         *("--algo.advantage.estimator", "lamer_gigpo"),
         *("--actor.model_name_or_path", str(out / "start")),
         *("--data.prompt_dataset", str(out / "data" / "train.jsonl")),
-        *("--lamer.num_episodes", str(config.num_episodes)),
-        *("--lamer.context", config.context),
+        *("--lamer.num_episodes", str(config.num_episodes), "--lamer.max_turns", str(config.max_turns)),
+        *("--lamer.context", config.context, "--lamer.memory", config.memory, "--lamer.reward", config.reward),
         *("--lamer.trials", str(out / "trials.jsonl")),
         *("--rollout.batch_size", str(settings.tasks)),
         *("--rollout.n_samples_per_prompt", str(settings.group)),
@@ -195,7 +196,7 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
     console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
     with log.open("w") as output, _progress(console) as bar:
         running = bar.add_task(unit, total=total)
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
         lines = _LineCount(results)
         try:
             while process.poll() is None:
@@ -208,6 +209,11 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")
+
+
+def _environment() -> dict[str, str]:
+    """Engine and trainer take turns, so that each may use all cores."""
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)}
 
 
 class _LineCount:

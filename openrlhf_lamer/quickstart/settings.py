@@ -12,7 +12,8 @@ class Settings:
     """A small MineSweeper, a tiny model, and as much training as fits into minutes on two cores.
 
     Attributes:
-        config: How trials are played. In the `episode` context a prompt is processed once an episode.
+        config: How trials are played. In the `episode` context a prompt is processed once an episode,
+            reflections alone make the shortest memory, and shaped rewards teach a weak player sooner.
         demonstrations: Trials of the scripted player to imitate.
         imitation_epochs: Passes over them.
         panel: Evaluation tasks, whose seeds no training task has.
@@ -22,7 +23,13 @@ class Settings:
     """
 
     config: LamerConfig = field(
-        default_factory=lambda: LamerConfig(context="episode", env_options={"size": 4, "mines": 2})
+        default_factory=lambda: LamerConfig(
+            context="episode",
+            memory="reflection",
+            max_turns=6,
+            reward="shaped",
+            env_options={"size": 3, "mines": 2},
+        )
     )
     seed: int = 0
     vocabulary: int = 768
@@ -31,8 +38,8 @@ class Settings:
     heads: int = 4
     max_new_tokens: int = 64
     max_length: int = 2048
-    demonstrations: int = 600
-    imitation_epochs: int = 2
+    demonstrations: int = 800
+    imitation_epochs: int = 4
     imitation_batch_tokens: int = 8192
     imitation_learning_rate: float = 3e-3
     panel: int = 128

@@ -84,7 +84,8 @@ def imitate(
         if step % len(batches) == 0:
             rng.shuffle(batches)
         ids, labels, attention = _tensors(batches[step % len(batches)])
-        loss = model(input_ids=ids, attention_mask=attention, labels=labels).loss
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=ids, attention_mask=attention, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
