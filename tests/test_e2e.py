@@ -22,9 +22,10 @@ import pytest
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.statistics import success
+from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.rows import trial_rows
-from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.tasks import read_dataset, seeded_tasks, write_dataset
 
 for package in ("openrlhf", "vllm", "deepspeed", "ray"):
     pytest.importorskip(package)
@@ -118,11 +119,15 @@ def arguments(workshop: Path, folder: Path, env: str, *more: str) -> list[str]:
     ]
 
 
-def start(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-m", *command],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
         )
 
 
@@ -243,6 +248,47 @@ def test_stock_group_norm_on_one_episode(workshop: Path, tmp_path: Path) -> None
     assert all("advantages" not in record for record in run.records)
 
 
+def test_the_stock_host_runs_an_agents_file(workshop: Path, tmp_path: Path) -> None:
+    """Without any of our flags the host stays as it is, and plays trials that are one row each."""
+    import openrlhf_lamer.agents.minesweeper as agent
+
+    command = [
+        *("openrlhf.cli.train_ppo_ray", "--train.agent_func_path", str(agent.__file__)),
+        *("--actor.model_name_or_path", str(workshop / "model"), "--algo.kl.init_coef", "0"),
+        *("--data.prompt_dataset", str(workshop / "minesweeper" / "train.jsonl"), "--data.label_key", "label"),
+        *("--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--rollout.micro_batch_size", "4"),
+        *("--train.batch_size", "16", "--train.micro_batch_size", "4", "--rollout.max_new_tokens", "48"),
+        *("--data.max_len", "2048", "--data.max_samples", "4", "--algo.advantage.estimator", "group_norm"),
+        *("--algo.advantage.is_correction_level", "token", "--ckpt.output_dir", str(tmp_path / "out")),
+        *("--vllm.num_engines", "1", "--actor.num_gpus_per_node", "1", "--vllm.sync_backend", "gloo"),
+        *("--vllm.enforce_eager", "--vllm.gpu_memory_utilization", "0.3", "--ds.attn_implementation", "sdpa"),
+    ]
+    logical = {"RAY_OVERRIDE_RESOURCES": '{"CPU":16,"GPU":2,"object_store_memory":500000000}'}
+    run = finish(start(command, tmp_path, cpu.worker_env() | logical), tmp_path)
+    (status,) = run.steps
+    assert math.isfinite(status["vllm_kl"])
+    assert status["actor_grad_norm"] > 0
+    assert status["rollout/num_samples"] == 16
+    assert "lamer/rows" not in status
+
+
+def test_a_checkpoint_is_evaluated_on_an_engine_of_its_own(workshop: Path, tmp_path: Path) -> None:
+    """`openrlhf-lamer eval` plays each task of a panel once, and prints what the records say."""
+    panel = workshop / "minesweeper" / "eval.jsonl"
+    line = [
+        *("openrlhf-lamer", "eval", "--model", str(workshop / "model"), "--tasks", str(panel), "--json"),
+        *("--agent-func", "openrlhf_lamer.agents.minesweeper", "--out", str(tmp_path / "trials.jsonl")),
+        *("--max-turns", "3", "--max-new-tokens", "48", "--max-length", "2048"),
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, env=ACTIVATED, check=False)
+    assert result.returncode == 0, result.stderr[-6000:]
+    trials = [Trial.from_json(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert sorted(trial.task.id for trial in trials) == sorted(task.id for task in read_dataset(panel))
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed["success@3"] == success(trials, 3).share
+    assert printed["failed"] == 0
+
+
 @pytest.fixture
 def ray_head() -> Iterator[str]:
     """A Ray cluster as a user has it, with logical GPUs; gives the address for jobs."""
@@ -278,3 +324,15 @@ def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     run = Run(tmp_path, result.stdout)
     check(run, 2, config=LamerConfig(num_episodes=2), env="sokoban")
+
+    greedy = [sys.executable, "-m", *line[line.index("openrlhf.cli.train_ppo_ray") :], "--vllm.num_engines", "5"]
+    refused = subprocess.run(
+        greedy,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=ACTIVATED | {"RAY_ADDRESS": "127.0.0.1:6379"},
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert re.search(r"--vllm.num_engines .*ask for 6 GPUs, but Ray has 2", refused.stderr)

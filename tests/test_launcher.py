@@ -67,6 +67,11 @@ def test_the_hosts_way_to_name_an_agent_works_too(base: list[str]) -> None:
     assert str(plan.agent_file) == file
 
 
+def test_a_switch_alone_switches_on(base: list[str]) -> None:
+    config = launcher.prepare([*base, "--lamer.reference", "--lamer.train_reflection", "off"]).line.config
+    assert (config.reference, config.train_reflection) == (True, False)
+
+
 def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
     position = arguments.index(flag)
     return [*arguments[: position + 1], value, *arguments[position + 2 :]]

@@ -123,7 +123,10 @@ def _own_parser() -> argparse.ArgumentParser:
     for name, info in LamerConfig.model_fields.items():
         shown = info.get_default(call_default_factory=True)
         default = "" if shown is None else f" Default: {_show(shown)}."
-        group.add_argument(f"--lamer.{name}", metavar="VALUE", help=f"{info.description}{default}".replace("%", "%%"))
+        # A switch alone switches on.
+        switch: dict[str, Any] = {"nargs": "?", "const": "on"} if info.annotation in (bool, bool | None) else {}
+        text = f"{info.description}{default}".replace("%", "%%")
+        group.add_argument(f"--lamer.{name}", metavar="VALUE", help=text, **switch)
     return parser
 
 

@@ -199,9 +199,14 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
         lines = _LineCount(results)
         try:
+            told = time.monotonic()
             while process.poll() is None:
                 time.sleep(1)
-                bar.update(running, completed=lines.update())
+                done = lines.update()
+                bar.update(running, completed=done)
+                if not console.is_terminal and time.monotonic() - told > 30:
+                    told = time.monotonic()
+                    console.print(f"  {done} of {total} {unit}")
         finally:
             process.terminate()
             process.wait()
