@@ -59,7 +59,7 @@ def imitate(
     seed: int,
     report: Callable[[float, float], None] = lambda done, loss: None,
 ) -> float:
-    """Train `model` on the sampled tokens of the demonstrations; returns the last smoothed loss.
+    """Train `model` on the demonstrations; returns the last smoothed loss on the sampled tokens.
 
     Args:
         model: A causal language model in float32.
@@ -83,10 +83,13 @@ def imitate(
     for step in range(steps):
         if step % len(batches) == 0:
             rng.shuffle(batches)
-        ids, labels, attention = _tensors(batches[step % len(batches)])
+        ids, sampled, attention = _tensors(batches[step % len(batches)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(input_ids=ids, attention_mask=attention, labels=labels).loss
-        loss.backward()
+            logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        loss, prompts = (losses[where[:, 1:].flatten()].mean() for where in (sampled, attention.bool() & ~sampled))
+        # Predicting the prompts too, boards above all, is what teaches so small a model to read them.
+        (loss + prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -111,11 +114,11 @@ def _tensors(batch: Sequence[Row]) -> tuple[Any, Any, Any]:
 
     longest = max(len(row.ids) for row in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    labels = torch.full_like(ids, -100)
+    sampled = torch.zeros_like(ids, dtype=torch.bool)
     attention = torch.zeros_like(ids)
     for line, row in enumerate(batch):
         ids[line, : len(row.ids)] = torch.tensor(row.ids)
         attention[line, : len(row.ids)] = 1
         for span in row.spans:
-            labels[line, span.start : span.end] = ids[line, span.start : span.end]
-    return ids, labels, attention
+            sampled[line, span.start : span.end] = True
+    return ids, sampled, attention
