@@ -44,8 +44,8 @@ class Settings:
     imitation_learning_rate: float = 3e-3
     panel: int = 128
     eval_temperature: float = 0.7
-    steps: int = 40
-    tasks: int = 8
+    steps: int = 32
+    tasks: int = 12
     group: int = 8
-    batch_rows: int = 32
-    learning_rate: float = 3e-4
+    batch_rows: int = 64
+    learning_rate: float = 1e-4
