@@ -91,6 +91,7 @@ def test_hidden_devices_stay_hidden_in_the_workers(devices: Path, monkeypatch: p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv(cpu.ENV_VAR, variables[cpu.ENV_VAR])
     cpu.install()
+    assert any(isinstance(finder, hooks.HookFinder) for finder in sys.meta_path)
 
 
 def test_a_process_that_carries_the_variable_ends_where_cuda_is(devices: Path) -> None:
