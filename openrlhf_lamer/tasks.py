@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from openrlhf_lamer.records import Task
 
 Split = Literal["train", "eval"]
-
-SPLITS: tuple[str, ...] = get_args(Split)
 
 SEEDS: Mapping[str, range] = {"train": range(2**30), "eval": range(2**30, 2**31)}
 """Seeds of each split; the ranges are disjoint."""

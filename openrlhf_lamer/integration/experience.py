@@ -16,7 +16,7 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
 from openrlhf_lamer.records import Trial
-from openrlhf_lamer.rows import Row, filling, trial_rows
+from openrlhf_lamer.rows import Row, filling, sampled_tokens, trial_rows
 
 
 @dataclass
@@ -71,7 +71,7 @@ class RowBatch:
     @property
     def sampled(self) -> int:
         """Number of sampled tokens, each of which is trained once per epoch."""
-        return sum(row.sampled for row in self.rows)
+        return sampled_tokens(self.rows)
 
     def spread(self, per_trial: Sequence[Any], position: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Values of row `position` on the host's action axis, from one value a turn of its trial.
