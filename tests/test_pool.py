@@ -370,6 +370,32 @@ def test_workers_are_spread_and_a_lost_node_costs_no_more_than_the_call_it_was_a
     assert [trial.episodes for trial in trials] == [trial.episodes for trial in whole]
 
 
+def test_workers_stay_out_of_their_engines_placement_group_and_die_with_it(cluster: Any, tmp_path: Path) -> None:
+    class Engine:
+        """Placed as the host places its rollout engines."""
+
+        def __init__(self) -> None:
+            self.pool = Pool(1, 30)
+
+        async def begin(self) -> None:
+            session = await self.pool.open(partial(SlowSokoban, log=str(tmp_path)))
+            await session.reset(Task("sokoban", seed=0))
+
+    group = ray.util.placement_group([{"CPU": 1}])
+    placed = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+        group, placement_group_capture_child_tasks=True
+    )
+    engine = ray.remote(num_cpus=1, scheduling_strategy=placed)(Engine).remote()
+    try:
+        ray.get(engine.begin.remote(), timeout=60)  # its group has no CPU left for a worker
+        (worker,) = resets(tmp_path)
+        assert alive(worker)
+        ray.kill(engine)
+        assert all_end([worker])
+    finally:
+        ray.util.remove_placement_group(group)
+
+
 def test_the_executor_plays_slow_environments_on_workers(
     cluster: Any, chat: Chat, tokenizer: Any, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
