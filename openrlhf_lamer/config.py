@@ -75,7 +75,13 @@ class LamerConfig(BaseModel):
     max_concurrent_trials: int | None = Field(
         default=None, ge=1, description="Trials that run at once on one rollout engine; by default all of a batch."
     )
-    timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation or environment call may take.")
+    timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation may take.")
+    env_workers: int = Field(
+        default=4, ge=1, description="Processes that play a slow environment for one rollout engine, at most."
+    )
+    env_timeout: float = Field(
+        default=60.0, gt=0, description="Seconds that one call into a slow environment may take before it is killed."
+    )
     retries: int = Field(default=1, ge=0, description="How often a failed trial is begun anew before it is masked.")
     trials: str | None = Field(
         default=None, description="File that gets every training trial as a JSON line; by default none is written."

@@ -179,7 +179,7 @@ class Trial:
         episodes: The attempts; the last is won, or all N are lost.
         failure: Why the trial is not to be used, or None.
         retries: How often the trial was begun anew after a failure.
-        environment_seconds: Wall-clock time spent in the environment.
+        environment_seconds: Wall-clock time spent waiting for the environment.
         generation_seconds: Wall-clock time spent waiting for the engine.
     """
 

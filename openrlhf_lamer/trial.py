@@ -17,7 +17,8 @@ from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
 from openrlhf_lamer.chat import Chat, parse_tag
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.context import Context
-from openrlhf_lamer.envs.base import Observation, Step, TextEnv
+from openrlhf_lamer.envs.base import Observation, Step
+from openrlhf_lamer.envs.session import Opening, OpenSession, Session, open_inline
 from openrlhf_lamer.memory import recall
 from openrlhf_lamer.policies.base import Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
@@ -34,7 +35,15 @@ class TrialError(Exception):
 
 
 async def run_trial(
-    task: Task, agent: Agent, policy: Policy, chat: Chat, config: LamerConfig, *, max_new_tokens: int, max_length: int
+    task: Task,
+    agent: Agent,
+    policy: Policy,
+    chat: Chat,
+    config: LamerConfig,
+    *,
+    max_new_tokens: int,
+    max_length: int,
+    open_session: OpenSession = open_inline,
 ) -> Trial:
     """Play `task` and return the record; never raises for what goes wrong inside.
 
@@ -47,9 +56,10 @@ async def run_trial(
         max_new_tokens: Most tokens of one reply.
         max_length: Most tokens of a prompt and its reply together. A prompt that leaves no
             room for a full reply ends the episode as `Stop.OVERLONG`.
+        open_session: Where environments live; by default in this process, on its event loop.
     """
     for retry in range(config.retries + 1):
-        player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length)
+        player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length, open_session)
         failure = None
         episodes: tuple[Episode, ...] = ()
         try:
@@ -57,7 +67,7 @@ async def run_trial(
         except TrialError as error:
             failure = error.failure
         finally:
-            player.close()
+            await player.close()
         if failure is None or retry == config.retries:
             return Trial(task, episodes, failure, retry, player.environment_seconds, player.generation_seconds)
     raise AssertionError("unreachable: the last retry returns")
@@ -75,31 +85,30 @@ class _Player:
         config: LamerConfig,
         max_new_tokens: int,
         max_length: int,
+        open_session: OpenSession,
     ) -> None:
         self._task, self._agent, self._policy, self._chat, self._config = task, agent, policy, chat, config
         self._max_turns = config.max_turns or agent.max_turns
         self._max_new_tokens, self._room = max_new_tokens, max_length - max_new_tokens
         self._context = Context(config.context, chat)
-        self._env: TextEnv | None = None
+        self._open_session = open_session
+        self._session: Session | None = None
         self.environment_seconds = 0.0
         self.generation_seconds = 0.0
 
     async def play(self) -> tuple[Episode, ...]:
         """All episodes, in order, up to and with the first success."""
         config = self._config
-        self._env = env = await self._guard(
-            "make",
-            lambda: self._agent.make_env(self._task, reward=config.reward, options=config.env_options),
-            slow=True,
-        )
+        self._session = session = await self._guard("make", self._open())
         episodes: list[Episode] = []
         for number in range(config.num_episodes):
-            episode = await self._episode(env, episodes)
+            opening = await self._guard("reset", session.reset(self._task))
+            episode = await self._episode(session, opening, episodes)
             if episode is None:
                 break
             last = number == config.num_episodes - 1
             if not episode.won and not last and config.reflects:
-                episode = await self._reflect(env, episode, number)
+                episode = await self._reflect(session, opening, episode, number)
             episodes.append(episode)
             if episode.won:
                 break
@@ -107,9 +116,16 @@ class _Player:
             raise TrialError(FailureKind.PROMPT, "render", ValueError("the first prompt leaves no room for a reply"))
         return tuple(episodes)
 
-    async def _episode(self, env: TextEnv, earlier: list[Episode]) -> Episode | None:
+    async def _open(self) -> Session:
+        config = self._config
+        return await self._open_session(
+            self._agent.env_factory(self._task, reward=config.reward, options=config.env_options)
+        )
+
+    async def _episode(self, session: Session, opening: Opening, earlier: list[Episode]) -> Episode | None:
         """One attempt from the initial state; None if not even its first prompt fits."""
-        observation = initial = self._clean(await self._guard("reset", lambda: env.reset(self._task), slow=env.slow))
+        observation = initial = self._clean(opening.observation)
+        anchor = opening.anchor
         turns: list[Turn] = []
         stop = Stop.MAX_TURNS
         while len(turns) < self._max_turns:
@@ -118,7 +134,7 @@ class _Player:
                 continuing,
                 lambda continuing=continuing, observation=observation: self._agent.play_message(
                     continuing=continuing,
-                    env=env,
+                    env=opening.facts,
                     initial=initial,
                     memory=recall(earlier, self._config.memory),
                     turns=turns,
@@ -131,13 +147,12 @@ class _Player:
             if prompt is None:
                 stop = Stop.OVERLONG
                 break
-            anchor = await self._guard("anchor", env.anchor, slow=False)
-            reply = await self._generate(prompt, Phase.PLAY, env)
+            reply = await self._generate(prompt, Phase.PLAY, session)
             text = self._chat.decode(reply.ids)
             action = parse_tag(text, "action")
-            step = None
+            before, step = anchor, None
             if action is not None:
-                step = await self._guard("step", lambda action=action: env.step(action), slow=env.slow)
+                step, anchor = await self._guard("step", session.step(action))
             turns.append(
                 Turn(
                     phase=Phase.PLAY,
@@ -149,8 +164,8 @@ class _Player:
                     text=text,
                     action=None if action is None else self._chat.clean(action),
                     valid=step is not None and step.valid,
-                    reward=self._reward(env, step),
-                    anchor=anchor,
+                    reward=self._reward(opening, step),
+                    anchor=before,
                     observation=observation.text,
                     truncated=reply.truncated,
                 )
@@ -162,7 +177,7 @@ class _Player:
                     break
         return Episode(tuple(turns), stop, observation.text) if turns else None
 
-    async def _reflect(self, env: TextEnv, episode: Episode, number: int) -> Episode:
+    async def _reflect(self, session: Session, opening: Opening, episode: Episode, number: int) -> Episode:
         """The lost episode with the model's reflection on it, if the prompt for one fits."""
         continuing = self._context.continues(episode_begins=False)
         initial = Observation(episode.turns[0].observation)
@@ -170,7 +185,7 @@ class _Player:
             continuing,
             lambda: self._agent.reflect_message(
                 continuing=continuing,
-                env=env,
+                env=opening.facts,
                 initial=initial,
                 turns=episode.turns,
                 observation=Observation(episode.final_observation),
@@ -181,7 +196,7 @@ class _Player:
         )
         if prompt is None:
             return episode
-        reply = await self._generate(prompt, Phase.REFLECT, env)
+        reply = await self._generate(prompt, Phase.REFLECT, session)
         text = self._chat.decode(reply.ids)
         remark = parse_tag(text, "remark") or None
         reflection = Turn(
@@ -201,17 +216,17 @@ class _Player:
         )
         return Episode(episode.turns, episode.stop, episode.final_observation, reflection)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give the environment back; one that fails even at that is left alone."""
-        if self._env is not None:
+        if self._session is not None:
             with contextlib.suppress(Exception):
-                self._env.close()
+                await self._session.close()
 
-    def _reward(self, env: TextEnv, step: Step | None) -> float:
+    def _reward(self, opening: Opening, step: Step | None) -> float:
         """What a turn earned: the environment's pay, less the penalty for an invalid action."""
         if step is None:
             return -self._config.invalid_penalty
-        charged = not step.valid and not env.penalises_invalid
+        charged = not step.valid and not opening.penalises_invalid
         return step.reward - self._config.invalid_penalty * charged
 
     def _prompt(self, continuing: bool, render: Callable[[], str]) -> tuple[int, ...] | None:
@@ -221,9 +236,9 @@ class _Player:
             raise TrialError(FailureKind.PROMPT, "render", error) from error
         return prompt if len(prompt) <= self._room else None
 
-    async def _generate(self, prompt: tuple[int, ...], phase: Phase, env: TextEnv) -> Generation:
+    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> Generation:
         began = time.perf_counter()
-        request = Request(prompt, self._max_new_tokens, phase, env)
+        request = Request(prompt, self._max_new_tokens, phase, session.env)
         try:
             reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
         except TimeoutError as error:
@@ -235,14 +250,11 @@ class _Player:
         self._context.replied(prompt, reply.ids)
         return reply
 
-    async def _guard(self, stage: str, call: Callable[[], T], *, slow: bool) -> T:
-        """Run a call into the environment; slow ones leave the event loop and are timed."""
+    async def _guard(self, stage: str, call: Awaitable[T]) -> T:
+        """Wait for the environment; what it raises becomes the trial's failure."""
         began = time.perf_counter()
         try:
-            if not slow:
-                return call()
-            waiting: Awaitable[T] = asyncio.to_thread(call)
-            return await asyncio.wait_for(waiting, self._config.timeout)
+            return await call
         except TimeoutError as error:
             raise TrialError(FailureKind.ENVIRONMENT_TIMEOUT, stage, error) from error
         except Exception as error:

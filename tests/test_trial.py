@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -154,9 +154,8 @@ class Broken(envs.TextEnv):
     """An environment that breaks a given number of times, in a given way."""
 
     name = "broken"
-    slow = True
     left = 0
-    way = "raise"
+    error: Exception = RuntimeError("the game crashed")
 
     def reset(self, task: envs.Task) -> envs.Observation:
         return envs.Observation("a state")
@@ -164,9 +163,7 @@ class Broken(envs.TextEnv):
     def step(self, action: str) -> envs.Step:
         if type(self).left:
             type(self).left -= 1
-            if self.way == "raise":
-                raise RuntimeError("the game crashed")
-            time.sleep(1)
+            raise self.error
         return envs.Step(envs.Observation("over"), 10.0, True, False, True, True)
 
     def anchor(self) -> str:
@@ -178,20 +175,24 @@ class Broken(envs.TextEnv):
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch, minesweeper: Agent) -> Agent:
-    monkeypatch.setattr(Agent, "make_env", lambda self, task, reward, options: Broken())
+    monkeypatch.setattr(Agent, "env_factory", lambda self, task, reward, options: partial(Broken))
     monkeypatch.setattr(Agent, "play_message", lambda self, **given: "play")
     return Agent(env="broken", max_turns=2)
 
 
 @pytest.mark.parametrize(
-    ("way", "kind"), [("raise", FailureKind.ENVIRONMENT), ("hang", FailureKind.ENVIRONMENT_TIMEOUT)]
+    ("error", "kind"),
+    [
+        (RuntimeError("the game crashed"), FailureKind.ENVIRONMENT),
+        (TimeoutError("no answer"), FailureKind.ENVIRONMENT_TIMEOUT),
+    ],
 )
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_broken_environment_is_tried_again_and_then_masked(
-    play: Play, chat: Chat, broken: Agent, way: str, kind: FailureKind, times: int
+    play: Play, chat: Chat, broken: Agent, error: Exception, kind: FailureKind, times: int
 ) -> None:
-    Broken.left, Broken.way = times, way
-    trial = play(Replies(chat, ["<action>go</action>"]), agent=broken, timeout=0.2, retries=1)
+    Broken.left, Broken.error = times, error
+    trial = play(Replies(chat, ["<action>go</action>"]), agent=broken, retries=1)
     assert trial.retries == 1
     if times == 1:
         assert trial.failure is None

@@ -12,14 +12,14 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jinja2
 
-from openrlhf_lamer import envs
+from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, TextEnv
 from openrlhf_lamer.memory import Attempt
 from openrlhf_lamer.records import Stop, Task, Turn
@@ -65,15 +65,15 @@ class Agent:
             autoescape=False,
         )
 
-    def make_env(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> TextEnv:
-        """A fresh environment for `task`; the task's own options win over the configured ones."""
-        return envs.make(self.env, **{**options, **task.options, "reward": reward})
+    def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
+        """What builds an environment for `task`; the task's own options win over the configured ones."""
+        return registry.factory(self.env, **{**options, **task.options, "reward": reward})
 
     def play_message(
         self,
         *,
         continuing: bool,
-        env: TextEnv,
+        env: Mapping[str, Any],
         initial: Observation,
         memory: Sequence[Attempt],
         turns: Sequence[Turn],
@@ -84,7 +84,7 @@ class Agent:
     ) -> str:
         """The user's message before a play turn.
 
-        The template sees `env` (and so its options), `initial` and `observation` (both with
+        The template sees `env` (`TextEnv.facts`, so `env.size` is an option), `initial` and `observation` (both with
         `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns as
         pairs of a turn and whether to show its state), `last` (the turn before, or none),
         `episode` (from 0), `num_episodes`, `turns_left`, and `continuing`.
@@ -93,7 +93,7 @@ class Agent:
         shown = len(recent) - self.full_observations
         return self._template("play.j2").render(
             continuing=continuing,
-            env=env,
+            env=SimpleNamespace(**env),
             initial=initial,
             memory=memory,
             history=[(turn, position >= shown) for position, turn in enumerate(recent)],
@@ -109,7 +109,7 @@ class Agent:
         self,
         *,
         continuing: bool,
-        env: TextEnv,
+        env: Mapping[str, Any],
         initial: Observation,
         turns: Sequence[Turn],
         observation: Observation,
@@ -120,7 +120,7 @@ class Agent:
         """The user's message that asks for a reflection on the episode just lost."""
         return self._template("reflect.j2").render(
             continuing=continuing,
-            env=env,
+            env=SimpleNamespace(**env),
             initial=initial,
             turns=turns,
             observation=observation,

@@ -6,6 +6,7 @@ through the entry-point group `openrlhf_lamer.envs`.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,8 +69,8 @@ class TextEnv(ABC):
     name: ClassVar[str]
     """The name it is registered under."""
     slow: bool = False
-    """Calls may take longer than a few milliseconds: they are kept off the event loop.
-    An instance may set it, where that depends on its options."""
+    """Calls may take longer than a few milliseconds, or hang, or crash: while a model is trained,
+    they run in another process. An instance may set it, where that depends on its options."""
 
     def __init__(self, reward: RewardScheme = "sparse") -> None:
         if reward not in ("sparse", "shaped"):
@@ -80,6 +81,15 @@ class TextEnv(ABC):
     def penalises_invalid(self) -> bool:
         """Whether `step` itself pays for a refused action, so that the loop must not."""
         return False
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What prompts may say as `env.<name>`: options as they are in the present task.
+
+        An environment that has more to say, or takes `**options`, overrides this. Facts leave the
+        environment's process, so they are small and plain.
+        """
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
     @abstractmethod
     def reset(self, task: Task) -> Observation:

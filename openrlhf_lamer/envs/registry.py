@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -28,11 +29,18 @@ _known: dict[str, type[TextEnv] | str] = {
 
 
 def make(name: str, **options: Any) -> TextEnv:
-    """Build the environment `name` with `options` for its constructor.
+    """Build the environment `name` with `options` for its constructor; raises as `factory` does."""
+    return factory(name, **options)()
+
+
+def factory(name: str, **options: Any) -> partial[TextEnv]:
+    """What builds the environment `name` with `options`, here or in another process.
+
+    It holds the class itself, so that a process that does not know the name can use it.
 
     Raises:
-        TaskError: The name is unknown, the environment has no such option, or an option's
-            value is not allowed. The message lists what there is.
+        TaskError: The name is unknown or the environment has no such option, and, when it is
+            built, an option's value is not allowed. The message lists what there is.
     """
     cls = lookup(name)
     parameters = inspect.signature(cls).parameters
@@ -40,7 +48,7 @@ def make(name: str, **options: Any) -> TextEnv:
         for option in options:
             if option not in parameters:
                 raise TaskError(f"{name} has no option {option!r}{_listing(option, list(parameters))}")
-    return cls(**options)
+    return partial(cls, **options)
 
 
 def names(plugins: bool = True) -> tuple[str, ...]:

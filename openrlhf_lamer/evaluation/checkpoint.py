@@ -14,6 +14,7 @@ from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration.pool import Pool
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.trial import run_trial
@@ -92,6 +93,7 @@ def play_panel(
 
     async def play() -> list[Trial]:
         slots = asyncio.Semaphore(concurrency)
+        pool = Pool(config.env_workers, config.env_timeout)
 
         async def one(task: Task) -> Trial:
             async with slots:
@@ -103,6 +105,7 @@ def play_panel(
                     config,
                     max_new_tokens=sampling.max_new_tokens,
                     max_length=sampling.max_length,
+                    open_session=pool.open,
                 )
             report(trial)
             return trial

@@ -17,6 +17,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.integration.pool import Pool
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.rows import trial_rows
@@ -35,6 +36,7 @@ class LamerExecutor(AgentExecutorBase):
             # A stock host trains one row a sample, and only this context always gives one.
             self.config = self.config.model_copy(update={"context": "trial"})
         self._slots = asyncio.Semaphore(self.config.max_concurrent_trials or 1_000_000)
+        self._pool = Pool(self.config.env_workers, self.config.env_timeout)
         self._chats: dict[str, Chat] = {}
 
     async def execute(
@@ -60,6 +62,7 @@ class LamerExecutor(AgentExecutorBase):
                 self.config,
                 max_new_tokens=sampling_params.max_tokens or MAX_NEW_TOKENS,
                 max_length=max_length,
+                open_session=self._pool.open,
             )
         if not self.launched and trial.failure is not None:
             raise RuntimeError(f"{trial.task.id}: {trial.failure.stage}: {trial.failure.message}")

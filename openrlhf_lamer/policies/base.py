@@ -18,13 +18,14 @@ class Request:
     """One reply that the trial loop asks for.
 
     Engines look at `prompt_ids` and `max_tokens` alone; what follows is for scripted
-    players, which act on the state instead of reading the prompt.
+    players, which act on the state instead of reading the prompt. `env` is None where the
+    environment lives in another process.
     """
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
     phase: Phase
-    env: TextEnv
+    env: TextEnv | None
 
 
 @dataclass(frozen=True, slots=True)

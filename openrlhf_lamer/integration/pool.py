@@ -1,0 +1,241 @@
+"""Slow environments in processes of their own: Ray actors, spread over the cluster.
+
+A worker holds the environments of many trials, since one that waits for a reply costs memory
+alone, and plays them one call at a time, in one thread. A call that hangs, or that its worker
+dies under, fails its own trial and no other: environments are deterministic, so the other
+sessions on that worker replay their episode's actions on another one and go on.
+
+The workers belong to the process that leases them (a rollout engine) and die with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable
+from functools import partial
+from typing import Any
+
+from openrlhf_lamer.envs.base import Step, TextEnv
+from openrlhf_lamer.envs.session import InlineSession, Opening, Session, begin, play
+from openrlhf_lamer.records import Task
+
+RESETS = 1000
+"""Resets after which a worker is replaced, against engines that leak."""
+
+START_SECONDS = 120.0
+"""How long Ray may take to start a worker."""
+
+STARTS = 3
+"""How many workers in a row a call waits for that die before they are up, as on a node that is being lost."""
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerDiedError(RuntimeError):
+    """An environment's process ended while it was asked something."""
+
+
+class NotStartedError(WorkerDiedError):
+    """A worker ended before it was up."""
+
+
+class Pool:
+    """Opens sessions: inline on cheap environments, on workers for slow ones.
+
+    Args:
+        size: Most workers, those aside that are replaced but still have sessions.
+        timeout: Seconds that one call into an environment may take, once its turn has come.
+        recycle_after: Resets after which a worker gets no new sessions, and ends with its last one.
+    """
+
+    def __init__(self, size: int, timeout: float, recycle_after: int = RESETS) -> None:
+        self._size, self._timeout, self._recycle_after = size, timeout, recycle_after
+        self._workers: list[Worker] = []
+
+    async def open(self, make: partial[TextEnv]) -> Session:
+        """A session on the environment that `make` builds."""
+        if not getattr(make.func, "slow", False):
+            env = make()
+            if not env.slow:
+                return InlineSession(env)
+            env.close()
+        return PooledSession(self, make)
+
+    def worker(self) -> Worker:
+        """The worker with the fewest sessions; a new one while all have some and there may be more."""
+        self._workers = [each for each in self._workers if each.alive and each.resets < self._recycle_after]
+        fewest = min(self._workers, key=lambda each: each.sessions, default=None)
+        if fewest is None or (fewest.sessions and len(self._workers) < self._size):
+            fewest = Worker(self._timeout)
+            self._workers.append(fewest)
+        return fewest
+
+
+class PooledSession:
+    """A session on a worker, and on another one if that is lost through no fault of its own."""
+
+    env = None
+    _keys = itertools.count()
+
+    def __init__(self, pool: Pool, make: partial[TextEnv]) -> None:
+        self._pool, self._make = pool, make
+        self._key = next(self._keys)
+        self._worker: Worker | None = None
+        self._task: Task | None = None
+        self._actions: list[str] = []
+        self._anchor = ""
+
+    async def reset(self, task: Task) -> Opening:
+        self._task = None  # the episode before need not be replayed
+        opening = await self._call("reset", task)
+        self._task, self._actions, self._anchor = task, [], opening.anchor
+        return opening
+
+    async def step(self, action: str) -> tuple[Step, str]:
+        step, anchor = await self._call("step", action)
+        self._actions.append(action)
+        self._anchor = anchor
+        return step, anchor
+
+    async def close(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.sessions -= 1
+            if worker.alive:
+                await worker.call("close", self._key)
+
+    async def _call(self, method: str, argument: Any) -> Any:
+        starts = 0
+        while True:
+            try:
+                worker = self._worker or await self._settle()
+                return await worker.call(method, self._key, argument)
+            except _LostError:
+                await self.close()
+            except NotStartedError:
+                starts += 1
+                if starts == STARTS:
+                    raise
+                await self.close()
+
+    async def _settle(self) -> Worker:
+        """Build the environment on a worker, and bring it to where this session's episode stands."""
+        worker = self._worker = self._pool.worker()
+        worker.sessions += 1
+        await worker.call("open", self._key, self._make)
+        if self._task is not None:
+            anchor = (await worker.call("reset", self._key, self._task)).anchor
+            for action in self._actions:
+                _, anchor = await worker.call("step", self._key, action)
+            if anchor != self._anchor:
+                raise RuntimeError(f"replayed after its worker was lost, {self._task.id} came to another state")
+        return worker
+
+
+class _LostError(Exception):
+    """The worker ended before it was asked: another session's fault, if anyone's."""
+
+
+class Worker:
+    """This process's end of a worker: one call at a time, each with its time limit."""
+
+    def __init__(self, timeout: float) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
+            ray.init(include_dashboard=False)
+        # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
+        # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
+        options = {"num_cpus": 0.1, "scheduling_strategy": "SPREAD"}
+        self._actor: Any = ray.remote(**options)(Environments).remote()
+        self._timeout = timeout
+        self._turn = asyncio.Lock()
+        self._started = False
+        self._start_error: Exception | None = None
+        self.alive = True
+        self.sessions = 0
+        self.resets = 0
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """The answer of a method of `Environments`; waiting for other sessions' calls takes no part in the time limit.
+
+        Raises:
+            TimeoutError: It did not answer in time, and was killed.
+            WorkerDiedError: It died meanwhile.
+            NotStartedError: It died before it was up.
+        """
+        async with self._turn:
+            if self._start_error is not None:
+                raise self._start_error
+            if not self.alive:
+                raise _LostError
+            if not self._started:
+                await self._start()
+            self.resets += method == "reset"
+            return await self._answer(getattr(self._actor, method).remote(*arguments), self._timeout)
+
+    async def _start(self) -> None:
+        """Wait for the process. If none comes up, those who wait are told, and don't try one after the other."""
+        try:
+            await self._answer(self._actor.ready.remote(), START_SECONDS)
+        except TimeoutError as error:
+            self._start_error = TimeoutError(
+                f"Ray started no environment worker within {START_SECONDS:g} s: has the cluster a free CPU?"
+            )
+            raise self._start_error from error
+        except WorkerDiedError as error:
+            self._start_error = NotStartedError(f"an environment worker did not start: {error}")
+            raise self._start_error from error
+        self._started = True
+
+    async def _answer(self, reference: Awaitable[Any], seconds: float) -> Any:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return await asyncio.wait_for(reference, seconds)
+        except RayTaskError as error:  # what the environment raised, a TimeoutError of its own included
+            raise error.cause from None
+        except TimeoutError as error:
+            self._kill(f"did not answer within {seconds:g} s")
+            raise TimeoutError(f"no answer within {seconds:g} s") from error
+        except RayError as error:
+            self._kill(f"died: {error}")
+            raise WorkerDiedError(f"the environment's process died: {str(error).splitlines()[0]}") from error
+
+    def _kill(self, reason: str) -> None:
+        import ray
+
+        logger.warning("The %d trials on an environment worker move to others: it %s", self.sessions, reason)
+        self.alive = False
+        ray.kill(self._actor)
+
+
+class Environments:
+    """What runs in a worker: environments by the keys of their sessions."""
+
+    def __init__(self) -> None:
+        self._envs: dict[int, TextEnv] = {}
+
+    def ready(self) -> None:
+        """Answers once the process is up."""
+
+    def open(self, key: int, make: partial[TextEnv]) -> None:
+        """Build an environment."""
+        self._envs[key] = make()
+
+    def reset(self, key: int, task: Task) -> Opening:
+        """Begin an episode."""
+        return begin(self._envs[key], task)
+
+    def step(self, key: int, action: str) -> tuple[Step, str]:
+        """Play an action."""
+        return play(self._envs[key], action)
+
+    def close(self, key: int) -> None:
+        """Give an environment back, if it was ever built."""
+        env = self._envs.pop(key, None)
+        if env is not None:
+            env.close()

@@ -1,0 +1,459 @@
+"""Slow environments on workers: a Ray cluster on this machine, and faults in every place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.envs.base import Observation, RewardScheme, Step
+from openrlhf_lamer.envs.session import InlineSession, OpenSession, open_inline
+from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.integration.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
+from openrlhf_lamer.policies import Generation, Request
+from openrlhf_lamer.policies.scripted import OraclePolicy
+from openrlhf_lamer.records import FailureKind, Task, Trial
+from openrlhf_lamer.trial import run_trial
+
+ray = pytest.importorskip("ray")
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class SlowSokoban(Sokoban):
+    """Sokoban that leaves a log of who played what, and breaks in a given way at a given action or reset.
+
+    Options:
+        log: Folder: a file a worker with its node, and a line each reset.
+        breaks: "die", "hang" or "raise", in the calls that it is written behind: "step:die".
+        times: How often it breaks, over all processes.
+    """
+
+    slow = True
+
+    def __init__(self, log: str, breaks: str = "", times: int = 0, reward: RewardScheme = "sparse") -> None:
+        super().__init__(reward=reward)
+        self.slow = True
+        self.log, self.breaks, self.times = log, breaks, times
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"moves_per_turn": self.moves_per_turn}
+
+    def reset(self, task: Task) -> Observation:
+        with (Path(self.log) / f"{os.getpid()}.resets").open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()} {task.seed}\n")
+        self._break("reset")
+        return super().reset(task)
+
+    def step(self, action: str) -> Step:
+        self._break("step")
+        return super().step(action)
+
+    def anchor(self) -> str:
+        self._break("anchor")
+        return super().anchor()
+
+    def _break(self, where: str) -> None:
+        at, _, how = self.breaks.partition(":")
+        broken = Path(self.log) / "broken"
+        if at != where or (broken.exists() and len(broken.read_text()) >= self.times):
+            return
+        with broken.open("a") as file:
+            file.write("x")
+        if how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "hang":
+            time.sleep(600)
+        raise ArithmeticError("two and two is five")
+
+
+class Hashed:
+    """A player whose replies follow from the prompt alone, as a model's do at temperature 0."""
+
+    def __init__(self, chat: Chat, pause: float = 0.0) -> None:
+        self._chat, self._pause = chat, pause
+
+    async def generate(self, request: Request) -> Generation:
+        await asyncio.sleep(self._pause)
+        rng = random.Random(",".join(map(str, request.prompt_ids)))
+        moves = ", ".join(rng.choice(("up", "down", "left", "right")) for _ in range(rng.randint(1, 3)))
+        text = f"<action>{moves}</action>" if rng.random() < 0.9 else "I give up."
+        if request.phase.value == "reflect":
+            text = f"<remark>Not {moves}.</remark>"
+        return Generation(self._chat.encode(text) + self._chat.end_of_reply, None, truncated=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Ray on one node; its files lie apart, so that nothing else on this machine takes it for its own."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        ray.init(address=nodes.address, log_to_driver=False)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield nodes
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        ray.shutdown()
+        nodes.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SlowSokoban in Sokoban's place, in this process: workers are given the class itself."""
+    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"sokoban": SlowSokoban})
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return replace(load_agent("openrlhf_lamer.agents.sokoban")[0], max_turns=4)
+
+
+@pytest.fixture
+def run(cluster: Any, chat: Chat, agent: Agent, tmp_path: Path) -> Callable[..., list[Trial]]:
+    """Plays a trial on each seed, all at once."""
+
+    def play(
+        open_session: OpenSession, seeds: range = range(1), *, pause: float = 0.0, retries: int = 1, **options: Any
+    ) -> list[Trial]:
+        async def together() -> list[Trial]:
+            config = LamerConfig(env_options={"log": str(tmp_path), **options}, retries=retries)
+            return await asyncio.gather(
+                *(
+                    run_trial(
+                        Task("sokoban", seed=seed),
+                        agent,
+                        Hashed(chat, pause),
+                        chat,
+                        config,
+                        max_new_tokens=64,
+                        max_length=9000,
+                        open_session=open_session,
+                    )
+                    for seed in seeds
+                )
+            )
+
+        return asyncio.run(together())
+
+    return play
+
+
+def resets(log: Path) -> dict[int, list[str]]:
+    """For each worker's process, its resets: node and seed."""
+    return {int(path.stem): path.read_text().splitlines() for path in log.glob("*.resets")}
+
+
+def transcript(trial: Trial) -> Trial:
+    """A trial without what differs from run to run."""
+    return replace(trial, environment_seconds=0.0, generation_seconds=0.0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def all_end(pids: list[int], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not any(map(alive, pids))
+
+
+def test_trials_are_the_same_inline_and_pooled(run: Callable[..., list[Trial]], tmp_path: Path) -> None:
+    pool = Pool(size=2, timeout=30)
+    inline, pooled = run(open_inline, range(12)), run(pool.open, range(12))
+    assert all(trial.failure is None for trial in inline)
+    assert any(not turn.valid for trial in inline for turn in trial.turns)
+    assert [transcript(trial) for trial in pooled] == [transcript(trial) for trial in inline]
+
+    workers = [pid for pid in resets(tmp_path) if pid != os.getpid()]
+    assert len(workers) == 2  # twelve trials shared them, and none failed for want of one
+    assert [worker.sessions for worker in pool._workers] == [0, 0]
+    del pool
+    assert all_end(workers)
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "anchor"])
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [("raise", FailureKind.ENVIRONMENT), ("die", FailureKind.ENVIRONMENT), ("hang", FailureKind.ENVIRONMENT_TIMEOUT)],
+)
+def test_a_fault_is_a_failure_of_its_kind_and_no_hang(
+    run: Callable[..., list[Trial]], tmp_path: Path, where: str, how: str, kind: FailureKind
+) -> None:
+    began = time.monotonic()
+    (trial,) = run(Pool(1, 1).open, retries=0, breaks=f"{where}:{how}", times=9)
+    assert time.monotonic() - began < 30
+    assert trial.failure is not None
+    assert (trial.failure.kind, trial.failure.stage) == (kind, "step" if where == "step" else "reset")
+    assert trial.episodes == ()
+    if how == "raise":
+        assert trial.failure.message == "ArithmeticError: two and two is five"
+    else:
+        assert all_end(list(resets(tmp_path)))
+
+
+@pytest.mark.parametrize("how", ["raise", "die", "hang"])
+def test_a_broken_trial_is_begun_anew_with_the_same_seed(run: Callable[..., list[Trial]], how: str) -> None:
+    (whole,) = run(open_inline)
+    (mended,) = run(Pool(1, 2).open, breaks=f"step:{how}", times=1)
+    assert mended.failure is None
+    assert transcript(mended) == replace(transcript(whole), retries=1)
+
+
+@pytest.mark.parametrize("how", ["die", "hang"])
+def test_a_fault_costs_its_own_trial_alone_and_the_others_on_its_worker_go_on_elsewhere(
+    run: Callable[..., list[Trial]], tmp_path: Path, how: str
+) -> None:
+    whole = run(open_inline, range(8))
+    trials = run(Pool(1, 2).open, range(8), pause=0.05, retries=0, breaks=f"step:{how}", times=1)
+    failed = [trial for trial in trials if trial.failure is not None]
+    assert len(failed) == 1
+    for trial, same in zip(trials, whole, strict=True):
+        if trial.failure is None:
+            assert transcript(trial) == transcript(same)
+
+
+def test_an_episode_that_replays_to_another_state_is_a_failure(cluster: Any, tmp_path: Path) -> None:
+    async def play() -> None:
+        session = PooledSession(Pool(1, 30), partial(SlowSokoban, log=str(tmp_path)))
+        await session.reset(Task("sokoban", seed=1))
+        session._actions.append("up, up, up")
+        session._anchor = "what no replay comes to"
+        assert session._worker is not None
+        session._worker._kill("is killed by this test")
+        with pytest.raises(RuntimeError, match="came to another state"):
+            await session.step("down")
+        await session.close()
+
+    asyncio.run(play())
+
+
+def test_waiting_for_others_takes_no_part_in_the_time_limit(cluster: Any, tmp_path: Path) -> None:
+    class Sleepy(SlowSokoban):
+        def step(self, action: str) -> Step:
+            time.sleep(0.3)
+            return super().step(action)
+
+    async def play() -> None:
+        pool = Pool(1, 1.0)
+        sessions = [await pool.open(partial(Sleepy, log=str(tmp_path))) for _ in range(6)]
+        await asyncio.gather(*(session.reset(Task("sokoban", seed=0)) for session in sessions))
+        began = time.monotonic()
+        await asyncio.gather(*(session.step("none") for session in sessions))
+        assert time.monotonic() - began > 1.5
+        await asyncio.gather(*(session.close() for session in sessions))
+
+    asyncio.run(play())
+
+
+def test_a_worker_is_recycled_after_its_resets_when_its_last_session_ends(
+    run: Callable[..., list[Trial]], tmp_path: Path
+) -> None:
+    pool = Pool(1, 30, recycle_after=6)
+    for seed in range(4):
+        (trial,) = run(pool.open, range(seed, seed + 1))
+        assert trial.retries == 0
+        assert len(trial.episodes) == 3
+    counts = Counter({pid: len(lines) for pid, lines in resets(tmp_path).items()})
+    assert list(counts.values()) == [6, 6]
+    pool.worker()
+    assert all_end(list(counts))
+
+
+def test_cheap_environments_are_played_inline_and_slow_ones_on_workers(cluster: Any) -> None:
+    async def opened(**options: Any) -> object:
+        return await Pool(1, 30).open(partial(Sokoban, **options))
+
+    assert isinstance(asyncio.run(opened(boxes=2)), InlineSession)
+    assert isinstance(asyncio.run(opened(boxes=4)), PooledSession)
+
+
+def test_a_cluster_without_a_free_cpu_is_reported_to_all_who_wait(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openrlhf_lamer.integration.pool.START_SECONDS", 2.0)
+    placed = ray.util.placement_group([{"CPU": 1}] * 2)
+    ray.get(placed.ready())
+    try:
+
+        async def play() -> list[object]:
+            pool = Pool(1, 30)
+            sessions = [await pool.open(partial(SlowSokoban, log=str(tmp_path))) for _ in range(4)]
+            answers = (session.reset(Task("sokoban", seed=0)) for session in sessions)
+            return await asyncio.gather(*answers, return_exceptions=True)
+
+        began = time.monotonic()
+        answers = asyncio.run(play())
+        assert time.monotonic() - began < 10
+    finally:
+        ray.util.remove_placement_group(placed)
+    assert all(isinstance(answer, TimeoutError) and "free CPU" in str(answer) for answer in answers)
+
+
+def test_workers_that_never_come_up_are_reported(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable(Environments):
+        def __init__(self) -> None:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr("openrlhf_lamer.integration.pool.Environments", Unable)
+
+    async def play() -> list[object]:
+        pool = Pool(2, 30)
+        sessions = [await pool.open(partial(SlowSokoban, log=str(tmp_path))) for _ in range(4)]
+        answers = (session.reset(Task("sokoban", seed=0)) for session in sessions)
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    answers = asyncio.run(play())
+    assert all(isinstance(answer, NotStartedError) for answer in answers)
+
+
+def test_workers_are_spread_and_a_lost_node_costs_no_more_than_the_call_it_was_answering(
+    cluster: Any, run: Callable[..., list[Trial]], tmp_path: Path
+) -> None:
+    whole = run(open_inline, range(6))
+    (tmp_path / f"{os.getpid()}.resets").unlink()
+    node = cluster.add_node(num_cpus=1)
+    pool = Pool(2, 30)
+    losing: list[asyncio.Task[None]] = []
+
+    def on_node() -> dict[int, list[str]]:
+        return {pid: lines for pid, lines in resets(tmp_path).items() if lines[0].startswith(node.node_id)}
+
+    async def lose() -> None:
+        while len([line for lines in on_node().values() for line in lines]) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)
+        for pid in on_node():  # with a real node they go at once; here, when they miss Ray's other processes
+            os.kill(pid, signal.SIGKILL)
+
+    async def open_session(make: Any) -> Any:
+        if not losing:
+            losing.append(asyncio.create_task(lose()))
+        return await pool.open(make)
+
+    trials = run(open_session, range(6), pause=0.3)
+    assert losing[0].done()
+    assert losing[0].exception() is None
+    (there,) = on_node().values()
+    assert len({line.split()[1] for line in there}) == 3  # half of the trials were there
+    assert len(there) < 9  # and not to their end
+    assert sum(trial.retries for trial in trials) <= 1
+    assert [trial.failure for trial in trials] == [None] * 6
+    assert [trial.episodes for trial in trials] == [trial.episodes for trial in whole]
+
+
+def test_workers_stay_out_of_their_engines_placement_group_and_die_with_it(cluster: Any, tmp_path: Path) -> None:
+    class Engine:
+        """Placed as the host places its rollout engines."""
+
+        def __init__(self) -> None:
+            self.pool = Pool(1, 30)
+
+        async def begin(self) -> None:
+            session = await self.pool.open(partial(SlowSokoban, log=str(tmp_path)))
+            await session.reset(Task("sokoban", seed=0))
+
+    group = ray.util.placement_group([{"CPU": 1}])
+    placed = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+        group, placement_group_capture_child_tasks=True
+    )
+    engine = ray.remote(num_cpus=1, scheduling_strategy=placed)(Engine).remote()
+    try:
+        ray.get(engine.begin.remote(), timeout=60)  # its group has no CPU left for a worker
+        (worker,) = resets(tmp_path)
+        assert alive(worker)
+        ray.kill(engine)
+        assert all_end([worker])
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def test_the_executor_plays_slow_environments_on_workers(
+    cluster: Any, chat: Chat, tokenizer: Any, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openrlhf")
+    from openrlhf_lamer.integration import cpu
+
+    if not cpu.cuda_available():
+        cpu.install()
+    from openrlhf_lamer.integration.executor import executor_class
+
+    class Engine:
+        async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
+            ids = chat.encode("<action>up</action>") + chat.end_of_reply
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
+
+    config = LamerConfig(env_options={"log": str(tmp_path)}, env_workers=1)
+    monkeypatch.setenv(ENV_VAR, config.to_env())
+    executor = executor_class(agent)()
+    response = asyncio.run(
+        executor.execute(
+            prompt="",
+            label=Task("sokoban", seed=0).to_json(),
+            sampling_params=SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None),
+            max_length=9000,
+            hf_tokenizer=tokenizer,
+            llm_engine=Engine(),
+        )
+    )
+    assert response["trial"].failure is None
+    assert len(response["trial"].episodes) == 3
+    (worker,) = resets(tmp_path)
+    assert worker != os.getpid()
+
+
+def test_a_scripted_player_says_what_it_needs(cluster: Any, chat: Chat, agent: Agent, tmp_path: Path) -> None:
+    trial = asyncio.run(
+        run_trial(
+            Task("sokoban", seed=0),
+            agent,
+            OraclePolicy(chat),
+            chat,
+            LamerConfig(env_options={"log": str(tmp_path)}, retries=0),
+            max_new_tokens=64,
+            max_length=9000,
+            open_session=Pool(1, 30).open,
+        )
+    )
+    assert trial.failure is not None
+    assert trial.failure.kind is FailureKind.ENGINE
+    assert "in its own process" in trial.failure.message
+
+
+def test_what_a_dead_worker_says_fits_into_a_line(cluster: Any, tmp_path: Path) -> None:
+    async def play() -> None:
+        session = await Pool(1, 30).open(partial(SlowSokoban, log=str(tmp_path), breaks="reset:die", times=1))
+        await session.reset(Task("sokoban", seed=0))
+
+    with pytest.raises(WorkerDiedError) as raised:
+        asyncio.run(play())
+    assert len(str(raised.value).splitlines()) == 1
+    assert "died" in str(raised.value)
