@@ -68,6 +68,11 @@ class Sokoban(TextEnv):
     """
 
     name = "sokoban"
+    difficulties = (
+        *({"size": 6, "boxes": boxes} for boxes in (2, 3, 4, 5)),
+        {"size": 8, "boxes": 3},
+        {"size": 10, "boxes": 5},
+    )
 
     def __init__(
         self,
