@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.envs import Task, TaskError
+from openrlhf_lamer.envs import Task, TaskError, registry
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.panels import Panel, PanelError
 from openrlhf_lamer.tasks import SEEDS, read_dataset
@@ -142,7 +142,7 @@ class Quarry(MineSweeper):
 
 @pytest.fixture
 def quarry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quarry]:
-    monkeypatch.setattr(envs.registry, "_known", {"quarry": Quarry})
+    monkeypatch.setattr(registry, "_known", {"quarry": Quarry})
     monkeypatch.setattr(panels, "MANIFESTS", tmp_path)
     path = tmp_path / "quarry" / "official" / "valid.json"
     path.parent.mkdir(parents=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.envs import Observation, Task, make
+from openrlhf_lamer.envs import Observation, Task, make, registry
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 
 NAMES = envs.names(plugins=False)
@@ -72,7 +72,7 @@ class TestPlayers:
                 step = super().step(action)
                 return envs.Step(step.observation, 0.0, True, False, False, True, {"task_score": 0.25})
 
-        monkeypatch.setattr(envs.registry, "_known", {"scored": Scored})
+        monkeypatch.setattr(registry, "_known", {"scored": Scored})
         assert lines("scored", "--player", "random")[0]["score"] == 0.25
 
 
@@ -117,7 +117,7 @@ class TestPeople:
             def reset(self, task: Task) -> Observation:
                 return Observation(super().reset(task).text, ("(9, 9)", "(1, 1)"))
 
-        monkeypatch.setattr(envs.registry, "_known", {"listed": Listed})
+        monkeypatch.setattr(registry, "_known", {"listed": Listed})
         result = play("listed", "--seed", "3", typed="2\n")
         assert "2  (1, 1)" in result.output
         assert "turn 1: (1, 1)" in result.output
