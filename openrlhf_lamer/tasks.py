@@ -1,7 +1,10 @@
 """Task sets: seeds by split, and the prompt dataset that OpenRLHF reads.
 
 Training and evaluation seeds come from disjoint ranges, so that no evaluation task can be
-trained on whatever the size of either set.
+trained on whatever the size of either set. Boards of 6x6 are not so many, though, that none comes
+up under two seeds: of the first 128 evaluation levels of Sokoban, 1 to 12 (by the number of boxes) are
+also among the levels of the first 4,096 training seeds, of MineSweeper's with 3 mines 20. Larger
+boards, or more mines, are free of that.
 """
 
 from __future__ import annotations
