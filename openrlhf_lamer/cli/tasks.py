@@ -30,7 +30,7 @@ class Verdict:
 
 
 def tasks(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[PANEL]...", help="Panels; by default all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="PANEL", help="Panels; by default all.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Build how each task begins, and compare it with the panel's hash.")
     ] = False,
