@@ -164,5 +164,13 @@ class TextEnv(ABC):
 
 
 def draw_action(env: TextEnv, observation: Observation, rng: Any) -> str:
-    """A random action in the state that `observation` shows, drawn with `rng`: a listed one, or what `env` offers."""
-    return choose(rng, observation.admissible) if observation.admissible else env.random_action(rng)
+    """A random action in the state that `observation` shows, drawn with `rng`: what `env` offers, or a listed one.
+
+    Raises NotImplementedError where it does neither.
+    """
+    try:
+        return env.random_action(rng)
+    except NotImplementedError:
+        if not observation.admissible:
+            raise
+        return choose(rng, observation.admissible)
