@@ -8,7 +8,7 @@ new task, `again` back to the same one, as a trial's later episodes do. A step i
 the rules, the text of the new state, and the anchor, as the trial loop asks for them.
 
 `--soak` resets one environment over and over instead, and leaves with 1 where memory or temporary
-files grew by more than 5% after the warm-up, the first tenth.
+files grew by more than 5% in the second half; in the first one, caches fill.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEPS = 50
 SLOW = 10
 """An environment whose calls are slow as a rule is given this many times fewer tasks."""
 GROWTH = 0.05
-"""What memory and temporary files may grow by in a soak."""
+"""What memory and temporary files may grow by in the second half of a soak."""
 SLACK = 1 << 20
 """Bytes that never count as growth."""
 
@@ -112,7 +112,7 @@ def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEn
 
 
 def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Memory and temporary files in bytes, after the warm-up and at the end of so many resets."""
+    """Memory and temporary files in bytes, half-way and at the end of so many resets."""
     options = envs.lookup(name).difficulties[0]
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, resets))
@@ -121,7 +121,7 @@ def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
         os.environ["TMPDIR"] = folder
         with closing(envs.make(name, **options)) as env:
             found = []
-            for number in (resets // 10, resets - resets // 10):
+            for number in (resets // 2, resets - resets // 2):
                 for task in islice(tasks, number):
                     for _ in islice(play(env, task, rng), 4):
                         pass
@@ -186,7 +186,7 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
 def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
     """A row for each environment, and whether nothing grew."""
     table = Table(title="Soak")
-    for heading in ("environment", "resets", "MB before", "after", "temporary MB", "after", ""):
+    for heading in ("environment", "resets", "MB half-way", "at the end", "temporary MB", "at the end", ""):
         table.add_column(heading, justify="left" if heading == "environment" else "right")
     flat = True
     for name in names:
