@@ -186,7 +186,7 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
 def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
     """A row for each environment, and whether nothing grew."""
     table = Table(title="Soak")
-    for heading in ("environment", "resets", "MB half-way", "at the end", "temporary MB", "at the end", ""):
+    for heading in ("environment", "resets", "MB mid", "MB end", "files mid", "files end", ""):
         table.add_column(heading, justify="left" if heading == "environment" else "right")
     flat = True
     for name in names:
