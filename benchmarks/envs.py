@@ -1,89 +1,224 @@
-"""How fast the environments are: resets to new tasks, and steps with random actions.
+"""How fast and how large the environments are: resets, steps, memory, and whether it grows.
 
-    python benchmarks/envs.py [ENVIRONMENT ...] [--seeds N]
+    python benchmarks/envs.py [ENVIRONMENT ...] [--tasks N] [--live N]
+    python benchmarks/envs.py [ENVIRONMENT ...] --soak 10000
 
-One process, one core. A step is a whole turn: parsing, the rules, the text of the new state,
-and the anchor, as the trial loop asks for them.
+One process, one core, every registered environment in each of its difficulties. `reset` goes to a
+new task, `again` back to the same one, as a trial's later episodes do. A step is a whole turn: parsing,
+the rules, the text of the new state, and the anchor, as the trial loop asks for them.
+
+`--soak` resets one environment over and over instead, and leaves with 1 where memory or temporary
+files grew by more than 5% in the second half; in the first one, caches fill.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import random
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from itertools import cycle, islice
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from openrlhf_lamer.envs import Task, make
+from openrlhf_lamer import envs
+from openrlhf_lamer.envs import Task, TextEnv
+from openrlhf_lamer.envs.base import draw_action
 
-DIFFICULTIES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("minesweeper", {"size": 6, "mines": 3}),
-    ("minesweeper", {"size": 6, "mines": 5}),
-    ("minesweeper", {"size": 10, "mines": 12}),
-    ("sokoban", {"size": 6, "boxes": 2}),
-    ("sokoban", {"size": 6, "boxes": 3}),
-    ("sokoban", {"size": 6, "boxes": 4}),
-    ("sokoban", {"size": 6, "boxes": 5}),
-    ("sokoban", {"size": 8, "boxes": 3}),
-    ("sokoban", {"size": 10, "boxes": 5}),
-)
+Options = Mapping[str, Any]
+
+STEPS = 50
+"""Most steps of an episode."""
+SLOW = 10
+"""An environment whose calls are slow as a rule is given this many times fewer tasks."""
+GROWTH = 0.05
+"""What memory and temporary files may grow by in the second half of a soak."""
+SLACK = 1 << 20
+"""Bytes that never count as growth."""
 
 
-def measure(name: str, options: dict[str, Any], seeds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of each reset, one a seed, and of each step of a random episode after it."""
-    env = make(name, **options)
-    rng = random.Random(0)
-    resets: list[float] = []
-    steps: list[float] = []
-    for seed in range(seeds):
-        task = Task(name, seed=seed)
+def some_tasks(name: str, options: Options, number: int) -> list[Task]:
+    """So many tasks of the first split that can be had, or all that it has."""
+    cls = envs.lookup(name)
+    missing: envs.TaskError | None = None
+    for split in cls.splits:
+        for asked in (number, None):
+            try:
+                return cls.tasks(split, asked, options=options)[:number]
+            except envs.TaskError as error:
+                missing = error
+    raise missing or envs.TaskError(f"{name} has no splits")
+
+
+def play(env: TextEnv, task: Task, rng: random.Random) -> Iterator[float]:
+    """Play one episode at random; yields the milliseconds of the reset, then of each step."""
+    start = time.perf_counter()
+    observation = env.reset(task)
+    yield 1e3 * (time.perf_counter() - start)
+    for _ in range(STEPS):
+        action = draw_action(env, observation, rng)
         start = time.perf_counter()
-        env.reset(task)
-        resets.append(1e3 * (time.perf_counter() - start))
-        over = False
-        while not over:
-            action = env.random_action(rng)
-            start = time.perf_counter()
-            step = env.step(action)
-            env.anchor()
-            steps.append(1e3 * (time.perf_counter() - start))
-            over = step.terminated or step.truncated
-    return resets, steps
+        step = env.step(action)
+        env.anchor()
+        yield 1e3 * (time.perf_counter() - start)
+        observation = step.observation
+        if step.terminated or step.truncated:
+            return
 
 
-def cells(milliseconds: list[float]) -> Iterator[str]:
-    """Calls a second, and the mean, median, 99th percentile and maximum in milliseconds."""
+def speed(name: str, options: Options, number: int) -> dict[str, list[float]]:
+    """Milliseconds of each call by its kind."""
+    rng = random.Random(0)
+    calls: dict[str, list[float]] = {"reset": [], "again": [], "step": []}
+    with closing(envs.make(name, **options)) as env:
+        for task in some_tasks(name, options, number):
+            for kind in ("reset", "again"):
+                reset, *steps = play(env, task, rng)
+                calls[kind].append(reset)
+                calls["step"] += steps
+    return calls
+
+
+def memory(name: str, options: Options, live: int) -> float:
+    """Bytes that one more live environment takes, in the middle of an episode, shared caches aside."""
+    rng = random.Random(0)
+    tasks = cycle(some_tasks(name, options, live))
+    held = [begun(name, options, next(tasks), rng)]  # loads what all share
+    before = resident()
+    held += [begun(name, options, task, rng) for task in islice(tasks, live)]
+    grown = (resident() - before) / live
+    for env in held:
+        env.close()
+    return grown
+
+
+def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEnv:
+    """A new environment, a few steps into an episode."""
+    env = envs.make(name, **options)
+    for _ in islice(play(env, task, rng), 4):
+        pass
+    return env
+
+
+def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Memory and temporary files in bytes, half-way and at the end of so many resets."""
+    options = envs.lookup(name).difficulties[0]
+    rng = random.Random(0)
+    tasks = cycle(some_tasks(name, options, resets))
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        os.environ["TMPDIR"] = folder
+        with closing(envs.make(name, **options)) as env:
+            found = []
+            for number in (resets // 2, resets - resets // 2):
+                for task in islice(tasks, number):
+                    for _ in islice(play(env, task, rng), 4):
+                        pass
+                found.append((resident(), temporary(folder)))
+    return found[0], found[1]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def temporary(folder: str) -> int:
+    """Bytes of temporary files, those included that are deleted and still open."""
+    files = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            if "(deleted)" in str(link.readlink()):
+                files.append(link.stat().st_size)
+        except FileNotFoundError:  # what listed them
+            continue
+    return sum(files)
+
+
+def alone(function: Any, *arguments: Any) -> Any:
+    """What `function` returns in a new process, whose memory nothing else has touched."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def figures(milliseconds: list[float]) -> Iterator[str]:
+    """Calls a second, and the mean, median and 99th percentile in milliseconds."""
     mean = fmean(milliseconds)
     cuts = quantiles(milliseconds, n=100)
     yield f"{1e3 / mean:,.0f}"
-    for figure in (mean, cuts[49], cuts[98], max(milliseconds)):
+    for figure in (mean, cuts[49], cuts[98]):
         yield f"{figure:.3f}"
 
 
-def main() -> None:
+def speed_table(names: list[str], number: int, live: int) -> Table:
+    """A row for each environment, difficulty and call."""
+    table = Table(title="Environments, one core (times in ms)")
+    for heading in ("", "call", "calls/s", "mean", "median", "p99", "KB live"):
+        table.add_column(heading, justify="left" if heading in ("", "call") else "right")
+    for name in names:
+        table.add_section()
+        table.add_row(f"[bold]{name}")
+        share = SLOW if envs.lookup(name).slow else 1
+        for options in envs.lookup(name).difficulties:
+            label = " ".join(f"{key}={value}" for key, value in options.items())
+            try:
+                kilobytes = f"{alone(memory, name, options, max(live // share, 2)) / 1e3:,.1f}"
+                for call, milliseconds in speed(name, options, max(number // share, 2)).items():
+                    table.add_row(label, call, *figures(milliseconds), kilobytes)
+                    label = kilobytes = ""
+            except (envs.TaskError, ImportError) as error:
+                table.add_row(f"{label} not measured: {error}")
+    return table
+
+
+def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
+    """A row for each environment, and whether nothing grew."""
+    table = Table(title="Soak")
+    for heading in ("environment", "resets", "MB mid", "MB end", "files mid", "files end", ""):
+        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    flat = True
+    for name in names:
+        number = resets // SLOW if envs.lookup(name).slow else resets
+        try:
+            before, after = alone(soak, name, number)
+        except (envs.TaskError, ImportError) as error:
+            table.add_row(f"{name} not measured: {error}")
+            continue
+        grew = any(late > early * (1 + GROWTH) + SLACK for early, late in zip(before, after, strict=True))
+        flat = flat and not grew
+        cells = [f"{figure / 1e6:,.1f}" for pair in zip(before, after, strict=True) for figure in pair]
+        table.add_row(name, f"{number:,}", *cells, "[red]grew[/]" if grew else "flat")
+    return table, flat
+
+
+def main() -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("environments", nargs="*", help="names; by default all that are listed here")
-    parser.add_argument("--seeds", type=int, default=300, help="levels of each difficulty, 2 or more")
+    parser.add_argument("environments", nargs="*", help="names; by default all that are registered")
+    parser.add_argument("--tasks", type=int, default=300, help="tasks of each difficulty; a tenth where it is slow")
+    parser.add_argument("--live", type=int, default=1000, help="live environments to weigh; a tenth where it is slow")
+    parser.add_argument("--soak", type=int, metavar="RESETS", help="reset so often; a tenth where it is slow")
     args = parser.parse_args()
-    table = Table(title="Environments, one core (times in ms)")
-    table.add_column("environment")
-    table.add_column("call")
-    for heading in ("calls/s", "mean", "median", "p99", "max"):
-        table.add_column(heading, justify="right")
-    for name, options in DIFFICULTIES:
-        if args.environments and name not in args.environments:
-            continue
-        label = f"{name} {' '.join(f'{key}={value}' for key, value in options.items())}"
-        for call, milliseconds in zip(("reset", "step"), measure(name, options, args.seeds), strict=True):
-            table.add_row(label, call, *cells(milliseconds))
-            label = ""
-    Console().print(table)
+    names = args.environments or list(envs.names())
+    if args.soak:
+        table, flat = soak_table(names, args.soak)
+        Console().print(table)
+        return 0 if flat else 1
+    Console().print(speed_table(names, args.tasks, args.live))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

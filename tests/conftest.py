@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
@@ -22,6 +27,31 @@ CORPUS = [
     "You are playing MineSweeper. Row 1: ? ? . 1 * The board now: <action>(1, 2)</action> <remark>a mine</remark>",
     "You are playing Sokoban. 0: # # # _ O X √ P S up, down, left, right. The state now.",
 ]
+
+
+@pytest.fixture(scope="session")
+def other_python() -> str:
+    """The other one of Python 3.11 and 3.12, without any packages."""
+    version = "3.12" if sys.version_info[:2] == (3, 11) else "3.11"
+    found = shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")
+    for path in filter(None, found):
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        if subprocess.run([path, "-c", code], capture_output=True, text=True, check=False).stdout.strip() == version:
+            return str(path)
+    pytest.skip(f"no Python {version} found to compare with")
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], None]:
+    """Skips the test, with the reason, where what an environment needs is not installed."""
+
+    def installed(name: str) -> None:
+        try:
+            envs.make(name).close()
+        except (envs.TaskError, ImportError) as error:
+            pytest.skip(f"{name}: {error}")
+
+    return installed
 
 
 @pytest.fixture(scope="session")

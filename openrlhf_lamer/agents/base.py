@@ -1,4 +1,4 @@
-"""What an agent is: an environment, two prompt templates and the limits of an episode.
+"""What an agent is: an environment, its prompt templates and the limits of an episode.
 
 `play.j2` and `reflect.j2` of an agent's prompt folder each render a full message
 (`continuing` false) or the little that is new in a chat that goes on (`continuing`
@@ -43,21 +43,25 @@ class Agent:
         max_turns: Turns in an episode unless the configuration says otherwise.
         window: How many of the latest turns a fresh prompt lists.
         full_observations: How many of these are shown with the state they acted on.
-        prompts: Folder of `play.j2` and `reflect.j2`; by default the one named like the environment.
+        rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
+        prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
+            What it lacks of the first two is as for any game.
     """
 
     env: str
     max_turns: int
     window: int = 7
     full_observations: int = 2
+    rules: str | None = None
     prompts: Path | None = None
     _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def _jinja(self) -> jinja2.Environment:
         folder = self.prompts or PROMPTS / self.env
+        rules = {} if self.rules is None else {"rules.j2": self.rules}
         return jinja2.Environment(
-            loader=jinja2.FileSystemLoader([folder, PROMPTS]),
+            loader=jinja2.ChoiceLoader([jinja2.DictLoader(rules), jinja2.FileSystemLoader([folder, PROMPTS])]),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -91,7 +95,8 @@ class Agent:
         """
         recent = list(turns)[-self.window :]
         shown = len(recent) - self.full_observations
-        return self._template("play.j2").render(
+        return self._render(
+            "play.j2",
             continuing=continuing,
             env=SimpleNamespace(**env),
             initial=initial,
@@ -118,7 +123,8 @@ class Agent:
         num_episodes: int,
     ) -> str:
         """The user's message that asks for a reflection on the episode just lost."""
-        return self._template("reflect.j2").render(
+        return self._render(
+            "reflect.j2",
             continuing=continuing,
             env=SimpleNamespace(**env),
             initial=initial,
@@ -129,15 +135,14 @@ class Agent:
             num_episodes=num_episodes,
         )
 
-    def _template(self, name: str) -> jinja2.Template:
-        if name not in self._templates:
-            try:
+    def _render(self, name: str, **values: Any) -> str:
+        try:
+            if name not in self._templates:
                 self._templates[name] = self._jinja.get_template(name)
-            except jinja2.TemplateNotFound as error:
-                raise AgentError(
-                    f"agent {self.env!r} has no prompt {name} in {self.prompts or PROMPTS / self.env}"
-                ) from error
-        return self._templates[name]
+            return self._templates[name].render(values)
+        except jinja2.TemplateNotFound as error:
+            folder = self.prompts or PROMPTS / self.env
+            raise AgentError(f"agent {self.env!r} has no {error} in {folder}; write one, or give it `rules`") from error
 
 
 def load_agent(name: str) -> tuple[Agent, Path]:

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import progress
 
 
 def evaluate(
     model: Annotated[Path, typer.Option(help="Checkpoint in Hugging Face form.")],
     agent_func: Annotated[str, typer.Option(help="Agent module or .py file, such as openrlhf_lamer.agents.sokoban.")],
-    tasks: Annotated[Path, typer.Option(help="Prompt dataset (.jsonl) of the tasks to play.")],
+    tasks: Annotated[
+        str, typer.Option(help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).")
+    ],
     out: Annotated[Path, typer.Option(help="File that gets a JSON line a trial.")],
     num_episodes: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 3,
     max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
@@ -28,34 +31,34 @@ def evaluate(
 ) -> None:
     """Play one trial on each task of a panel and print success@1 to N with 95% intervals."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
-    from openrlhf_lamer import metrics
+    from openrlhf_lamer import metrics, panels
     from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.config import ConfigError, LamerConfig
     from openrlhf_lamer.evaluation.checkpoint import Sampling, play_panel
     from openrlhf_lamer.evaluation.statistics import success
+    from openrlhf_lamer.records import Trial
     from openrlhf_lamer.tasks import read_dataset
 
     try:
         flags = {"num_episodes": num_episodes, "max_turns": max_turns, "context": context, "memory": memory}
         config = LamerConfig.load(flags)
         agent, _ = load_agent(agent_func)
-        panel = read_dataset(tasks)
+        is_file = tasks.endswith(".jsonl") or Path(tasks).is_file()
+        panel = read_dataset(Path(tasks)) if is_file else panels.load(tasks).tasks()
     except (ConfigError, AgentError, OSError, ValueError) as error:
         fail(str(error))
+    if strange := {task.env for task in panel} - {agent.env}:
+        fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but --agent-func plays {agent.env}")
     if not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
-    console = Console(stderr=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar, out.open("w") as file:
-        playing = bar.add_task(f"trials of {agent.env}", total=len(panel))
+    with progress(f"trials of {agent.env}", len(panel)) as advance, out.open("w") as file:
 
-        def report(trial) -> None:
+        def report(trial: Trial) -> None:
             file.write(trial.to_json() + "\n")
-            bar.advance(playing)
+            advance()
 
         sampling = Sampling(temperature, 1.0, max_new_tokens, max_length, seed)
         trials = play_panel(model, panel, agent, config, sampling, report=report)

@@ -11,7 +11,9 @@ import typer
 from openrlhf_lamer.cli import prepare
 from openrlhf_lamer.cli.credit import credit
 from openrlhf_lamer.cli.eval import evaluate
+from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
+from openrlhf_lamer.cli.tasks import tasks
 
 app = typer.Typer(
     name="openrlhf-lamer",
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 
 app.add_typer(prepare.app, name="prepare")
+app.command("tasks")(tasks)
+app.command("play")(play)
 app.command("eval")(evaluate)
 app.command("credit")(credit)
 app.command("quickstart")(quickstart)

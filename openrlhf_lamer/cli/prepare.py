@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import environment, json_object
 
 app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets.")
-
-
-class Split(StrEnum):
-    """Which seeds to draw from."""
-
-    TRAIN = "train"
-    EVAL = "eval"
 
 
 @app.callback()
@@ -28,9 +20,16 @@ def about() -> None:
 
 @app.command("tasks")
 def tasks(
-    env: Annotated[str, typer.Option(help="Environment, such as minesweeper or sokoban.")],
-    out: Annotated[Path, typer.Option(help="Folder (gets SPLIT.jsonl) or a .jsonl file.")],
-    split: Annotated[Split, typer.Option(help="Seeds to draw from; the two never share one.")] = Split.TRAIN,
+    out: Annotated[Path, typer.Option(help="Folder (gets SPLIT.jsonl, or eval.jsonl of a panel) or a .jsonl file.")],
+    env: Annotated[
+        str | None, typer.Option(help="Environment, such as sokoban, or the .py file of an agent that brings its own.")
+    ] = None,
+    panel: Annotated[
+        str | None, typer.Option(help="Instead of an environment, a frozen panel that `openrlhf-lamer tasks` lists.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="train, eval (which share no seed), or a split of the environment's own data.")
+    ] = "train",
     num: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 4096,
     first: Annotated[int, typer.Option(min=0, help="Number of the first task within the split.")] = 0,
     options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
@@ -39,20 +38,28 @@ def tasks(
 
     Train on it with `--data.prompt_dataset OUT`, evaluate on it with `--eval.dataset OUT/eval.jsonl`.
     """
-    from openrlhf_lamer import envs
-    from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+    from openrlhf_lamer import envs, panels
+    from openrlhf_lamer.tasks import write_dataset
 
-    try:
-        parsed = json.loads(options)
-        envs.make(env, **parsed).close()
-    except (json.JSONDecodeError, TypeError) as error:
-        fail(f"--options {options!r} is not a JSON object: {error}")
-    except envs.TaskError as error:
-        fail(f"--env {env}: {error}")
-    try:
-        chosen = seeded_tasks(env, split.value, num, first=first, options=parsed)
-    except ValueError as error:
-        fail(f"--num {num} --first {first}: {error}")
-    path = out if out.suffix == ".jsonl" else out / f"{split.value}.jsonl"
+    if (env is None) == (panel is None):
+        fail("give either --env, with --split and --num, or --panel")
+    if panel is not None:
+        try:
+            chosen, name, what = panels.load(panel).tasks(), "eval", f"panel {panel}"
+        except ValueError as error:
+            fail(f"--panel {panel}: {error}")
+    else:
+        assert env is not None
+        env, parsed = environment(env), json_object("--options", options)
+        try:
+            envs.make(env, **parsed).close()
+        except envs.TaskError as error:
+            fail(f"--env {env}: {error}")
+        try:
+            chosen = envs.lookup(env).tasks(split, num, first=first, options=parsed)
+        except envs.TaskError as error:
+            fail(f"--split {split} --num {num} --first {first}: {error}")
+        name, what = split, f"{env}, {split}"
+    path = out if out.suffix == ".jsonl" else out / f"{name}.jsonl"
     write_dataset(path, chosen)
-    typer.echo(f"{len(chosen)} {env} tasks ({split.value}) in {path}")
+    typer.echo(f"{len(chosen)} tasks ({what}) in {path}")

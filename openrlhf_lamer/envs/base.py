@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
 
 RewardScheme = Literal["sparse", "shaped"]
 
@@ -71,6 +73,36 @@ class TextEnv(ABC):
     slow: bool = False
     """Calls may take longer than a few milliseconds, or hang, or crash: while a model is trained,
     they run in another process. An instance may set it, where that depends on its options."""
+    splits: ClassVar[Sequence[str]] = tuple(SEEDS)
+    """Names of its task sets, as `tasks` takes them."""
+    difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    """Options to check and measure it with, from easy to hard."""
+
+    @classmethod
+    def tasks(
+        cls, split: str, num: int | None = None, *, first: int = 0, options: Mapping[str, Any] | None = None
+    ) -> list[Task]:
+        """Tasks number `first` to `first + num` of a split; the same on every machine, in the same order.
+
+        By default a split is a range of seeds. An environment that plays a data set overrides this
+        along with `splits`, and gives the tasks of a split of its data in a fixed order.
+
+        Args:
+            split: One of `splits`.
+            num: How many; None for all from `first` on. A range of seeds has no end to speak of: there
+                it stands for 128.
+            first: Number of the first one.
+            options: Options of the environment that belong to the tasks.
+
+        Raises:
+            TaskError: There is no such split, it has not that many tasks, or its data is missing.
+        """
+        if split not in cls.splits:
+            raise TaskError(f"{cls.name} has no split {split!r}; there are: {', '.join(cls.splits)}")
+        try:
+            return seeded_tasks(cls.name, split, PANEL_SIZE if num is None else num, first=first, options=options)
+        except ValueError as error:
+            raise TaskError(str(error)) from error
 
     def __init__(self, reward: RewardScheme = "sparse") -> None:
         if reward not in ("sparse", "shaped"):
@@ -139,3 +171,16 @@ class TextEnv(ABC):
 
     def close(self) -> None:  # noqa: B027  (most environments hold nothing)
         """Give back what the environment holds."""
+
+
+def draw_action(env: TextEnv, observation: Observation, rng: Any) -> str:
+    """A random action in the state that `observation` shows, drawn with `rng`: what `env` offers, or a listed one.
+
+    Raises NotImplementedError where it does neither.
+    """
+    try:
+        return env.random_action(rng)
+    except NotImplementedError:
+        if not observation.admissible:
+            raise
+        return choose(rng, observation.admissible)

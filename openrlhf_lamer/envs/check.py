@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openrlhf_lamer.envs.base import EpisodeOverError, Observation, Step, TextEnv
+from openrlhf_lamer.envs.base import EpisodeOverError, Observation, Step, TextEnv, draw_action
 from openrlhf_lamer.envs.registry import make
 from openrlhf_lamer.records import Task
 
@@ -263,10 +263,8 @@ def _twins(subject: _Subject) -> Iterator[tuple[Task, TextEnv, TextEnv]]:
 
 def _action(env: TextEnv, observation: Observation, rng: random.Random) -> str:
     """A random action: one of the listed ones, or what the environment draws itself."""
-    if observation.admissible:
-        return rng.choice(observation.admissible)
     try:
-        return env.random_action(rng)
+        return draw_action(env, observation, rng)
     except NotImplementedError as error:
         raise CheckError("it neither lists admissible actions nor has a random_action; give it one of them") from error
 

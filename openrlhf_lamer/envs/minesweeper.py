@@ -66,6 +66,7 @@ class MineSweeper(TextEnv):
     """
 
     name = "minesweeper"
+    difficulties = (*({"size": 6, "mines": mines} for mines in (3, 4, 5, 6, 10)), {"size": 10, "mines": 10})
 
     def __init__(self, size: int = 6, mines: int = 3, reward: RewardScheme = "sparse") -> None:
         super().__init__(reward)

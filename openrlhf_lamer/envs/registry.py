@@ -59,11 +59,13 @@ def names(plugins: bool = True) -> tuple[str, ...]:
 def register(name: str, env: type[TextEnv] | str) -> None:
     """Make `env`, a class or `"module:Class"`, known as `name` in this process.
 
-    Other processes (the workers of a run) do not see it: an environment for training belongs
-    behind an entry point. Raises ValueError where the name is taken by something else.
+    Other processes do not see it. An agent's file that calls it for an environment of its own is fine, since
+    every process that plays imports that file; other environments belong behind an entry point.
+    Raises ValueError where the name is taken by something else.
     """
-    if _known.setdefault(name, env) != env:
+    if _origin(_known.setdefault(name, env)) != _origin(env):
         raise ValueError(f"an environment {name!r} is registered already: {_known[name]}")
+    _known[name] = env
 
 
 def lookup(name: str) -> type[TextEnv]:
@@ -75,6 +77,11 @@ def lookup(name: str) -> type[TextEnv]:
         module, _, attribute = target.partition(":")
         return getattr(import_module(module), attribute)
     return target
+
+
+def _origin(env: type[TextEnv] | str) -> str:
+    """Where an environment is defined, as `"module:Class"`; a file that is imported once more defines the same."""
+    return env if isinstance(env, str) else f"{env.__module__}:{env.__qualname__}"
 
 
 def _plugins() -> dict[str, EntryPoint]:

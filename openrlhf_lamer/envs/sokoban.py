@@ -68,6 +68,11 @@ class Sokoban(TextEnv):
     """
 
     name = "sokoban"
+    difficulties = (
+        *({"size": 6, "boxes": boxes} for boxes in (2, 3, 4, 5)),
+        {"size": 8, "boxes": 3},
+        {"size": 10, "boxes": 5},
+    )
 
     def __init__(
         self,
@@ -83,7 +88,8 @@ class Sokoban(TextEnv):
         self.max_moves = self._whole("max_moves", max_moves, LONGEST, 1000)
         self.moves_per_turn = self._whole("moves_per_turn", moves_per_turn, 1, 100)
         self._options = (self.size, self.boxes)
-        self.slow = boxes > 3 or size > 6
+        # A search for a solution that is not there may then take tens of milliseconds; else a few at most.
+        self.slow = size * boxes > 35
         self._task: Task | None = None
         self._plan: dict[tuple[int, int], tuple[str, ...]] = {}
         """What solves a position, for those the oracle has met: positions to the moves still to make."""

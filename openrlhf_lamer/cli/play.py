@@ -1,0 +1,229 @@
+"""`openrlhf-lamer play`: a person, an oracle, a random player or a list of actions plays tasks of an environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import environment, json_object, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from openrlhf_lamer.envs import Observation, Step, TextEnv
+    from openrlhf_lamer.records import Task
+
+    Player = Callable[[TextEnv, Observation], str | None]
+    """What acts: the next action, or None to leave the episode."""
+    Watcher = Callable[[int, Observation, str | None, Step | None], None]
+    """What looks on: the turn, the state, and the action and step that led to it, if any."""
+
+MOST_TURNS = 1000
+"""Turns after which an episode is left, where the environment knows no limit of its own."""
+
+
+class Who(StrEnum):
+    """Who plays."""
+
+    HUMAN = "human"
+    ORACLE = "oracle"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An episode in figures; what `--json` prints.
+
+    Attributes:
+        task: Id of the task.
+        won: The environment reported success.
+        score: What the environment calls `task_score` in its last step's info, from 0 to 1; else 1.0 for won.
+        turns: Actions played.
+    """
+
+    task: str
+    won: bool
+    score: float
+    turns: int
+
+
+def play(
+    env: Annotated[
+        str, typer.Argument(help="Environment, such as sokoban, or the .py file of an agent that brings its own.")
+    ],
+    player: Annotated[Who, typer.Option(help="Who plays.")] = Who.HUMAN,
+    action: Annotated[
+        list[str] | None, typer.Option(help="Instead of a player: an action to play. May be given again.")
+    ] = None,
+    actions: Annotated[
+        Path | None, typer.Option(help="Instead of a player: a file of actions, one a line; - for standard input.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Where tasks come from: train, eval, or a split of the environment's own data.")
+    ] = "eval",
+    panel: Annotated[str | None, typer.Option(help="Play a frozen panel instead of a split.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Play the task of this seed instead of a split.")] = None,
+    tasks: Annotated[
+        str, typer.Option(help="How many: a number, or all (128 of a split that is a range of seeds).")
+    ] = "1",
+    options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
+    max_turns: Annotated[int, typer.Option(min=1, help="Leave an episode after so many turns.")] = MOST_TURNS,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON line a task: `task`, `won`, `score`, `turns`.")
+    ] = False,
+) -> None:
+    """Play an environment in the terminal, or let an oracle, a random player or a list of actions play it.
+
+    For instance `openrlhf-lamer play minesweeper --seed 3`, or
+    `openrlhf-lamer play sokoban --panel sokoban/5-boxes --player oracle --tasks all --json`.
+    """
+    from rich.console import Console
+
+    from openrlhf_lamer import envs, panels
+
+    if (action is not None or actions is not None) and player is not Who.HUMAN:
+        fail("--action and --actions play by themselves; leave --player out")
+    console = Console(stderr=as_json)
+    script = _script(action, actions)
+    outcomes: list[Outcome] = []
+    try:
+        chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
+        shows_turns = (script is None and player is Who.HUMAN) or (len(chosen) == 1 and not as_json)
+        bar = nullcontext(lambda: None) if shows_turns else progress(f"{player} plays {chosen[0].env}", len(chosen))
+        with closing(envs.make(chosen[0].env, **chosen[0].options)) as built, bar as advance:
+            for number, task in enumerate(chosen):
+                acting = _player(player, script, number, console)
+                watch = _narrator(console, task) if shows_turns else lambda *seen: None
+                outcome = _episode(built, task, acting, max_turns, watch)
+                outcomes.append(outcome)
+                advance()
+                if as_json:
+                    typer.echo(json.dumps(asdict(outcome)))
+    except KeyboardInterrupt:
+        console.print("left")
+    except (envs.TaskError, panels.PanelError, ImportError, NotImplementedError) as error:
+        fail(str(error))
+    if not as_json:
+        _summary(console, outcomes)
+
+
+def _episode(env: TextEnv, task: Task, player: Player, max_turns: int, watch: Watcher) -> Outcome:
+    """Play `task` until it ends, the player leaves it, or `max_turns` are over."""
+    observation, step = env.reset(task), None
+    watch(0, observation, None, None)
+    turns = 0
+    while turns < max_turns and not (step and (step.terminated or step.truncated)):
+        action = player(env, observation)
+        if action is None:
+            break
+        step = env.step(action)
+        observation, turns = step.observation, turns + 1
+        watch(turns, observation, action, step)
+    won = step is not None and step.won
+    return Outcome(task.id, won, float((step.info if step else {}).get("task_score", won)), turns)
+
+
+def _tasks(
+    env: str, split: str, panel: str | None, seed: int | None, count: str, options: dict[str, object]
+) -> list[Task]:
+    """The chosen tasks, all with the same options."""
+    from openrlhf_lamer import envs, panels
+    from openrlhf_lamer.records import Task
+
+    cls = envs.lookup(env)
+    if count != "all" and not (count.isdecimal() and int(count)):
+        fail(f"--tasks {count}: give a number of tasks, or all")
+    number = None if count == "all" else int(count)
+    if seed is not None:
+        return [Task(env, seed=seed, options=options)]
+    if panel is None:
+        return cls.tasks(split, number, options=options)
+    frozen = panels.load(panel)
+    if frozen.env != env or options:
+        made = json.dumps(frozen.options)
+        fail(f"--panel {panel} is of {frozen.env} with the options {made}: play {frozen.env}, without --options")
+    return frozen.tasks()[:number]
+
+
+def _script(action: list[str] | None, actions: Path | None) -> list[str] | None:
+    """The actions to replay, or None where someone plays."""
+    if action is not None and actions is not None:
+        fail("give either --action or --actions")
+    if actions is None:
+        return action
+    try:
+        text = sys.stdin.read() if str(actions) == "-" else actions.read_text("utf-8")
+    except OSError as error:
+        fail(f"--actions {actions}: {error.strerror}")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _player(who: Who, script: list[str] | None, number: int, console: Console) -> Player:
+    """Who plays task number `number`."""
+    from openrlhf_lamer.envs.base import draw_action
+    from openrlhf_lamer.envs.seeding import generator
+
+    if script is not None:
+        left = iter(script)
+        return lambda env, observation: next(left, None)
+    if who is Who.ORACLE:
+        return lambda env, observation: env.oracle()
+    if who is Who.RANDOM:
+        rng = generator("play", number)
+        return lambda env, observation: draw_action(env, observation, rng)
+    return lambda env, observation: _ask(console, observation)
+
+
+def _ask(console: Console, observation: Observation) -> str | None:
+    """What a person types; the number of a listed action stands for it."""
+    try:
+        while not (typed := console.input("your action (Ctrl-D leaves): ").strip()):
+            pass
+    except EOFError:
+        return None
+    listed = observation.admissible
+    return listed[int(typed) - 1] if typed.isdecimal() and 1 <= int(typed) <= len(listed) else typed
+
+
+def _narrator(console: Console, task: Task) -> Watcher:
+    """Shows each state, and what led to it."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    def watch(turn: int, observation: Observation, action: str | None, step: Step | None) -> None:
+        title = Text(task.id if action is None else f"turn {turn}: {action}")
+        console.print(Panel(Text(observation.text), title=title, expand=False))
+        if step is not None:
+            over = "won" if step.won else "lost" if step.terminated else "out of steps" if step.truncated else ""
+            notes = ["" if step.valid else "refused", f"reward {step.reward:g}" if step.reward else "", over]
+            console.print(Text(", ".join(filter(None, notes))), end="\n" if any(notes) else "")
+        if observation.admissible and not (step and (step.terminated or step.truncated)):
+            console.print(Text("\n".join(_numbered(observation.admissible))))
+
+    return watch
+
+
+def _numbered(actions: Iterable[str]) -> Iterator[str]:
+    return (f"{number:>3}  {action}" for number, action in enumerate(actions, 1))
+
+
+def _summary(console: Console, outcomes: list[Outcome]) -> None:
+    from rich.table import Table
+
+    if not outcomes:
+        return
+    table = Table(title=f"{sum(outcome.won for outcome in outcomes)} of {len(outcomes)} won")
+    for heading in ("task", "won", "score", "turns"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for outcome in outcomes:
+        table.add_row(outcome.task, "yes" if outcome.won else "no", f"{outcome.score:g}", str(outcome.turns))
+    console.print(table)

@@ -1,0 +1,86 @@
+"""`openrlhf-lamer tasks`: the frozen evaluation panels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import progress
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.panels import Panel
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `--verify` found: `ok`, `differs` or `missing`, the tasks that differ, or why it cannot be told."""
+
+    status: str
+    differing: tuple[str, ...] = ()
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.status == "differs":
+            return f"differs in {len(self.differing)}: {self.differing[0]}" + ", ..." * (len(self.differing) > 1)
+        return f"not checked: {self.reason}" if self.status == "missing" else "ok"
+
+
+def tasks(
+    names: Annotated[list[str] | None, typer.Argument(metavar="PANEL", help="Panels; by default all.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Build how each task begins, and compare it with the panel's hash.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a panel.")] = False,
+) -> None:
+    """List the frozen evaluation panels, and verify that this machine builds the same tasks.
+
+    A panel's name is what `eval --tasks`, `play --panel` and `prepare tasks --panel` take. `--verify`
+    leaves with 1 where a task begins otherwise; a panel whose environment or data is not installed is
+    not checked, and says so.
+    """
+    from openrlhf_lamer import panels
+
+    try:
+        chosen = [panels.load(name) for name in names or panels.names()]
+    except panels.PanelError as error:
+        fail(str(error))
+    verdicts: dict[str, Verdict] = {}
+    if verify:
+        with progress("tasks", sum(panel.size for panel in chosen)) as advance:
+            verdicts = {panel.name: _verdict(panel, advance) for panel in chosen}
+    if as_json:
+        for panel in chosen:
+            row = {"panel": panel.name, "env": panel.env, "options": panel.options, "tasks": panel.size}
+            typer.echo(json.dumps(row | (asdict(verdicts[panel.name]) if verify else {"about": panel.about})))
+    else:
+        _print(chosen, verdicts)
+    if any(verdict.status == "differs" for verdict in verdicts.values()):
+        raise typer.Exit(1)
+
+
+def _verdict(panel: Panel, advance) -> Verdict:
+    from openrlhf_lamer import panels
+    from openrlhf_lamer.envs import TaskError
+
+    try:
+        wrong = panels.verify(panel, advance)
+    except (TaskError, panels.PanelError, ImportError) as error:
+        return Verdict("missing", reason=str(error))
+    return Verdict("differs" if wrong else "ok", tuple(wrong))
+
+
+def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Frozen evaluation panels")
+    for heading in ("panel", "tasks", "about", *(["here"] if verdicts else [])):
+        table.add_column(heading, justify="right" if heading == "tasks" else "left")
+    for panel in chosen:
+        here = [str(verdicts[panel.name])] if verdicts else []
+        table.add_row(panel.name, str(panel.size), panel.about, *here)
+    Console().print(table)

@@ -1,0 +1,158 @@
+"""Frozen evaluation panels: which tasks, in which order, and a hash of how each one begins.
+
+A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The file carries a
+hash of itself, so that a changed one is refused, and a hash of every task's initial state, so that
+`verify` shows whether this machine builds the very same tasks.
+
+Some panels are all of a data set that does not come along (ALFWorld's official games). Such a file
+lists no tasks: they are those of a split, listed from the data where it is, and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer import envs
+from openrlhf_lamer.envs.base import Observation
+from openrlhf_lamer.records import Task
+
+MANIFESTS = Path(__file__).parent / "manifests"
+
+SCHEMA = 1
+
+REMEDY = "install openrlhf-lamer anew"
+
+
+class PanelError(ValueError):
+    """A panel that does not exist, whose file was changed, or whose data is not what it says."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A frozen set of tasks.
+
+    Attributes:
+        name: Path of its file below `manifests`, without the suffix.
+        about: What it is for, in a sentence.
+        env: The environment.
+        options: Options of the environment, the same for all tasks.
+        split: The split that the tasks come from.
+        size: How many tasks it has.
+        states: Each task that comes along, in order, with the `state_hash` of its beginning.
+    """
+
+    name: str
+    about: str
+    env: str
+    options: Mapping[str, Any]
+    split: str
+    size: int
+    states: Mapping[str, tuple[Task, str]] = field(default_factory=dict, repr=False)
+
+    def tasks(self) -> list[Task]:
+        """The tasks in their order.
+
+        Raises:
+            TaskError: The data that the panel is listed from is missing.
+            PanelError: The data has another number of tasks.
+        """
+        if self.states:
+            return [task for task, _ in self.states.values()]
+        tasks = envs.lookup(self.env).tasks(self.split, options=self.options)
+        if len(tasks) != self.size:
+            raise PanelError(
+                f"panel {self.name} is all {self.size} tasks of {self.env}'s {self.split}, but the data has "
+                f"{len(tasks)}; download the data set anew"
+            )
+        return tasks
+
+    def beginnings(self) -> Iterator[tuple[Task, str]]:
+        """Each task and the `state_hash` of its beginning, as this machine builds it."""
+        env = envs.make(self.env, **self.options)
+        try:
+            for task in self.tasks():
+                yield task, state_hash(env.reset(task), env.anchor())
+        finally:
+            env.close()
+
+
+def names() -> tuple[str, ...]:
+    """Names of all panels, sorted."""
+    return tuple(sorted(path.relative_to(MANIFESTS).with_suffix("").as_posix() for path in MANIFESTS.rglob("*.json")))
+
+
+def load(name: str) -> Panel:
+    """Read a panel; raises `PanelError` where there is none of this name or its file was changed."""
+    if name not in names():
+        close = get_close_matches(name, names(), n=1)
+        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        raise PanelError(f"no panel is called {name!r}{guess}; there are: {', '.join(names())}")
+    path = MANIFESTS / f"{name}.json"
+    try:
+        body = json.loads(path.read_text("utf-8"))
+        stated = body.pop("hash")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise PanelError(f"{path} is no panel ({error!r}); {REMEDY}") from error
+    if stated != _hash(body):
+        raise PanelError(f"{path} was changed: what it holds does not have the hash that it states; {REMEDY}")
+    if body.pop("schema") != SCHEMA:
+        raise PanelError(f"{path} is of another version of openrlhf-lamer; {REMEDY}")
+    common = {"env": body["env"], "options": body["options"], "split": body["split"]}
+    states: dict[str, tuple[Task, str]] = {}
+    for row in body.pop("tasks"):
+        task = Task(**common, seed=row.get("seed"), spec=row.get("spec"))
+        if task.id != row["id"]:
+            raise PanelError(f"{path} has a task {row['id']}, which is now called {task.id}; {REMEDY}")
+        states[task.id] = task, row["state"]
+    return Panel(**body, states=states)
+
+
+def dump(panel: Panel) -> str:
+    """The content of the panel's file, a task a line."""
+    head = {key: getattr(panel, key) for key in ("name", "about", "env", "options", "split", "size")}
+    rows = []
+    for task, state in panel.states.values():
+        what = {"seed": task.seed} if task.spec is None else {"spec": task.spec}
+        rows.append({"id": task.id, **what, "state": state})
+    body = {"schema": SCHEMA, **head, "tasks": rows}
+    lines = [f'"{key}": {_json(value)}' for key, value in {"hash": _hash(body), **body}.items() if key != "tasks"]
+    lines.append('"tasks": [' + ",".join(f"\n{_json(row)}" for row in rows) + "\n]")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def verify(panel: Panel, report: Callable[[], None] = lambda: None) -> list[str]:
+    """Build the beginning of every task; returns the ids of those that begin otherwise than they should.
+
+    Args:
+        panel: The panel. One that is listed from data has no hashes: only that its tasks can be set up is seen.
+        report: Called after each task.
+
+    Raises:
+        TaskError: The environment or its data is missing, or a task cannot be set up.
+        PanelError: The data has another number of tasks.
+    """
+    wrong: list[str] = []
+    for task, state in panel.beginnings():
+        if panel.states and panel.states[task.id][1] != state:
+            wrong.append(task.id)
+        report()
+    return wrong
+
+
+def state_hash(observation: Observation, anchor: str) -> str:
+    """A hash of an initial state: what the agent sees and may do, and the environment's own key of it."""
+    return _hash([observation.text, list(observation.admissible), anchor])[:32]
+
+
+def _hash(content: Any) -> str:
+    return sha256(_json(content).encode()).hexdigest()
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""Benchmarks run, and what they watch holds at a small size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = str(Path(__file__).parent.parent / "benchmarks" / "envs.py")
+
+
+def run(*arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, BENCHMARK, *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_speed_and_memory_are_measured() -> None:
+    table = run("minesweeper", "--tasks", "5", "--live", "10")
+    for text in ("size=6 mines=3", "size=10 mines=10", "reset", "again", "step", "p99", "KB live"):
+        assert text in table
+
+
+@pytest.mark.parametrize("name", ["minesweeper", "sokoban"])
+def test_resets_leave_nothing_behind(name: str) -> None:
+    assert "flat" in run(name, "--soak", "2000")
+
+
+def test_growth_is_noticed(tmp_path: Path) -> None:
+    leaky = (
+        "import runpy, sys, tempfile\n"
+        "from openrlhf_lamer import envs\n"
+        "from openrlhf_lamer.envs.minesweeper import MineSweeper\n"
+        "benchmark = runpy.run_path(sys.argv[1])\n"
+        "kept = []\n"
+        "class Leaky(MineSweeper):\n"
+        "    def reset(self, task):\n"
+        "        kept.append(bytearray(20_000))\n"
+        "        file = tempfile.NamedTemporaryFile()\n"
+        "        file.write(bytes(3_000))\n"
+        "        file.flush()\n"
+        "        kept.append(file)\n"
+        "        return super().reset(task)\n"
+        "envs.register('leaky', Leaky)\n"
+        "Leaky.name = 'leaky'\n"
+        "before, after = benchmark['soak']('leaky', 900)\n"
+        "print(*(late > 1.05 * early + benchmark['SLACK'] for early, late in zip(before, after)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", leaky, BENCHMARK], capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["True", "True"], result.stderr

@@ -1,0 +1,98 @@
+"""The pages that show code: it runs as it stands there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs import registry
+from openrlhf_lamer.policies.scripted import RandomPolicy
+from openrlhf_lamer.records import Phase, Task
+from openrlhf_lamer.trial import run_trial
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+RENDER = runpy.run_path(str(DOCS.parent / "scripts" / "render_prompts.py"))
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", RENDER["AGENTS"])
+def test_the_pages_of_prompts_are_up_to_date(name: str, need: Callable[[str], None]) -> None:
+    need(load_agent(f"openrlhf_lamer.agents.{name}")[0].env)
+    written = (DOCS / "prompts" / f"{name}.md").read_text("utf-8")
+    assert RENDER["page"](name) == written, "run scripts/render_prompts.py"
+
+
+class TestYourOwnEnvironment:
+    PAGE = "your-own-environment.md"
+
+    @pytest.fixture(autouse=True)
+    def written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The page's game as a file in the current folder."""
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "guess.py").write_text(blocks(self.PAGE, "python")[0])
+        return tmp_path
+
+    def test_it_is_forty_lines_at_most(self) -> None:
+        code = [blocks(self.PAGE, "python")[0], *blocks(self.PAGE, "bash")[0].splitlines()[1:]]
+        assert len([line for part in code for line in part.splitlines() if line.strip()]) <= 40
+
+    @pytest.mark.parametrize("number", range(1, len(blocks(PAGE, "python"))))
+    def test_the_other_blocks_run(self, written: Path, number: int) -> None:
+        code = f"import sys; sys.path.insert(0, '.')\n{blocks(self.PAGE, 'python')[number]}"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stderr
+
+    def test_a_trial_of_it(self, chat: Chat) -> None:
+        agent, _ = load_agent("guess.py")
+        policy = RandomPolicy(chat, seed=1)
+        config = LamerConfig(num_episodes=2)
+        for seed in range(5):
+            trial = asyncio.run(
+                run_trial(Task("guess", seed=seed), agent, policy, chat, config, max_new_tokens=200, max_length=9000)
+            )
+            assert trial.failure is None
+            assert all(turn.valid for turn in trial.turns)
+            assert len(trial.episodes[0].turns) == 4 or trial.episodes[0].won
+            prompts = {turn.phase: chat.decode(turn.prompt_ids) for turn in trial.turns}
+            assert "Find a whole number from 1 to 20." in prompts[Phase.PLAY]
+            if Phase.REFLECT in prompts:
+                assert "try the same task again" in prompts[Phase.REFLECT]
+
+    def test_its_commands(self, written: Path) -> None:
+        pytest.importorskip("openrlhf")
+        from openrlhf_lamer.integration import launcher
+
+        play, prepare, train = blocks(self.PAGE, "bash")[0].replace("\\\n", "").splitlines()
+        for line in (f"{play} --player random --json", prepare):
+            result = CliRunner().invoke(app, shlex.split(line)[1:])
+            assert result.exit_code == 0, result.output
+        assert len((written / "data/guess/train.jsonl").read_text().splitlines()) == 1024
+        python, module, name, *flags = shlex.split(train)
+        assert (python, module, name) == ("python", "-m", "openrlhf.cli.train_ppo_ray")
+        plan = launcher.prepare(flags)
+        assert plan.agent_file == written / "guess.py"
+        assert plan.estimator == "lamer_gigpo"
+
+    def test_a_random_player_is_scored(self) -> None:
+        result = CliRunner().invoke(app, ["play", "guess.py", "--player", "random", "--tasks", "3", "--json"])
+        assert [json.loads(line)["won"] for line in result.stdout.splitlines()] == [True] * 3, result.output

@@ -1,0 +1,63 @@
+"""A package of someone else, really installed: found through its entry points, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent / "test_package"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the extension, as pip installs it."""
+    target = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(PACKAGE)], check=True, timeout=100)
+    return target
+
+
+def python(installed: Path | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(installed) if installed else "", os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_its_environment_is_found_and_passes_every_check(installed: Path) -> None:
+    code = (
+        "from openrlhf_lamer import envs\n"
+        "assert 'corridor' in envs.names()\n"
+        "for options in envs.lookup('corridor').difficulties:\n"
+        "    for reward in ('sparse', 'shaped'):\n"
+        "        envs.check_env('corridor', reward=reward, **options)\n"
+        "print(envs.make('corridor', rooms=9).rooms)\n"
+    )
+    result = python(installed, "-c", code)
+    assert result.stdout.split() == ["9"], result.stderr
+
+
+def test_its_estimator_is_found(installed: Path) -> None:
+    code = "from openrlhf_lamer import advantage; print(advantage.get('corridor_return').needs_group)"
+    result = python(installed, "-c", code)
+    assert result.stdout.split() == ["False"], result.stderr
+
+
+def test_the_commands_know_it(installed: Path, tmp_path: Path) -> None:
+    command = ["-m", "openrlhf_lamer.cli.main"]
+    result = python(installed, *command, "play", "corridor", "--player", "oracle", "--tasks", "5", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["won"], row["score"]) for row in rows] == [(True, 1.0)] * 5, result.stderr
+    result = python(installed, *command, "prepare", "tasks", "--env", "corridor", "--num", "4", "--out", str(tmp_path))
+    assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 4, result.stderr
+
+
+def test_without_it_there_is_no_such_environment() -> None:
+    result = python(None, "-c", "from openrlhf_lamer import envs; envs.make('corridor')")
+    assert "no environment is called 'corridor'" in result.stderr

@@ -1,0 +1,1 @@
+"""An example extension of openrlhf-lamer."""

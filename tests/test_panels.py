@@ -1,0 +1,213 @@
+"""Frozen panels: what is in them, that they are the same everywhere, and that a changed one is noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from openrlhf_lamer import envs, panels
+from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.envs import Task, TaskError, registry
+from openrlhf_lamer.envs.minesweeper import MineSweeper
+from openrlhf_lamer.panels import Panel, PanelError
+from openrlhf_lamer.tasks import SEEDS, read_dataset
+
+NAMES = panels.names()
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A panel's file that may be spoilt; it is the only one there is."""
+    path = tmp_path / "sokoban" / "3-boxes.json"
+    path.parent.mkdir()
+    path.write_text((panels.MANIFESTS / "sokoban" / "3-boxes.json").read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(panels, "MANIFESTS", tmp_path)
+    return path
+
+
+def command(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+
+
+def test_every_difficulty_of_the_papers_experiments_has_one() -> None:
+    assert {f"sokoban/{boxes}-boxes" for boxes in (2, 3, 4, 5)} < set(NAMES)
+    assert {f"minesweeper/{mines}-mines" for mines in (3, 4, 5, 6)} < set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_panel_begins_everywhere_as_it_was_frozen(name: str, need: Callable[[str], None]) -> None:
+    panel = panels.load(name)
+    assert panel.name == name
+    need(panel.env)
+    if envs.lookup(panel.env).slow:  # the command verifies all of it
+        panel = replace(panel, states=dict(islice(panel.states.items(), 8)))
+    try:
+        assert panels.verify(panel) == []
+    except TaskError as error:
+        if panel.split in SEEDS:
+            raise
+        pytest.skip(str(error))  # the data set is not there
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_panel_holds_evaluation_tasks_that_differ(name: str) -> None:
+    panel = panels.load(name)
+    if not panel.states:
+        return  # listed from data
+    tasks = panel.tasks()
+    assert panel.size == len(tasks) == len({task.id for task in tasks})
+    assert len({state for _, state in panel.states.values()}) >= 0.98 * panel.size
+    assert all(task.spec is not None or task.seed in SEEDS["eval"] for task in tasks)
+    assert {task.env for task in tasks} == {panel.env}
+
+
+def test_the_hashes_are_the_same_on_the_other_python(other_python: str) -> None:
+    code = (
+        "from openrlhf_lamer import panels\n"
+        "for name in panels.names():\n"
+        "    if name.split('/')[0] in ('sokoban', 'minesweeper'):\n"
+        "        print(name, panels.verify(panels.load(name)))\n"
+    )
+    root = str(Path(envs.__file__).parents[2])
+    result = subprocess.run(
+        [other_python, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=False
+    )
+    generated = [name for name in NAMES if name.split("/")[0] in ("sokoban", "minesweeper")]
+    assert result.stdout.splitlines() == [f"{name} []" for name in generated], result.stderr
+
+
+def test_writing_is_the_inverse_of_reading() -> None:
+    for name in NAMES:
+        assert panels.dump(panels.load(name)) == (panels.MANIFESTS / f"{name}.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"seed": 1073741830', '"seed": 1073741831', r"3-boxes\.json was changed"),
+        ('"size": 128', '"size": 127', r"3-boxes\.json was changed"),
+        ('"hash": "', '"hash": "0', r"3-boxes\.json was changed"),
+        ('"tasks": [', '"tasks": ', r"3-boxes\.json is no panel"),
+        ('"hash"', '"cash"', r"3-boxes\.json is no panel"),
+    ],
+)
+def test_a_changed_file_is_refused_by_name(copied: Path, old: str, new: str, message: str) -> None:
+    text = copied.read_text("utf-8")
+    assert old in text
+    copied.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(PanelError, match=message):
+        panels.load("sokoban/3-boxes")
+    result = command("tasks")
+    assert result.exit_code == 2
+    assert "3-boxes.json" in result.output
+
+
+def rehashed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a panel's file, and let it state the hash of what it then holds."""
+    body = json.loads(path.read_text("utf-8"))
+    change(body)
+    del body["hash"]
+    path.write_text(json.dumps({"hash": panels._hash(body), **body}), "utf-8")
+
+
+def test_files_of_another_version_are_refused(copied: Path) -> None:
+    rehashed(copied, lambda body: body.update(schema=2))
+    with pytest.raises(PanelError, match="another version"):
+        panels.load("sokoban/3-boxes")
+    rehashed(copied, lambda body: body.update(schema=1, options={"size": 7, "boxes": 3}))
+    with pytest.raises(PanelError, match=r"sokoban:seed=1073741824,boxes=3,size=6, which is now called .*size=7"):
+        panels.load("sokoban/3-boxes")
+
+
+def test_a_task_that_begins_otherwise_is_named(copied: Path) -> None:
+    rehashed(copied, lambda body: body["tasks"][4].update(state="0" * 32))
+    assert panels.verify(panels.load("sokoban/3-boxes")) == ["sokoban:seed=1073741828,boxes=3,size=6"]
+    result = command("tasks", "--verify")
+    assert result.exit_code == 1
+    assert "differs in 1: sokoban:seed=1073741828" in result.output
+
+
+class Quarry(MineSweeper):
+    """Plays a data set of three tasks, or of two where one was lost."""
+
+    name = "quarry"
+    splits = ("valid",)
+    files = 3
+
+    @classmethod
+    def tasks(cls, split: str, num: int | None = None, *, first: int = 0, options: Any = None) -> list[Task]:
+        if not cls.files:
+            raise TaskError("quarry: no data in QUARRY_DATA; run quarry-download")
+        return [Task("quarry", seed=seed, split=split) for seed in range(cls.files)]
+
+
+@pytest.fixture
+def quarry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quarry]:
+    monkeypatch.setattr(registry, "_known", {"quarry": Quarry})
+    monkeypatch.setattr(panels, "MANIFESTS", tmp_path)
+    path = tmp_path / "quarry" / "official" / "valid.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(panels.dump(Panel("quarry/official/valid", "All of it.", "quarry", {}, "valid", 3)), "utf-8")
+    return Quarry
+
+
+class TestListedFromData:
+    def test_its_tasks_are_those_of_the_data(self, quarry: type[Quarry]) -> None:
+        panel = panels.load("quarry/official/valid")
+        assert [task.seed for task in panel.tasks()] == [0, 1, 2]
+        assert panels.verify(panel) == []
+
+    def test_incomplete_data_is_refused(self, quarry: type[Quarry], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(quarry, "files", 2)
+        with pytest.raises(PanelError, match="all 3 tasks of quarry's valid, but the data has 2"):
+            panels.load("quarry/official/valid").tasks()
+
+    def test_missing_data_is_said_and_is_no_failure(
+        self, quarry: type[Quarry], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quarry, "files", 0)
+        result = command("tasks", "--verify")
+        assert result.exit_code == 0
+        assert "not checked: quarry: no data in QUARRY_DATA" in result.output
+
+
+class TestCommands:
+    def test_tasks_lists_and_verifies(self) -> None:
+        rows = [json.loads(line) for line in command("tasks", "--json").stdout.splitlines()]
+        assert [row["panel"] for row in rows] == list(NAMES)
+        assert all(row["tasks"] for row in rows)
+        result = command("tasks", "sokoban/2-boxes", "--verify", "--json")
+        (row,) = map(json.loads, result.stdout.splitlines())
+        assert (result.exit_code, row["panel"], row["status"]) == (0, "sokoban/2-boxes", "ok")
+
+    def test_an_unknown_panel_is_answered_with_a_guess(self) -> None:
+        result = command("tasks", "sokoban/2-boxs")
+        assert result.exit_code == 2
+        assert "did you mean 'sokoban/2-boxes'?" in result.output
+
+    def test_a_panel_becomes_a_prompt_dataset(self, tmp_path: Path) -> None:
+        result = command("prepare", "tasks", "--panel", "minesweeper/5-mines", "--out", str(tmp_path))
+        assert result.exit_code == 0, result.output
+        assert read_dataset(tmp_path / "eval.jsonl") == panels.load("minesweeper/5-mines").tasks()
+
+    @pytest.mark.parametrize("both", [(), ("--env", "sokoban", "--panel", "sokoban/2-boxes")])
+    def test_a_dataset_is_of_an_environment_or_a_panel(self, tmp_path: Path, both: Sequence[str]) -> None:
+        result = command("prepare", "tasks", *both, "--out", str(tmp_path))
+        assert result.exit_code == 2
+        assert "either --env" in result.output
+
+    def test_eval_takes_a_panel_of_the_agents_environment(self, tmp_path: Path) -> None:
+        common = ("eval", "--model", str(tmp_path), "--out", str(tmp_path / "out.jsonl"), "--tasks")
+        agent = ("--agent-func", "openrlhf_lamer.agents.sokoban")
+        result = command(*common, "minesweeper/3-mines", *agent)
+        assert result.exit_code == 2
+        assert "tasks of minesweeper, but --agent-func plays sokoban" in result.output
+        assert "no config.json" in command(*common, "sokoban/2-boxes", *agent).output
