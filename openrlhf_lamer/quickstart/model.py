@@ -10,16 +10,26 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+WORDS = r" (?=\()|\(\d+, \d+\)| ?</?\w+>| ?\w+| ?[^\s\w]+|\s+"
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int, max_length: int) -> Any:
-    """A byte-level BPE tokenizer with a ChatML template, trained on `corpus`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE tokenizer with a ChatML template, trained on `corpus`.
+
+    A tag or a cell such as `(2, 3)` is one word, and so becomes one token: what a tiny model has to
+    carry from one place to another is then a single thing.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

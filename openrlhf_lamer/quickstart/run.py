@@ -218,7 +218,7 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
 
 def _environment() -> dict[str, str]:
     """Engine and trainer take turns, so that each may use all cores."""
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)}
+    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))}
 
 
 class _LineCount:

@@ -38,10 +38,10 @@ class Settings:
     heads: int = 4
     max_new_tokens: int = 64
     max_length: int = 2048
-    demonstrations: int = 800
-    imitation_epochs: int = 4
-    imitation_batch_tokens: int = 8192
-    imitation_learning_rate: float = 3e-3
+    demonstrations: int = 1600
+    imitation_epochs: int = 1
+    imitation_batch_tokens: int = 1024
+    imitation_learning_rate: float = 1e-3
     panel: int = 128
     eval_temperature: float = 0.7
     steps: int = 32
