@@ -293,7 +293,7 @@ def test_cheap_environments_are_played_inline_and_slow_ones_on_workers(cluster: 
         return await Pool(1, 30).open(partial(Sokoban, **options))
 
     assert isinstance(asyncio.run(opened(boxes=2)), InlineSession)
-    assert isinstance(asyncio.run(opened(boxes=4)), PooledSession)
+    assert isinstance(asyncio.run(opened(size=10, boxes=5)), PooledSession)
 
 
 def test_a_cluster_without_a_free_cpu_is_reported_to_all_who_wait(

@@ -12,36 +12,37 @@ from openrlhf_lamer.policies.scripted import ScriptedPolicy
 
 
 class FalliblePlayer(ScriptedPolicy):
-    """Guesses, now and then uses what earlier attempts have shown, and remarks on what it saw.
+    """Guesses, in some attempts makes use of the earlier ones, and remarks on the mines it hit.
 
-    One player plays one trial. Each turn it recalls a cell that an earlier attempt has found safe, with
-    probability `recall`, or names the mines that earlier attempts have hit and keeps away from them, with
-    probability `caution`; else it forgets all that. Where it guesses, it opens a safe cell with
-    probability `skill`, else any closed one. So a model that has imitated it knows how a memory is used,
-    and that to use it every time pays is left for training to find out.
+    One player plays one trial. A later attempt uses the memory with probability `recall`: it repeats
+    what was safe in the attempt before and then guesses away from the mines that it knows. Else it forgets
+    all that and guesses. A guess is a safe cell with probability `skill`, else any closed one. So a model
+    that has imitated it knows how a memory is used; that to use it every time pays is left for training
+    to find out.
     """
 
-    def __init__(self, chat: Chat, seed: int, *, recall: float = 0.3, caution: float = 0.3, skill: float = 0.1) -> None:
+    def __init__(self, chat: Chat, seed: int, *, recall: float = 0.35, skill: float = 0.1) -> None:
         super().__init__(chat)
         self._rng = random.Random(seed)
-        self._recall, self._caution, self._skill = recall, caution, skill
-        self._safe: list[str] = []
+        self._recall, self._skill = recall, skill
         self._mines: list[str] = []
+        self._safe: list[str] = []
         self._opened: list[str] = []
+        self._recalling = False
 
     def act(self, env: TextEnv) -> str:
         """A cell out of memory, or a look at one row of the board and a cell of it."""
+        if not self._opened:
+            self._recalling = bool(self._mines) and self._rng.random() < self._recall
         known = next((cell for cell in self._safe if _shown(env, cell) == "?"), None)
-        choice = self._rng.random()
-        if known is not None and choice < self._recall:
+        if self._recalling and known is not None:
             self._opened.append(known)
-            return f"I remember that {known} is safe. <action>{known}</action>"
-        careful = bool(self._mines) and self._recall <= choice < self._recall + self._caution
-        cell = self._guess(env, self._mines if careful else [])
+            return f"Again. <action>{known}</action>"
+        cell = self._guess(env, self._mines if self._recalling else [])
         self._opened.append(cell)
         row, column = _numbers(cell)
         # To repeat the row before choosing in it makes the choice a matter of looking back a few tokens.
-        warning = f"Not {', '.join(self._mines)}. " if careful else ""
+        warning = f"Not {', '.join(self._mines)}. " if self._recalling else ""
         return f"{warning}Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}. <action>{cell}</action>"
 
     def _guess(self, env: TextEnv, avoided: Sequence[str]) -> str:
@@ -52,15 +53,12 @@ class FalliblePlayer(ScriptedPolicy):
         return cell
 
     def reflect(self, env: TextEnv) -> str:
-        """A remark that names the mine that was hit and the cells that were safe."""
+        """A remark that names the mine that was hit."""
         opened, self._opened = self._opened, []
         mines = [cell for cell in opened if _shown(env, cell) == "*"]
-        safe = [cell for cell in opened if cell not in mines]
-        self._mines += mines
-        self._safe += [cell for cell in safe if cell not in self._safe]
-        named = [f"{name}: {', '.join(cells)}." for name, cells in (("Safe", safe), ("Mine", mines)) if cells]
-        what = "I hit a mine." if mines else "I ran out of turns."
-        return f"{what} <remark>{' '.join(named)}</remark>"
+        self._safe = [cell for cell in opened if cell not in mines]
+        self._mines += [cell for cell in mines if cell not in self._mines]
+        return f"I hit a mine. <remark>Mine: {mines[0]}.</remark>" if mines else "I was slow. <remark>No mine.</remark>"
 
 
 def _numbers(cell: str) -> tuple[int, int]:

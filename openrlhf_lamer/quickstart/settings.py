@@ -13,7 +13,7 @@ class Settings:
 
     Attributes:
         config: How trials are played. In the `episode` context a prompt is processed once an episode,
-            reflections alone make the shortest memory, and shaped rewards teach a weak player sooner.
+            and shaped rewards teach a weak player sooner.
         demonstrations: Trials of the scripted player to imitate.
         imitation_epochs: Passes over them.
         panel: Evaluation tasks, whose seeds no training task has.
@@ -25,7 +25,6 @@ class Settings:
     config: LamerConfig = field(
         default_factory=lambda: LamerConfig(
             context="episode",
-            memory="reflection",
             max_turns=6,
             reward="shaped",
             env_options={"size": 3, "mines": 2},
@@ -34,8 +33,8 @@ class Settings:
     seed: int = 0
     vocabulary: int = 768
     hidden: int = 128
-    layers: int = 3
-    heads: int = 4
+    layers: int = 2
+    heads: int = 8
     max_new_tokens: int = 64
     max_length: int = 2048
     demonstrations: int = 1600
