@@ -67,14 +67,16 @@ def compile_rows(rows: Rows, nouns: Tagger, keep: Callable[[Product], None]) -> 
     index, digest = IndexBuilder(), sha256()
     asins: list[str] = []
     goals: list[Goal] = []
-    written = rows.attributes if rows.instructions is None else rows.instructions
+    written, file = rows.instructions, "items_human_ins"
+    if written is None:
+        written, file = rows.attributes, "items_ins_v2"
     for product in read_products(rows, nouns):
         keep(product)
         index.add(product.indexed)
         try:
             goals += goals_of(product, len(asins), written.get(product.asin, ()))
         except (KeyError, TypeError, AttributeError) as error:
-            raise TaskError(f"webshop: {rows.source}: a goal of {product.asin} cannot be read: {error!r}") from error
+            raise _unreadable(rows, f"a goal of {product.asin} ({file})", error) from error
         asins.append(product.asin)
         # The nouns depend on the tagger at hand; the task does not.
         digest.update(_dump({**product.to_row(), "nouns": None}))
@@ -84,8 +86,7 @@ def compile_rows(rows: Rows, nouns: Tagger, keep: Callable[[Product], None]) -> 
             "at most 10 characters; get its items_shuffle.json anew"
         )
     if not goals:
-        kind = "items_ins_v2.json has no instruction" if rows.instructions is None else "items_human_ins.json has none"
-        raise TaskError(f"webshop: {rows.source} has no goals: {kind} for any of the {len(asins)} products")
+        raise TaskError(f"webshop: {rows.source} has no goals: {file} has none for any of its {len(asins)} products")
     numbers = [0] * len(asins)
     for number, place in enumerate(sorted(range(len(asins)), key=asins.__getitem__)):
         numbers[place] = number
@@ -106,7 +107,7 @@ def read_products(rows: Rows, nouns: Tagger) -> Iterator[Product]:
             seen.add(asin)
             product = read_product(asin, item, rows.attributes.get(asin, {}), nouns)
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise TaskError(f"webshop: {rows.source}: product {position} cannot be read: {error!r}") from error
+            raise _unreadable(rows, f"product {position}", error) from error
         yield product
 
 
@@ -132,6 +133,11 @@ def read_product(asin: str, item: Mapping[str, Any], described: Mapping[str, Any
         price_tag=" to ".join(f"${price}" for price in prices),
         nouns=nouns(_text(item["name"])),
     )
+
+
+def _unreadable(rows: Rows, what: str, error: Exception) -> TaskError:
+    fault = f"it has no {error}" if isinstance(error, KeyError) else repr(error)
+    return TaskError(f"webshop: {rows.source}: {what} is not in the form of WebShop's data: {fault}")
 
 
 def _text(value: Any) -> str:

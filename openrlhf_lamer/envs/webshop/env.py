@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,18 +23,16 @@ from openrlhf_lamer.envs.webshop import nouns, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
 from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
-from openrlhf_lamer.envs.webshop.session import BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
+from openrlhf_lamer.envs.webshop.session import BUTTONS, BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
 from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
-from openrlhf_lamer.envs.webshop.synthetic import synthetic_rows
+from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, synthetic_rows
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import SEEDS
 
 SYNTHETIC = "synthetic"
 ENV_VAR = "WEBSHOP_DATA"
 
-DEFAULT_PRODUCTS = 1000
-"""Products of the synthetic catalogue."""
-LARGE = 50_000
+LARGE = 100_000
 """With more products than this, a search takes longer than the event loop should wait."""
 
 _shops: dict[tuple[str, int | None, GoalKind], Shop] = {}
@@ -82,6 +81,7 @@ class WebShop(TextEnv):
     """
 
     name = "webshop"
+    difficulties = ({"data": "synthetic"}, {"data": "synthetic", "products": 10_000})
 
     def __init__(
         self,
@@ -227,16 +227,19 @@ def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
     data = data or os.environ.get(ENV_VAR) or SYNTHETIC
     if data == SYNTHETIC:
         products = products or DEFAULT_PRODUCTS
+    key = (data, products, goals)
     with _opening:
-        key = (data, products, goals)
         if key not in _shops:
-            _shops[key] = _synthetic(key[1], goals) if data == SYNTHETIC else stored.load(Path(data), products, goals)
+            if data == SYNTHETIC:
+                _shops[key] = _synthetic(products or DEFAULT_PRODUCTS, goals)
+            else:
+                _shops[key] = stored.load(Path(data), products, goals)
         return _shops[key]
 
 
-def _synthetic(products: int | None, goals: GoalKind) -> Shop:
+def _synthetic(products: int, goals: GoalKind) -> Shop:
     """The synthetic catalogue in memory. Its tagger is the bundled one: the same scores on every machine."""
-    rows = synthetic_rows(products or DEFAULT_PRODUCTS, goals)
+    rows = synthetic_rows(products, goals)
     kept: list[Product] = []
     compiled = compile_rows(rows, nouns.bundled, kept.append)
     kept = [product for _, product in sorted(zip(compiled.numbers, kept, strict=True), key=lambda pair: pair[0])]
@@ -246,16 +249,19 @@ def _synthetic(products: int | None, goals: GoalKind) -> Shop:
 
 def _choice(goal: Goal, product: Product) -> dict[str, str]:
     """Values of the product's options, by name, that meet as many options of the goal as can be met together."""
+    # A value that several options have sets the last of them; one that is called like a button sets none.
+    sets = {value: name for name, values in product.options.items() for value in values if value not in BUTTONS}
 
-    def extended(options: Sequence[str], chosen: dict[str, str]) -> Iterator[tuple[int, dict[str, str]]]:
-        if not options:
-            yield 0, chosen
-            return
-        option, *later = options
-        for name, values in product.options.items():
-            best = max(values, key=lambda value: ratio(comparable(value), option), default="")
-            if ratio(comparable(best), option) > ALIKE and chosen.get(name, best) == best:
-                yield from ((met + 1, choice) for met, choice in extended(later, {**chosen, name: best}))
-        yield from extended(later, chosen)
+    fits: list[list[tuple[str, str] | None]] = []
+    for option in goal.options:
+        alike = {value: ratio(comparable(value), option) for value in sets}
+        best = (
+            max((v for v in sets if sets[v] == name), key=alike.__getitem__, default="") for name in product.options
+        )
+        fits.append([(sets[value], value) for value in best if alike.get(value, 0) > ALIKE] + [None])
 
-    return max(extended(goal.options, {}), key=lambda pair: pair[0])[1]
+    def met(choice: tuple[tuple[str, str] | None, ...]) -> int:
+        chosen = dict(filter(None, choice))
+        return sum(pair is not None and chosen[pair[0]] == pair[1] for pair in choice)
+
+    return dict(filter(None, max(itertools.product(*fits), key=met)))

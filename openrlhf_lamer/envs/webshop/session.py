@@ -19,6 +19,8 @@ PER_PAGE = 10
 
 BACK, PREVIOUS, NEXT, BUY = "back to search", "< prev", "next >", "buy now"
 DETAILS = ("description", "features", "reviews")
+BUTTONS = (BACK, PREVIOUS, *DETAILS, BUY)
+"""What a product's page offers besides its options."""
 
 _ACTION = re.compile(r"(.+)\[(.+)\]")
 _BLANK = re.compile(r"[\t\n\f\r ]*\Z")
@@ -166,7 +168,7 @@ class Session:
 @lru_cache(maxsize=1 << 14)
 def _offered(product: Product) -> tuple[str, ...]:
     """What can be clicked on a product's page."""
-    return tuple(dict.fromkeys((BACK, PREVIOUS, *DETAILS, BUY, *product.values)))
+    return tuple(dict.fromkeys((*BUTTONS, *product.values)))
 
 
 @lru_cache(maxsize=1 << 14)

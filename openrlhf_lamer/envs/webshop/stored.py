@@ -111,7 +111,7 @@ def prepare(
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     except OSError as error:
-        raise TaskError(f"webshop: cannot write the compiled catalogue {target}: {error}") from error
+        raise TaskError(f"webshop: cannot compile {target}: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     report(total, total)

@@ -21,6 +21,8 @@ from openrlhf_lamer.envs.webshop.vocabulary import BRANDS, CLOSINGS, KINDS, OPEN
 T = TypeVar("T")
 Row = dict[str, Any]
 
+DEFAULT_PRODUCTS = 1000
+
 _DIGITS = string.digits + string.ascii_uppercase
 
 
