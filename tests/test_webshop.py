@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs import Task, TaskError, TextEnv, check_env, make
 from openrlhf_lamer.envs.webshop import nouns
@@ -30,6 +32,8 @@ from openrlhf_lamer.envs.webshop.session import Session
 from openrlhf_lamer.envs.webshop.shop import Goal, Product
 from openrlhf_lamer.envs.webshop.stemming import stem
 from openrlhf_lamer.envs.webshop.stored import prepare
+from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
+from openrlhf_lamer.records import Stop, Trial
 from openrlhf_lamer.tasks import SEEDS
 
 DATA = Path(__file__).parent / "data" / "webshop"
@@ -313,6 +317,24 @@ class TestScores:
     def test_bundled_tagger(self, name: str, found: tuple[str, ...]) -> None:
         assert nouns.bundled(name) == found
 
+    def test_spacy_is_asked_where_it_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def load(name: str, disable: list[str]) -> Any:
+            if name != "en_core_web_sm":
+                raise OSError(name)
+            return model
+
+        def model(name: str) -> list[SimpleNamespace]:
+            return [SimpleNamespace(text=word, pos_="PROPN" if word.istitle() else "ADJ") for word in name.split()]
+
+        model.meta = {"version": "3.8.0"}  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+        label, tagger = nouns.best_tagger()
+        assert (label, tagger("small Brass Lamp")) == ("spacy en_core_web_sm 3.8.0", ("brass", "lamp"))
+        monkeypatch.setattr(nouns, "SPACY_MODEL", "not_downloaded")
+        assert nouns.best_tagger() == ("bundled", nouns.bundled)
+        monkeypatch.setitem(sys.modules, "spacy", None)
+        assert nouns.best_tagger()[0] == "bundled"
+
 
 class TestGoals:
     def test_the_original_s_split(self) -> None:
@@ -524,7 +546,7 @@ class TestData:
         message = f"{folder} has not been prepared yet; run: openrlhf-lamer prepare webshop --data {folder}"
         with pytest.raises(TaskError, match=message):
             shop_env(data=str(folder))
-        with pytest.raises(TaskError, match=r"no folder .*; download the data with WebShop's setup\.sh"):
+        with pytest.raises(TaskError, match=r"no folder .*; get WebShop's data .* setup\.sh"):
             shop_env(data=str(tmp_path / "nowhere"))
 
     def test_changed_damaged_or_of_another_version(self, tmp_path: Path) -> None:
@@ -548,12 +570,12 @@ class TestData:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("items_shuffle_14.json", None, "items_shuffle.json is missing; download it"),
-            ("items_ins_v2_14.json", None, "items_ins_v2_14.json is missing; download it"),
-            ("items_human_ins.json", None, "items_human_ins.json is missing; download it"),
+            ("items_shuffle_14.json", None, "items_shuffle.json is missing; get"),
+            ("items_ins_v2_14.json", None, "items_ins_v2_14.json is missing; get"),
+            ("items_human_ins.json", None, "items_human_ins.json is missing; get"),
             ("items_shuffle_14.json", 5000, "items_shuffle_14.json is half downloaded or corrupt: product 8"),
             ("items_human_ins.json", 700, "items_human_ins.json is half downloaded or corrupt"),
-            ("items_shuffle_14.json", "<html>", "is no list of products: it begins with b'<html>'; download"),
+            ("items_shuffle_14.json", "<html>", "is no list of products: it begins with b'<html>'; get"),
             ("items_shuffle_14.json", "[]", "the search index of .* is empty"),
             ("items_shuffle_14.json", "[7]", "product 0 is 7, no row of a catalogue"),
             ("items_shuffle_14.json", '[{"asin": "B1"}]', "product 0 .*: it has no 'small_description'"),
@@ -630,6 +652,20 @@ def test_the_agent_s_prompts(synthetic: WebShop) -> None:
     assert "You can use search[your words].\n" in first
     assert "You can use search[your words] or one of: click[back to search], click[next >], click[b0" in second
     assert synthetic.shop.goals[synthetic.shop.splits["train"][0]].instruction in first
+
+
+@pytest.mark.parametrize("context", ["turn", "episode"])
+def test_trials(play: Callable[..., Trial], chat: Chat, context: str) -> None:
+    agent, _ = load_agent("openrlhf_lamer.agents.webshop")
+    settings: dict[str, Any] = {"agent": agent, "context": context, "max_length": 60_000, "max_new_tokens": 400}
+    settings["env_options"] = {"data": "synthetic", "products": 120}
+    won = play(OraclePolicy(chat), **settings)
+    assert won.failure is None
+    assert [episode.stop for episode in won.episodes] == [Stop.WON]
+    lost = play(RandomPolicy(chat, 1), seed=4, **settings)
+    assert lost.failure is None
+    assert len(lost.episodes) == 3
+    assert lost.episodes[0].turns[0].anchor == lost.episodes[2].turns[0].anchor
 
 
 def test_a_session_is_its_key(synthetic: WebShop) -> None:

@@ -1,7 +1,7 @@
 """The nouns of a product's name, which the score compares.
 
-The original asks spaCy's small English model. It need not be there: the bundled tagger follows what that
-model makes of titles, where nearly every capitalised word counts as a name.
+The original asks spaCy's small English model. Where that is not installed, a rough tagger stands in: in titles
+nearly every capitalised word is a name, so looks say most of it. Scores of near misses may differ between the two.
 """
 
 from __future__ import annotations

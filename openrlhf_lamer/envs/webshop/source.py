@@ -18,7 +18,7 @@ HUMAN = "items_human_ins.json"
 _CHUNK = 1 << 22
 _LONGEST = 1 << 26
 """Bytes: no product's row is longer."""
-_GET = "download it with WebShop's setup.sh (-d small or -d all), into the folder that WEBSHOP_DATA names"
+_GET = "get WebShop's data anew with its setup.sh (-d small or -d all), and give that folder as --data or WEBSHOP_DATA"
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Files:
     instructions: Path | None
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file that is there, by name."""
+        """Bytes of each file, by name."""
         files = (self.items, self.attributes, self.instructions)
-        return {file.name: file.stat().st_size for file in files if file is not None and file.is_file()}
+        return {file.name: file.stat().st_size for file in files if file is not None}
 
 
 def find_files(folder: Path, products: int | None, goals: GoalKind) -> Files:
@@ -48,7 +48,7 @@ def find_files(folder: Path, products: int | None, goals: GoalKind) -> Files:
     `items_shuffle.json`. Raises `TaskError` where a file is missing.
     """
     if not folder.is_dir():
-        raise TaskError(f"webshop: there is no folder {folder}; {_GET.replace('it', 'the data', 1)}")
+        raise TaskError(f"webshop: there is no folder {folder}; {_GET}")
     items = folder / f"items_shuffle_{products}.json"
     if not items.is_file():
         items = folder / "items_shuffle.json"
