@@ -638,7 +638,7 @@ def test_the_agent_s_prompts(synthetic: WebShop) -> None:
         for observation in (initial, page):
             yield agent.play_message(
                 continuing=False,
-                env=synthetic,
+                env=synthetic.facts,
                 initial=initial,
                 memory=(),
                 turns=(),

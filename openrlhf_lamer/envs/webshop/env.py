@@ -81,7 +81,7 @@ class WebShop(TextEnv):
     """
 
     name = "webshop"
-    difficulties = ({"data": "synthetic"}, {"data": "synthetic", "products": 10_000})
+    difficulties = ({"data": "synthetic"}, {"data": "synthetic", "goals": "generated"})
 
     def __init__(
         self,
