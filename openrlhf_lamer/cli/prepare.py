@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,14 @@ import typer
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import environment, json_object
 
-app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets.")
+app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, game data.")
+
+
+class Goals(StrEnum):
+    """Which goals of WebShop to compile."""
+
+    HUMAN = "human"
+    GENERATED = "generated"
 
 
 @app.callback()
@@ -63,3 +71,53 @@ def tasks(
     path = out if out.suffix == ".jsonl" else out / f"{name}.jsonl"
     write_dataset(path, chosen)
     typer.echo(f"{len(chosen)} tasks ({what}) in {path}")
+
+
+@app.command("webshop")
+def webshop(
+    data: Annotated[
+        Path | None, typer.Option(envvar="WEBSHOP_DATA", help="Folder with WebShop's own data files.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for a synthetic catalogue instead.")] = None,
+    products: Annotated[
+        int | None, typer.Option(min=1, help="Number of products: the first ones of --data, or those made for --out.")
+    ] = None,
+    goals: Annotated[Goals, typer.Option(help="Requests written by people, or generated ones.")] = Goals.HUMAN,
+) -> None:
+    """Check and compile WebShop's data, or make a catalogue in its form.
+
+    With `--data` the files items_shuffle*.json, items_ins_v2*.json and items_human_ins.json are read through and
+    compiled beside themselves. With `--out` they are made first: a synthetic catalogue of any size. Then set
+    WEBSHOP_DATA to that folder. Without any of this, the environment makes 1000 products by itself.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from openrlhf_lamer.envs import TaskError
+    from openrlhf_lamer.envs.webshop.stored import compiled_folder, prepare
+    from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, write_files
+
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            fail(f"--out {out}: there is something already; name a new folder")
+        try:
+            write_files(out, products or DEFAULT_PRODUCTS)
+        except OSError as error:
+            fail(f"--out {out}: cannot be written: {error}")
+        products = None  # all of them
+    folder = out or data
+    if folder is None:
+        fail("give --data FOLDER (or set WEBSHOP_DATA), or --out FOLDER for a synthetic catalogue")
+    with Progress(console=Console(stderr=True)) as bar:
+        reading = bar.add_task(f"reading {folder}")
+        try:
+            shop = prepare(
+                folder, products, goals.value, lambda done, total: bar.update(reading, completed=done, total=total)
+            )
+        except TaskError as error:
+            fail(f"{'--data' if out is None else '--out'} {folder}: {error}")
+    splits = ", ".join(f"{len(numbers)} {name}" for name, numbers in shop.splits.items())
+    typer.echo(f"{len(shop.products)} products, {len(shop.goals)} goals ({splits}), catalogue {shop.digest}")
+    typer.echo(f"nouns by the tagger {shop.tagger}; compiled in {compiled_folder(folder, products, goals.value)}")
+    if products is not None:
+        typer.echo(f"play them with the option products={products}")

@@ -25,6 +25,7 @@ GROUP = "openrlhf_lamer.envs"
 _known: dict[str, type[TextEnv] | str] = {
     "minesweeper": "openrlhf_lamer.envs.minesweeper:MineSweeper",
     "sokoban": "openrlhf_lamer.envs.sokoban:Sokoban",
+    "webshop": "openrlhf_lamer.envs.webshop.env:WebShop",
 }
 
 

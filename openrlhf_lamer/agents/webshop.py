@@ -1,0 +1,7 @@
+"""An agent that shops, one search or click a turn."""
+
+from openrlhf_lamer.agents.base import Agent, host_seam
+
+agent = Agent(env="webshop", max_turns=12, window=15)
+
+__getattr__ = host_seam(agent)

@@ -1,0 +1,267 @@
+"""WebShop: find a product that fits a request, choose its options and buy it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from openrlhf_lamer.envs.base import (
+    SUCCESS_REWARD,
+    EpisodeOverError,
+    Observation,
+    RewardScheme,
+    Step,
+    TaskError,
+    TextEnv,
+)
+from openrlhf_lamer.envs.seeding import below, choose
+from openrlhf_lamer.envs.webshop import nouns, stored
+from openrlhf_lamer.envs.webshop.compiling import compile_rows
+from openrlhf_lamer.envs.webshop.goals import split
+from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
+from openrlhf_lamer.envs.webshop.session import BUTTONS, BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
+from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
+from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, synthetic_rows
+from openrlhf_lamer.records import Task
+from openrlhf_lamer.tasks import SEEDS
+
+SYNTHETIC = "synthetic"
+ENV_VAR = "WEBSHOP_DATA"
+
+LARGE = 100_000
+"""With more products than this, a search takes longer than the event loop should wait."""
+
+_shops: dict[tuple[str, int | None, GoalKind], Shop] = {}
+_opening = Lock()
+
+
+class WebShop(TextEnv):
+    """Buy what an instruction asks for.
+
+    Description:
+        A shop with a search engine, and an instruction that names a kind of product, what it must be like,
+        which options to take and what it may cost. Pages are those of the original's text mode.
+
+    Actions:
+        `search[words]`, on any page: the first ten of at most 50 results; it clears the options.
+        `click[target]`: a button, product or option of the page in any case, such as `click[next >]`,
+        `click[b0abcdefgh]` or `click[x-large]`; `click[buy now]` buys.
+        Anything else, or a target that is not on the page, is refused.
+
+    Observation:
+        The texts of the page, separated by ` [SEP] `. `admissible` lists the clicks that the page offers; a
+        search is always allowed, and not listed. What was chosen is not shown.
+
+    Rewards:
+        The score of a purchase (see `scoring`) is from 0 to 1 and stands in `Step.info["task_score"]`.
+        sparse: 10 for a purchase with score 1, else 0.
+        shaped: ten times the score, at the purchase.
+
+    Termination:
+        A purchase ends the episode; it is won with a score of 1.
+
+    Options:
+        data: "synthetic"; or a folder with the original's files, prepared by `openrlhf-lamer prepare
+        webshop`; by default what the environment variable WEBSHOP_DATA names, else "synthetic".
+        products: How many products, from the first on; by default 1000 synthetic ones, or all of a folder.
+        goals: "human" (written requests), or "generated" (one for each combination of options).
+        reward: "sparse" or "shaped".
+
+    Goals are numbered as in the original: 0 to 499 are `test`, 500 to 1499 `dev`, the rest `train`; of fewer
+    than 5000 goals, a fifth each is held out. A seed of the evaluation range stands for a goal of `test`, any other for
+    one of `train`: seeds in a row are goals in a row, and after the last goal comes the first. A task's spec is
+    `{"goal": 3, "catalogue": "..."}`, with the digest of the catalogue that the goal is from; so `dev` is reached.
+
+    All instances of a process share one shop. Reviews are empty, as in the original's data; its search words for
+    developers (`<r>`, `<a>`, `<c>`, `<q>`) and its page of attributes, which text mode hides, are left out.
+    """
+
+    name = "webshop"
+    difficulties = ({"data": "synthetic"}, {"data": "synthetic", "goals": "generated"})
+
+    def __init__(
+        self,
+        data: str = "",
+        products: int | None = None,
+        goals: GoalKind = "human",
+        reward: RewardScheme = "sparse",
+    ) -> None:
+        super().__init__(reward)
+        if goals not in ("human", "generated"):
+            raise TaskError(f"webshop: goals is 'human' or 'generated', not {goals!r}")
+        self.data, self.goals = data, goals
+        self.products = None if products is None else self._whole("products", products, 1, 10_000_000)
+        self.shop = open_shop(data, self.products, goals)
+        self.slow = len(self.shop.products) > LARGE
+        self._session: Session | None = None
+        self._goal = 0
+        self._plan: dict[int, str | None] = {}
+        """Queries that find the product of a goal, as far as the oracle has looked for them."""
+
+    def reset(self, task: Task) -> Observation:
+        """Begin an episode: the goal that the task's seed or spec names, at the shop's first page."""
+        self._session = None
+        self._check_task(task)
+        self._goal = self._number(task)
+        self._session = Session(self.shop, self.shop.goals[self._goal])
+        return self._observation(self._session)
+
+    def step(self, action: str) -> Step:
+        """Search or click."""
+        session = self._running()
+        valid = session.act(action)
+        info: dict[str, Any] = {"task_score": 0.0}
+        won, paid = False, 0.0
+        if session.score is not None:
+            won = session.score.total == 1.0
+            paid = SUCCESS_REWARD * (session.score.total if self.reward == "shaped" else won)
+            info = {
+                "task_score": session.score.total,
+                "type": session.score.type,
+                "attributes": session.score.attributes,
+                "options": session.score.options,
+                "price": session.score.price,
+                "tagger": self.shop.tagger,
+            }
+        return Step(
+            observation=self._observation(session),
+            reward=float(paid),
+            terminated=session.score is not None,
+            truncated=False,
+            won=won,
+            valid=valid,
+            info=info,
+        )
+
+    def anchor(self) -> str:
+        """The goal, the page, and all that is not shown: search, position in it, chosen options."""
+        assert self._session is not None
+        return f"{self._goal}:{self._session.key()}"
+
+    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
+        """Nothing, or all of a purchase."""
+        return 0.0, SUCCESS_REWARD
+
+    def oracle(self) -> str | None:
+        """The next action on a way to buy the product that the goal was written for, with the options it names.
+
+        None where no search is known that finds it.
+        """
+        session = self._session
+        if session is None or session.page is Page.DONE:
+            return None
+        goal = session.goal
+        if session.product == goal.product:
+            if session.page is Page.DETAIL:
+                return f"click[{PREVIOUS}]"
+            choice = _choice(goal, self.shop.products[goal.product])
+            missing = (value for name, value in choice.items() if session.options.get(name) != value)
+            return f"click[{next(missing, BUY)}]"
+        if session.page is Page.RESULTS and goal.product in session.hits:
+            page = session.hits.index(goal.product) // PER_PAGE + 1
+            if page == session.number:
+                return f"click[{self.shop.products[goal.product].asin.lower()}]"
+            return f"click[{NEXT if page > session.number else PREVIOUS}]"
+        query = self._query(goal)
+        return None if query is None else f"search[{query}]"
+
+    def random_action(self, rng: Any) -> str:
+        """A click that the page offers, or a search for words of the instruction; always that on the first page."""
+        session = self._running()
+        targets = session.clickables()
+        if targets and below(rng, 8):
+            return f"click[{choose(rng, targets)}]"
+        words = session.goal.instruction.replace("]", " ").split()
+        start = below(rng, len(words))
+        return f"search[{' '.join(words[start : start + 1 + below(rng, 6)])}]"
+
+    def _running(self) -> Session:
+        if self._session is None or self._session.page is Page.DONE:
+            raise EpisodeOverError("webshop: no episode is running; call reset first")
+        return self._session
+
+    def _number(self, task: Task) -> int:
+        """The number of a task's goal."""
+        shop = self.shop
+        if task.seed is not None:
+            place = "test" if task.seed in SEEDS["eval"] else "train"
+            numbers = shop.splits[place]
+            if not numbers:
+                raise TaskError(f"webshop: {shop.source} has too few goals ({len(shop.goals)}) for a split {place}")
+            first = SEEDS["eval"].start if place == "test" else 0
+            return numbers[(task.seed - first) % len(numbers)]
+        spec: Mapping[str, Any] = task.spec or {}
+        if set(spec) != {"goal", "catalogue"}:
+            raise TaskError(f"webshop: a spec has the keys goal and catalogue, not {sorted(map(str, spec))}")
+        if spec["catalogue"] != shop.digest:
+            raise TaskError(
+                f"webshop: the task is of the catalogue {spec['catalogue']!r}, but {shop.source} is {shop.digest!r}: "
+                "other data, another number of products, other goals or another version made it"
+            )
+        return self._whole("spec['goal']", spec["goal"], 0, len(shop.goals) - 1)
+
+    def _observation(self, session: Session) -> Observation:
+        return Observation(session.text(), tuple(f"click[{target}]" for target in session.clickables()))
+
+    def _query(self, goal: Goal) -> str | None:
+        """A search that finds the goal's product."""
+        if goal.product not in self._plan:
+            product = self.shop.products[goal.product]
+            name = product.name.replace("]", " ").lower()
+            tries = (name, f"{name} {' '.join(product.values)}".replace("]", " "))
+            found = (query for query in tries if goal.product in self.shop.index.search(query))
+            self._plan[goal.product] = next(found, None)
+        return self._plan[goal.product]
+
+
+def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
+    """The shop of these options, the same one for all who ask in this process.
+
+    Raises:
+        TaskError: The data is missing, damaged or not prepared.
+    """
+    data = data or os.environ.get(ENV_VAR) or SYNTHETIC
+    if data == SYNTHETIC:
+        products = products or DEFAULT_PRODUCTS
+    key = (data, products, goals)
+    with _opening:
+        if key not in _shops:
+            if data == SYNTHETIC:
+                _shops[key] = _synthetic(products or DEFAULT_PRODUCTS, goals)
+            else:
+                _shops[key] = stored.load(Path(data), products, goals)
+        return _shops[key]
+
+
+def _synthetic(products: int, goals: GoalKind) -> Shop:
+    """The synthetic catalogue in memory. Its tagger is the bundled one: the same scores on every machine."""
+    rows = synthetic_rows(products, goals)
+    kept: list[Product] = []
+    compiled = compile_rows(rows, nouns.bundled, kept.append)
+    kept = [product for _, product in sorted(zip(compiled.numbers, kept, strict=True), key=lambda pair: pair[0])]
+    places = split(compiled.goals)
+    return Shop(kept, compiled.goals, places, compiled.index, compiled.digest, nouns.BUNDLED, rows.source)
+
+
+def _choice(goal: Goal, product: Product) -> dict[str, str]:
+    """Values of the product's options, by name, that meet as many options of the goal as can be met together."""
+    # A value that several options have sets the last of them; one that is called like a button sets none.
+    sets = {value: name for name, values in product.options.items() for value in values if value not in BUTTONS}
+
+    fits: list[list[tuple[str, str] | None]] = []
+    for option in goal.options:
+        alike = {value: ratio(comparable(value), option) for value in sets}
+        best = (
+            max((v for v in sets if sets[v] == name), key=alike.__getitem__, default="") for name in product.options
+        )
+        fits.append([(sets[value], value) for value in best if alike.get(value, 0) > ALIKE] + [None])
+
+    def met(choice: tuple[tuple[str, str] | None, ...]) -> int:
+        chosen = dict(filter(None, choice))
+        return sum(pair is not None and chosen[pair[0]] == pair[1] for pair in choice)
+
+    return dict(filter(None, max(itertools.product(*fits), key=met)))

@@ -1,0 +1,94 @@
+"""Goals and their split, from the original's rows.
+
+Where the original draws prices from a generator that each worker seeds in its own way, every draw
+here has a generator of its own, named by what it is for: a product's price is the same in any process, and
+whatever part of the catalogue is loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from openrlhf_lamer.envs.seeding import below, generator
+from openrlhf_lamer.envs.webshop.scoring import comparable
+from openrlhf_lamer.envs.webshop.shop import Goal, Product
+
+UNLIMITED = 1_000_000.0
+"""Price limit of a goal that names none."""
+
+TEST, DEV = 500, 1000
+"""Most goals of a held-out split."""
+
+
+def drawn_price(asin: str, low: float, high: float) -> float:
+    """The price of a product that is offered from `low` to `high`."""
+    return low + (high - low) * generator("webshop", "price", asin).random()
+
+
+def goals_of(product: Product, number: int, row: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Iterator[Goal]:
+    """The goals written for a product.
+
+    Args:
+        product: The product.
+        number: Its number.
+        row: What the original's files say of it: its list of `items_human_ins.json`, or its entry
+            of `items_ins_v2.json`, which has a goal for each combination of options.
+    """
+    if not isinstance(row, Mapping):
+        for written in row:
+            wanted = [str(option) for option in written["instruction_options"]]
+            yield from _goal(
+                product, number, written["instruction"].strip("."), written["instruction_attributes"], wanted
+            )
+    elif row.get("instruction") is not None:
+        names = sorted(product.options)
+        for values in itertools.product(*(product.options[name] for name in names)):
+            pairs = list(dict(zip(names, values, strict=True)).items())
+            asked = ", and ".join(f"{name}: {value}" for name, value in pairs)
+            text = row["instruction"] + (f" with {asked}" if asked else "")
+            yield from _goal(product, number, text, row["instruction_attributes"], pairs)
+
+
+def _goal(
+    product: Product, number: int, text: str, attributes: Sequence[str], options: Sequence[str | tuple[str, str]]
+) -> Iterator[Goal]:
+    if not attributes:  # the original leaves these out
+        return
+    limits = list(itertools.islice((10.0 * tens for tens in range(1, 100) if 10.0 * tens > product.price), 4))
+    price_upper = UNLIMITED
+    if len(limits) >= 2:
+        # The higher one of two different limits: as the original draws.
+        rng = generator("webshop", "limit", product.asin, text)
+        first = below(rng, len(limits))
+        second = (first + 1 + below(rng, len(limits) - 1)) % len(limits)
+        price_upper = limits[max(first, second)]
+        text += f", and price lower than {price_upper:.2f} dollars"
+    yield Goal(number, text, tuple(attributes), tuple(map(comparable, options)), price_upper)
+
+
+def ordered(goals: Sequence[Goal]) -> tuple[Goal, ...]:
+    """The goals as the original shuffles them, so that a number means the same goal here and there."""
+    shuffled = list(goals)
+    random.Random(233).shuffle(shuffled)
+    return tuple(shuffled)
+
+
+def split(goals: Sequence[Goal]) -> dict[str, tuple[int, ...]]:
+    """Numbers of the goals of each split: the original's, or a fifth each where there are few goals.
+
+    The first 500 are `test`, the next 1000 `dev`, the rest `train`. A goal that is asked twice in the
+    same words, but for the price, counts for the first split it is in.
+    """
+    test = min(TEST, -(-len(goals) // 5))
+    dev = min(DEV, len(goals) // 5)
+    numbers: dict[str, list[int]] = {"test": [], "dev": [], "train": []}
+    first: dict[tuple[object, ...], str] = {}
+    for number, goal in enumerate(goals):
+        place = "test" if number < test else "dev" if number < test + dev else "train"
+        words = goal.instruction.rpartition(", and price lower than ")[0] or goal.instruction
+        if first.setdefault((goal.product, words, goal.attributes, goal.options), place) == place:
+            numbers[place].append(number)
+    return {place: tuple(chosen) for place, chosen in numbers.items()}

@@ -1,0 +1,141 @@
+"""Full-text ranking as Lucene does it with Anserini's settings, on numpy alone.
+
+The words of a text are those of Unicode's UAX #29, in lower case, without possessive 's and
+Lucene's English stop words, stemmed. A product scores for each word of the query
+
+    idf(t) · tf / (tf + k1 · (1 - b + b · len(d) / avg len)),   idf(t) = ln(1 + (N - df + ½) / (df + ½))
+
+with k1 = 0.9, b = 0.4 and `len(d)` as Lucene stores it, in one byte. Equal scores are ordered
+by product number, and products are numbered by asin.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from openrlhf_lamer.envs.webshop.stemming import stem
+
+K1 = 0.9
+B = 0.4
+DEPTH = 50
+"""Most products that a search finds."""
+
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such "
+    "that the their then there these they this to was will with".split()
+)
+
+_PICTURE = (
+    r"[\p{Extended_Pictographic}\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\U0001F1E6-\U0001F1FF]"
+    r"[\uFE0F\p{Emoji_Modifier}]*"
+)
+_WORD = regex.compile(
+    rf"""
+      {_PICTURE} (?: \u200D {_PICTURE} )*                        # emoji, joined ones as one word
+    | [\p{{Han}}\p{{Hiragana}}]                                  # a word each
+    | [\p{{Alphabetic}}\p{{Nd}}_]
+      (?: [\p{{Alphabetic}}\p{{Nd}}_\p{{M}}\p{{Cf}}--[\p{{Han}}\p{{Hiragana}}]]
+        | (?<=\p{{Nd}}) [.,;'‘’\u2044\u2024\uFF0C\uFF1B\uFF0E] (?=\p{{Nd}})                        # 1,000.5
+        | (?<=\p{{Alphabetic}}) [.:·'‘’\u2027\u2024\uFF1A\uFF0E\uFF07] (?=\p{{Alphabetic}})        # don't
+      )*
+    """,
+    regex.VERBOSE | regex.VERSION1,
+)
+_POSSESSIVES = ("'s", "’s", "＇s")
+
+
+def words(text: str) -> list[str]:
+    """What is indexed of a text, and looked up of a query."""
+    found = (
+        word[:-2] if word.endswith(_POSSESSIVES) else word for word in _WORD.findall(text.lower()) if word.strip("_")
+    )
+    return [stem(word) for word in found if word and word not in STOP_WORDS]
+
+
+def stored_length(length: int) -> int:
+    """`length` after Lucene has put it into one byte: exact up to 39, then four bits of mantissa."""
+    if length < 40:
+        return length
+    shift = (length - 24).bit_length() - 4
+    return 24 + (length - 24 >> shift << shift)
+
+
+class Index:
+    """An immutable index. Terms are columns of products and weights.
+
+    Args:
+        terms: The words, in the order of their columns.
+        bounds: Where each column begins, and where the last one ends; one longer than `terms`.
+        products: Product numbers, rising within a column.
+        weights: What the term adds to the score of that product; as long as `products`.
+        size: Number of products.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[str],
+        bounds: npt.NDArray[np.int64],
+        products: npt.NDArray[np.int32],
+        weights: npt.NDArray[np.float32],
+        size: int,
+    ) -> None:
+        self.terms, self.bounds, self.products, self.weights, self.size = terms, bounds, products, weights, size
+        self._columns = {term: column for column, term in enumerate(terms)}
+        self.search = lru_cache(maxsize=4096)(self._search)
+
+    def _search(self, query: str) -> tuple[int, ...]:
+        """Numbers of the products that fit `query` best, at most `DEPTH`, the best first."""
+        scores = np.zeros(self.size)
+        for word in words(query):
+            column = self._columns.get(word)
+            if column is not None:
+                part = slice(self.bounds[column], self.bounds[column + 1])
+                scores[self.products[part]] += self.weights[part]
+        found = np.flatnonzero(scores)
+        negative = -scores[found].astype(np.float32)
+        if len(found) > 4 * DEPTH:
+            near = negative <= np.partition(negative, DEPTH - 1)[DEPTH - 1]
+            found, negative = found[near], negative[near]
+        return tuple(found[np.argsort(negative, kind="stable")[:DEPTH]].tolist())
+
+
+class IndexBuilder:
+    """Takes the texts of products one by one, in any order."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, int] = {}
+        self._term, self._text, self._frequency = array("i"), array("i"), array("i")
+        self._lengths = array("i")
+
+    def add(self, text: str) -> None:
+        """Index the next product's text."""
+        found = words(text)
+        number = len(self._lengths)
+        self._lengths.append(len(found))
+        for word, frequency in Counter(found).items():
+            self._term.append(self._columns.setdefault(word, len(self._columns)))
+            self._text.append(number)
+            self._frequency.append(frequency)
+
+    def build(self, numbers: Sequence[int]) -> Index:
+        """The index of the texts so far; text i is product `numbers[i]`."""
+        size = len(self._lengths)
+        term, text = np.array(self._term, np.int32), np.array(self._text, np.int32)
+        frequency = np.array(self._frequency, float)
+        matching = np.bincount(term, minlength=len(self._columns))
+        idf = np.log(1 + (size - matching + 0.5) / (matching + 0.5))
+        stored = np.array([stored_length(length) for length in self._lengths], float)
+        # The order of operations decides the last bit, and with it ties.
+        norm = K1 * (1 - B + B * stored * size / max(float(sum(self._lengths)), 1.0))
+        weights = (idf[term] * frequency / (frequency + norm[text])).astype(np.float32)
+        products = np.array(numbers, np.int32)[text]
+        order = np.lexsort((products, term))
+        bounds = np.concatenate(([0], np.cumsum(matching)))
+        return Index(list(self._columns), bounds, products[order], weights[order], size)
