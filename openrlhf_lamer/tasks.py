@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from openrlhf_lamer.records import Task
-
-Split = Literal["train", "eval"]
 
 SEEDS: Mapping[str, range] = {"train": range(2**30), "eval": range(2**30, 2**31)}
 """Seeds of each split; the ranges are disjoint."""
 
+PANEL_SIZE = 128
+"""Tasks in an evaluation panel."""
+
 
 def seeded_tasks(
-    env: str, split: Split, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None
+    env: str, split: str, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None
 ) -> list[Task]:
     """Tasks number `first` to `first + num` of a split; the same on every machine."""
     seeds = SEEDS[split]

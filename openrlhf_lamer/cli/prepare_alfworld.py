@@ -1,0 +1,70 @@
+"""The two parts of `openrlhf-lamer prepare alfworld`, with what they print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+
+
+def make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
+    """Make generated games in several processes, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from openrlhf_lamer.envs import TaskError
+    from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
+    from openrlhf_lamer.envs.alfworld.prepare import pregenerate
+    from openrlhf_lamer.tasks import seeded_tasks
+
+    try:
+        chosen = catalogue.family(task_types)
+        seeds = [task.seed for task in seeded_tasks("alfworld", split, games, first=first) if task.seed is not None]
+        wheel.require()
+    except ValueError as error:  # TaskError among them
+        fail(str(error))
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    cores = len(os.sched_getaffinity(0))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        making = bar.add_task("games of ALFWorld", total=games)
+        try:
+            for _ in pregenerate(seeds, chosen, min(workers or cores, games)):
+                bar.advance(making)
+        except TaskError as error:
+            fail(str(error))
+    typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
+
+
+def check(data: Path) -> None:
+    """Count the official games and print a table; fails where a split is incomplete or a file broken."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, DOWNLOAD, FOLDER, TASK_TYPES
+    from openrlhf_lamer.envs.alfworld.prepare import survey
+
+    folder = data / FOLDER
+    if not folder.is_dir():
+        fail(f"--data {data}: there is no folder {folder}; run `{DOWNLOAD} --data-dir {data}`")
+    with Console(stderr=True).status(f"reading the games in {folder}"):
+        findings = list(survey(folder))
+    table = Table(title=f"{folder}: games found, of those in the official split")
+    table.add_column("task type")
+    for finding in findings:
+        table.add_column(finding.split, justify="right")
+    for name in TASK_TYPES:
+        table.add_row(name, *(f"{finding.counts[name]} of {COUNTS[finding.split][name]}" for finding in findings))
+    Console().print(table)
+    broken = [line for finding in findings for line in finding.broken]
+    for line in broken:
+        typer.echo(line, err=True)
+    # A split that was never downloaded is nobody's mistake.
+    there = [finding for finding in findings if finding.counts or finding.broken]
+    cut = [finding.split for finding in there if not finding.complete]
+    if not there or cut:
+        what = f"incomplete: {', '.join(cut)}" if cut else "no games"
+        files = f", {len(broken)} broken files" if broken else ""
+        fail(f"--data {data}: {what}{files}; run `{DOWNLOAD} --data-dir {data}`")
