@@ -430,23 +430,25 @@ class TestBadInput:
 class TestPrepare:
     def test_a_complete_split_passes_and_a_cut_one_is_named(self, tmp_path: Path) -> None:
         content = json.dumps({"pddl_domain": "", "pddl_problem": "", "grammar": "", "solvable": True})
+        folder = tmp_path / catalogue.FOLDER / "valid_unseen"
         for name, count in catalogue.COUNTS["valid_unseen"].items():
             for number in range(count):
-                path = tmp_path / catalogue.FOLDER / "valid_unseen" / f"{name}-A-None-B-1" / str(number)
+                path = folder / f"{name}-A-None-B-1" / str(number)
                 path.mkdir(parents=True)
                 (path / catalogue.FILE).write_text(content)
         whole = CliRunner().invoke(app, ["prepare", "alfworld", "--data", str(tmp_path)])
         assert whole.exit_code == 0, whole.output
         assert "24 of 24" in whole.output
-        (path / catalogue.FILE).write_text(content[:20])
+        broken = folder / f"{TASK_TYPES[0]}-A-None-B-1" / "7" / catalogue.FILE
+        broken.write_text(content[:20])
         cut = CliRunner().invoke(app, ["prepare", "alfworld", "--data", str(tmp_path)])
         assert cut.exit_code == 2
-        assert f"{path / catalogue.FILE}: it is not JSON" in cut.output
+        assert f"{broken}: it is not JSON" in cut.output
         assert "incomplete: valid_unseen, 1 broken files; run `alfworld-download" in cut.output
 
     def test_no_folder_and_nothing_to_do_are_errors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missing = CliRunner().invoke(app, ["prepare", "alfworld", "--data", str(tmp_path)])
-        assert (missing.exit_code, "there is no folder" in missing.output) == (2, True)
+        assert (missing.exit_code, "it holds no folder" in missing.output) == (2, True)
         monkeypatch.delenv(catalogue.VARIABLE)
         nothing = CliRunner().invoke(app, ["prepare", "alfworld"])
         assert (nothing.exit_code, "--games N" in nothing.output) == (2, True)

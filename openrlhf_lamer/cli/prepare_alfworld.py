@@ -48,7 +48,7 @@ def check(data: Path) -> None:
 
     folder = data / FOLDER
     if not folder.is_dir():
-        fail(f"--data {data}: there is no folder {folder}; run `{DOWNLOAD} --data-dir {data}`")
+        fail(f"--data {data}: it holds no folder {FOLDER}; give the folder above that, or run `{DOWNLOAD}`")
     with Console(stderr=True).status(f"reading the games in {folder}"):
         findings = list(survey(folder))
     table = Table(title=f"{folder}: games found, of those in the official split")
