@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.prepare_alfworld import alfworld
 
-app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets.")
+app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments.")
 
 
 class Split(StrEnum):
@@ -24,6 +25,9 @@ class Split(StrEnum):
 @app.callback()
 def about() -> None:
     """Make what training needs."""
+
+
+app.command("alfworld")(alfworld)
 
 
 @app.command("tasks")
@@ -56,32 +60,3 @@ def tasks(
     path = out if out.suffix == ".jsonl" else out / f"{split.value}.jsonl"
     write_dataset(path, chosen)
     typer.echo(f"{len(chosen)} {env} tasks ({split.value}) in {path}")
-
-
-@app.command("alfworld")
-def alfworld(
-    data: Annotated[
-        Path | None,
-        typer.Option(envvar="ALFWORLD_DATA", help="Folder of the official games, the one that holds json_2.1.1."),
-    ] = None,
-    games: Annotated[int, typer.Option(min=0, help="Generated games to make ahead of time.")] = 0,
-    split: Annotated[Split, typer.Option(help="Seeds of the generated games.")] = Split.TRAIN,
-    first: Annotated[int, typer.Option(min=0, help="Number of the first game within the split.")] = 0,
-    task_types: Annotated[
-        str, typer.Option(help="Types of the generated games: id, ood, all, or names with commas between.")
-    ] = "id",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
-) -> None:
-    """Check the official ALFWorld games, make generated ones ahead of time, or both.
-
-    The official games come with `alfworld-download`. Generated ones need no data and are made when first
-    asked for, in half a second each; made ahead of time, training never waits for them.
-    """
-    from openrlhf_lamer.cli.prepare_alfworld import check, make
-
-    if data is None and not games:
-        fail("nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N")
-    if games:
-        make(games, split.value, first, task_types, workers)
-    if data is not None:
-        check(data)

@@ -1,16 +1,43 @@
-"""The two parts of `openrlhf-lamer prepare alfworld`, with what they print."""
+"""`openrlhf-lamer prepare alfworld`: official games checked, generated ones made ahead of time."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
 
 
-def make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
+def alfworld(
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="ALFWORLD_DATA", help="Folder of the official games, the one that holds json_2.1.1."),
+    ] = None,
+    games: Annotated[int, typer.Option(min=0, help="Generated games to make ahead of time.")] = 0,
+    split: Annotated[Literal["train", "eval"], typer.Option(help="Seeds of the generated games.")] = "train",
+    first: Annotated[int, typer.Option(min=0, help="Number of the first game within the split.")] = 0,
+    task_types: Annotated[
+        str, typer.Option(help="Types of the generated games: id, ood, all, or names with commas between.")
+    ] = "id",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
+) -> None:
+    """Check the official ALFWorld games, make generated ones ahead of time, or both.
+
+    The official games come with `alfworld-download`. Generated ones need no data and are made when first
+    asked for, in half a second each; made ahead of time, training never waits for them.
+    """
+    if data is None and not games:
+        fail("nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N")
+    if games:
+        _make(games, split, first, task_types, workers)
+    if data is not None:
+        _check(data)
+
+
+def _make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
     """Make generated games in several processes, with a progress bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,7 +65,7 @@ def make(games: int, split: str, first: int, task_types: str, workers: int | Non
     typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
 
 
-def check(data: Path) -> None:
+def _check(data: Path) -> None:
     """Count the official games and print a table; fails where a split is incomplete or a file broken."""
     from rich.console import Console
     from rich.table import Table
