@@ -311,6 +311,22 @@ class TestGenerated:
         games._compiled.cache_clear()
         assert transcript(file_of(NAMES[0]), 5) == before
 
+    def test_several_processes_that_need_one_game_make_it_once(self, tmp_path: Path) -> None:
+        code = (
+            "from openrlhf_lamer.envs.alfworld import games, generator\n"
+            "compile = games._compile\n"
+            "games._compile = lambda *source: print('translated') or compile(*source)\n"
+            "print(generator.game(6, 'id').key)\n"
+        )
+        env = {**os.environ, storage.VARIABLE: str(tmp_path)}
+        running = [
+            subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        ]
+        lines = [line for each in running for line in each.communicate()[0].split()]
+        assert lines.count("translated") == 1
+        assert len(lines) == 4
+        assert len(set(lines)) == 2
+
     def test_held_out_rooms_stay_unseen(self) -> None:
         from openrlhf_lamer.envs.alfworld.rooms import HELD_OUT, rooms
 

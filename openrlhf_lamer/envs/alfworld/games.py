@@ -156,11 +156,14 @@ def _compiled(content: bytes) -> Game:
     source = read(content)
     key = sha256(f"{wheel.versions()}\n{source['pddl_domain']}\n{source['pddl_problem']}".encode()).hexdigest()
     kept = storage.folder() / f"compiled-{FORMAT}" / key[:2] / f"{key}.zlib"
-    parts = _read_kept(kept)
     try:
+        parts = _read_kept(kept)
         if parts is None:
-            parts = _compile(source["pddl_domain"], source["pddl_problem"])
-            storage.write(kept, zlib.compress(json.dumps(parts).encode(), 6))
+            with storage.alone(kept.parent / ".lock"):
+                parts = _read_kept(kept)
+                if parts is None:
+                    parts = _compile(source["pddl_domain"], source["pddl_problem"])
+                    storage.write(kept, zlib.compress(json.dumps(parts).encode(), 6))
         grammar = parse(source["grammar"])
     except (TaskError, MemoryError):
         raise

@@ -67,16 +67,28 @@ def game(seed: int, task_types: str | Sequence[str]) -> games.Game:
     """
     wheel.require()
     drawn_from = family(task_types)
-    folder = folder_of_games()
-    entry = folder / "seeds" / drawn_from.replace(",", "+") / str(seed)
+    entry = folder_of_games() / "seeds" / drawn_from.replace(",", "+") / str(seed)
+    found = _kept(entry)
+    if found is None:
+        with storage.alone(entry.parent / f".lock-{seed % 64}"):
+            found = _kept(entry) or _keep(entry, *make(seed, drawn_from))
+    return found
+
+
+def _kept(entry: Path) -> games.Game | None:
+    """The game that was made before; None where there is none, or a broken one."""
     try:
-        return games.load(folder / entry.read_text(encoding="utf-8") / FILE)
-    except (OSError, games.GameError):  # not made yet, or broken since: make it
-        scene, content = make(seed, drawn_from)
+        return games.load(folder_of_games() / entry.read_text(encoding="utf-8") / FILE)
+    except (OSError, games.GameError):
+        return None
+
+
+def _keep(entry: Path, scene: Scene, content: bytes) -> games.Game:
+    """Write a game to disk, and last of all its entry."""
     trial = f"trial_T{sha256(content).hexdigest()[:20]}"
     path = Path(FOLDER, "generated", scene.name, trial)
-    storage.write(folder / path / "traj_data.json", _trajectory(scene, trial))
-    storage.write(folder / path / FILE, content)
+    storage.write(folder_of_games() / path / "traj_data.json", _trajectory(scene, trial))
+    storage.write(folder_of_games() / path / FILE, content)
     storage.write(entry, path.as_posix().encode())
     return games.compiled(content)
 

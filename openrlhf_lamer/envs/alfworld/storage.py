@@ -6,8 +6,11 @@ cache folder (`$XDG_CACHE_HOME` or `~/.cache`). All in it can be made again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from openrlhf_lamer.envs.base import TaskError
@@ -23,13 +26,31 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "openrlhf-lamer" / "alfworld"
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock file: what a group of trials needs at the same moment is made by one process, not by each.
+
+    Where the file system knows no locks, nobody waits; `write` keeps files whole all the same.
+
+    Raises:
+        TaskError: The folder cannot be written to.
+    """
+    with _writable(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file so that no other process ever sees half of it.
 
     Raises:
         TaskError: The folder cannot be written to.
     """
-    try:
+    with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
@@ -39,6 +60,12 @@ def write(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise TaskError(
             f"alfworld: {path} cannot be written ({error.strerror or error}); set {VARIABLE} to a writable folder"
