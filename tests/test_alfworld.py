@@ -471,6 +471,16 @@ class TestPrepare:
         unknown = CliRunner().invoke(app, ["prepare", "alfworld", "--games", "1", "--task-types", "pick_all"])
         assert (unknown.exit_code, "'pick_all'" in unknown.output) == (2, True)
 
+    def test_official_games_are_translated_ahead(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv(storage.VARIABLE, str(tmp_path))
+        monkeypatch.setattr(catalogue, "COUNTS", counts := {"valid_seen": dict.fromkeys(TASK_TYPES, 1)})
+        monkeypatch.setattr("openrlhf_lamer.envs.alfworld.prepare.COUNTS", counts)
+        done = CliRunner().invoke(app, ["prepare", "alfworld", "--data", str(DATA), "--translate", "--workers", "2"])
+        assert done.exit_code == 0, done.output
+        games._compiled.cache_clear()
+        monkeypatch.setattr(games, "_compile", lambda *_: pytest.fail("translated anew"))
+        assert [solve(AlfWorld(), official(name)) > 0 for name in NAMES] == [True] * 6
+
     def test_games_are_made_by_several_processes(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(storage.VARIABLE, str(tmp_path))
         monkeypatch.delenv(catalogue.VARIABLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,9 @@ def alfworld(
     task_types: Annotated[
         str, typer.Option(help="Types of the generated games: id, ood, all, or names with commas between.")
     ] = "id",
+    translate: Annotated[
+        bool, typer.Option("--translate", help="Also translate the official games, so that no trial waits for that.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
 ) -> None:
     """Check the official ALFWorld games, make generated ones ahead of time, or both.
@@ -29,20 +33,18 @@ def alfworld(
     The official games come with `alfworld-download`. Generated ones need no data and are made when first
     asked for, in half a second each; made ahead of time, training never waits for them.
     """
+    if translate and data is None:
+        fail("--translate needs --data FOLDER (or ALFWORLD_DATA), the official games")
     if data is None and not games:
         fail("nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N")
     if games:
         _make(games, split, first, task_types, workers)
     if data is not None:
-        _check(data)
+        _check(data, translate, workers)
 
 
 def _make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
     """Make generated games in several processes, with a progress bar."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from openrlhf_lamer.envs import TaskError
     from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
     from openrlhf_lamer.envs.alfworld.prepare import pregenerate
     from openrlhf_lamer.tasks import seeded_tasks
@@ -53,25 +55,17 @@ def _make(games: int, split: str, first: int, task_types: str, workers: int | No
         wheel.require()
     except ValueError as error:  # TaskError among them
         fail(str(error))
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
-    cores = len(os.sched_getaffinity(0))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        making = bar.add_task("games of ALFWorld", total=games)
-        try:
-            for _ in pregenerate(seeds, chosen, min(workers or cores, games)):
-                bar.advance(making)
-        except TaskError as error:
-            fail(str(error))
+    _show("generated games", games, pregenerate(seeds, chosen, min(workers or _cores(), games)))
     typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
 
 
-def _check(data: Path) -> None:
+def _check(data: Path, translate: bool, workers: int | None) -> None:
     """Count the official games and print a table; fails where a split is incomplete or a file broken."""
     from rich.console import Console
     from rich.table import Table
 
     from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, DOWNLOAD, FOLDER, TASK_TYPES
-    from openrlhf_lamer.envs.alfworld.prepare import survey
+    from openrlhf_lamer.envs.alfworld.prepare import pretranslate, survey
 
     folder = data / FOLDER
     if not folder.is_dir():
@@ -95,3 +89,26 @@ def _check(data: Path) -> None:
         what = f"incomplete: {', '.join(cut)}" if cut else "no games"
         files = f", {len(broken)} broken files" if broken else ""
         fail(f"--data {data}: {what}{files}; run `{DOWNLOAD} --data-dir {data}`")
+    if translate:
+        _show("translations", sum(len(each.sound) for each in there), pretranslate(there, workers or _cores()))
+
+
+def _show(what: str, total: int, done: Iterator[None]) -> None:
+    """A progress bar that moves on as `done` yields."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from openrlhf_lamer.envs import TaskError
+
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        running = bar.add_task(what, total=total)
+        try:
+            for _ in done:
+                bar.advance(running)
+        except TaskError as error:
+            fail(str(error))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
