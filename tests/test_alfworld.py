@@ -20,7 +20,7 @@ from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs import EpisodeOverError, Task, TaskError, check_env, make
-from openrlhf_lamer.envs.alfworld import TASK_TYPES, catalogue, games, generator, planner, storage, wheel
+from openrlhf_lamer.envs.alfworld import TASK_TYPES, catalogue, games, generator, planner, sentences, storage, wheel
 from openrlhf_lamer.envs.alfworld.env import AlfWorld
 from openrlhf_lamer.envs.base import SUCCESS_REWARD
 from openrlhf_lamer.policies.scripted import OraclePolicy
@@ -302,14 +302,23 @@ class TestGenerated:
         assert generator.game(4, "id").walkthrough
         assert path.read_bytes() == content
 
-    def test_a_kept_translation_that_broke_is_made_anew(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_what_is_kept_is_read_again_and_made_anew_where_it_broke(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def anew() -> list[list[Any]]:
+            games._compiled.cache_clear()
+            sentences._parse.cache_clear()
+            return transcript(file_of(NAMES[0]), 8)
+
         monkeypatch.setenv(storage.VARIABLE, str(tmp_path))
-        games._compiled.cache_clear()
-        before = transcript(file_of(NAMES[0]), 5)
-        for path in tmp_path.rglob("*.zlib"):
+        before = anew()
+        with monkeypatch.context() as unread:
+            unread.setattr(games, "_compile", lambda *_: pytest.fail("translated anew"))
+            unread.setattr(sentences, "_parse_anew", lambda _: pytest.fail("parsed anew"))
+            assert anew() == before
+        for path in (*tmp_path.rglob("*.zlib"), *tmp_path.rglob("*.json")):
             path.write_bytes(path.read_bytes()[:-100])
-        games._compiled.cache_clear()
-        assert transcript(file_of(NAMES[0]), 5) == before
+        assert anew() == before
 
     def test_several_processes_that_need_one_game_make_it_once(self, tmp_path: Path) -> None:
         code = (

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer.envs.alfworld import planner, storage, wheel
-from openrlhf_lamer.envs.alfworld.grammar import Binding, Entity, Grammar, parse
+from openrlhf_lamer.envs.alfworld.grammar import Binding, Entity, Grammar
+from openrlhf_lamer.envs.alfworld.sentences import parse
 from openrlhf_lamer.envs.base import TaskError
 
 FORMAT = 1

@@ -1,18 +1,16 @@
-"""What a game says: TextWorld's grammar of sentences, read by TextWorld and expanded here.
+"""What a game says: sentences of a grammar like TextWorld's, expanded to the same text.
 
 TextWorld expands a sentence by copying the whole context for every symbol in it and parses
-each condition anew, which takes most of a step. The sentences are the same here; they are
-parsed once and expanded without copies.
+each condition anew, which takes most of a step. Here they are parsed once, by TextWorld (see
+`sentences`), and expanded without copies.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType
-from typing import Any
 
 Facts = Mapping[str, "set[tuple[str, ...]] | frozenset[tuple[str, ...]]"]
 """The true facts: what each predicate holds of."""
@@ -55,7 +53,12 @@ class Reference:
 class Expression:
     """A Python expression over the entities in sight."""
 
-    code: CodeType
+    source: str
+
+    @property
+    def code(self) -> CodeType:
+        """The expression, compiled."""
+        return _compiled(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,8 @@ class Grammar:
                     yield text
                 case Reference():
                     yield from self._refer(symbol, scope)
-                case Expression(code):
-                    yield str(eval(code, {"__builtins__": {}}, scope.names))
+                case Expression():
+                    yield str(eval(symbol.code, {"__builtins__": {}}, scope.names))
                 case ForEach(said, query):
                     for bound in scope.solve(query):
                         yield from self._expand((said,), scope.within(bound))
@@ -194,66 +197,6 @@ class _Scope:
                 yield from self._solve(rest, bound)
 
 
-_GOAL = re.compile(r'(?<="Your task is to: )[^"\\#\[\]{}|;<>\n]*(?=")')
-"""The one sentence in which games differ, where it holds nothing that the grammar would expand."""
-
-
-def parse(text: str) -> Grammar:
-    """Read a game's grammar. Whatever TextWorld raises for a broken one comes through."""
-    goals = _GOAL.findall(text)
-    if len(goals) != 1:
-        return _parse(text)
-    # So that the rest, which takes a quarter of a second to parse, is the same text for all games.
-    common = _parse(_GOAL.sub("", text))
-    task = (Rule((Text(f"Your task is to: {goals[0]}"),), ()),)
-    return Grammar({**common.rules, "task": task}, common.commands, common.feedback)
-
-
-@lru_cache(maxsize=4)
-def _parse(text: str) -> Grammar:
-    from textworld.envs.pddl import textgen
-    from textworld.envs.pddl.logic import GameLogic
-
-    def symbols(text: str) -> tuple[Symbol, ...]:
-        return _symbols(textgen._parse_and_convert(text, rule_name="symbols"))
-
-    logic = GameLogic(domain="", grammar=text)
-    return Grammar(
-        rules={
-            name: tuple(Rule(_symbols(rule.rhs), _query(rule.condition)) for rule in rules)
-            for name, rules in logic.grammar._rules.items()
-        },
-        commands={name: symbols(action.template) for name, action in logic.actions.items()},
-        feedback={name: symbols(action.feedback_rule) for name, action in logic.actions.items()},
-    )
-
-
-def _symbols(parsed: list[Any]) -> tuple[Symbol, ...]:
-    return tuple(_symbol(each) for each in parsed)
-
-
-def _symbol(parsed: Any) -> Any:
-    from textworld.envs.pddl import textgen
-
-    match parsed:
-        case textgen.TerminalSymbol():
-            return Text(parsed.symbol)
-        case textgen.NonterminalSymbol():
-            return Reference(parsed.symbol)
-        case textgen.EvalSymbol():
-            return Expression(compile(parsed.expression.strip(), "<grammar>", "eval"))
-        case textgen.ConditionalSymbol():
-            return ForEach(_symbol(parsed.expression), _query(parsed.given))
-        case textgen.ListSymbol():
-            return Enumeration(_symbol(parsed.symbol))
-    raise TypeError(f"unknown symbol of the grammar: {parsed!r}")
-
-
 @lru_cache(maxsize=256)
-def _query(text: str | None) -> Query:
-    from textworld.logic import Rule as Conjunction
-
-    if not text:
-        return ()
-    predicates = Conjunction.parse_conjunctive_query(text).preconditions
-    return tuple((each.name, tuple((p.name, p.type) for p in each.parameters)) for each in predicates)
+def _compiled(source: str) -> CodeType:
+    return compile(source, "<grammar>", "eval")
