@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -144,6 +145,29 @@ class TestEngine:
         had = len(planner._idle)
         del play
         assert len(planner._idle) == max(idle, 1) == had + 1
+
+    def test_a_copy_that_a_thread_hangs_in_is_not_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        entered, leave = threading.Event(), threading.Event()
+        apply = planner.apply
+
+        def hang(*arguments: Any) -> Any:
+            entered.set()
+            leave.wait()
+            return apply(*arguments)
+
+        play = games.Play()
+        play.begin(games.load(file_of(NAMES[0])))
+        monkeypatch.setattr(planner, "apply", hang)
+        thread = threading.Thread(target=play.do, args=("look",))
+        thread.start()
+        entered.wait()
+        idle = list(planner._idle)
+        play.close()
+        assert planner._idle == idle
+        leave.set()
+        thread.join()
+        play.close()
+        assert planner._idle == idle
 
     def test_games_played_at_once_do_not_meet(self) -> None:
         """Two in turns answer as each of them alone."""

@@ -6,6 +6,7 @@ import json
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b, sha256
@@ -71,18 +72,30 @@ class Play:
 
     def __init__(self) -> None:
         self._library = planner.lease()
-        self.close = weakref.finalize(self, planner.give_back, self._library)
+        self._give_back = weakref.finalize(self, planner.give_back, self._library)
         # At the interpreter's end there is nothing to give back to.
-        self.close.atexit = False
+        self._give_back.atexit = False
+        self._busy = False
+
+    def close(self) -> None:
+        """Let another game use the copy of the library; it is given up for good where a thread hangs in it."""
+        if self._busy:
+            self._give_back.detach()
+        else:
+            self._give_back()
 
     def begin(self, game: Game) -> str:
         """Start a game and return its opening words."""
         self.game = game
+        with self._using_the_library():
+            return self._begin(game)
+
+    def _begin(self, game: Game) -> str:
         self._library.load_sas(game.sas)
         self._facts: dict[str, Any] = dict(game.facts)
         self._digest = game.digest
         self._look()
-        return game.grammar.say((*game.grammar.rules["intro"][0].symbols,), self._facts, {}, game.entities)
+        return game.grammar.say(game.grammar.rules["intro"][0].symbols, self._facts, {}, game.entities)
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -108,7 +121,10 @@ class Play:
         found = self._operators.get(command)
         if found is None:
             return None
-        operator, name, num_effects = found
+        with self._using_the_library():
+            return self._do(*found)
+
+    def _do(self, operator: int, name: str, num_effects: int) -> str:
         _, action, binding = self.game.command(name)
         for holds, predicate, ids in planner.apply(self._library, operator, num_effects):
             self._set(predicate, ids, holds)
@@ -116,6 +132,14 @@ class Play:
         self._look()
         game = self.game
         return game.grammar.say(game.grammar.feedback[action], self._facts, binding, game.entities)
+
+    @contextmanager
+    def _using_the_library(self) -> Iterator[None]:
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
 
     def _set(self, predicate: str, ids: tuple[str, ...], holds: bool) -> None:
         if predicate not in self.game.tracked:
