@@ -176,7 +176,7 @@ def compiled(content: bytes) -> Game:
         return _compiled(content)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # of 2 to 3 MB each; reading one from disk again takes 10 ms
 def _compiled(content: bytes) -> Game:
     source = read(content)
     key = sha256(f"{wheel.versions()}\n{source['pddl_domain']}\n{source['pddl_problem']}".encode()).hexdigest()
