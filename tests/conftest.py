@@ -29,6 +29,12 @@ CORPUS = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_games(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What environments keep between runs goes to a folder of this session, not to the user's."""
+    os.environ["OPENRLHF_LAMER_CACHE"] = str(tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture(scope="session")
 def other_python() -> str:
     """The other one of Python 3.11 and 3.12, without any packages."""

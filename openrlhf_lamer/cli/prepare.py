@@ -10,8 +10,9 @@ import typer
 
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import environment, json_object
+from openrlhf_lamer.cli.prepare_alfworld import alfworld
 
-app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, game data.")
+app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments.")
 
 
 class Goals(StrEnum):
@@ -24,6 +25,9 @@ class Goals(StrEnum):
 @app.callback()
 def about() -> None:
     """Make what training needs."""
+
+
+app.command("alfworld")(alfworld)
 
 
 @app.command("tasks")

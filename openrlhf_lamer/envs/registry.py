@@ -23,6 +23,7 @@ from openrlhf_lamer.envs.base import TaskError, TextEnv
 GROUP = "openrlhf_lamer.envs"
 
 _known: dict[str, type[TextEnv] | str] = {
+    "alfworld": "openrlhf_lamer.envs.alfworld.env:AlfWorld",
     "minesweeper": "openrlhf_lamer.envs.minesweeper:MineSweeper",
     "sokoban": "openrlhf_lamer.envs.sokoban:Sokoban",
     "webshop": "openrlhf_lamer.envs.webshop.env:WebShop",

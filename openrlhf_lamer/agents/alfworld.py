@@ -1,0 +1,7 @@
+"""An agent that does ALFWorld's household tasks, one command a turn."""
+
+from openrlhf_lamer.agents.base import Agent, host_seam
+
+agent = Agent(env="alfworld", max_turns=10, window=15)
+
+__getattr__ = host_seam(agent)

@@ -1,0 +1,114 @@
+"""`openrlhf-lamer prepare alfworld`: official games checked, generated ones made ahead of time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+
+
+def alfworld(
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="ALFWORLD_DATA", help="Folder of the official games, the one that holds json_2.1.1."),
+    ] = None,
+    games: Annotated[int, typer.Option(min=0, help="Generated games to make ahead of time.")] = 0,
+    split: Annotated[Literal["train", "eval"], typer.Option(help="Seeds of the generated games.")] = "train",
+    first: Annotated[int, typer.Option(min=0, help="Number of the first game within the split.")] = 0,
+    task_types: Annotated[
+        str, typer.Option(help="Types of the generated games: id, ood, all, or names with commas between.")
+    ] = "id",
+    translate: Annotated[
+        bool, typer.Option("--translate", help="Also translate the official games, so that no trial waits for that.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
+) -> None:
+    """Check the official ALFWorld games, make generated ones ahead of time, or both.
+
+    The official games come with `alfworld-download`. Generated ones need no data and are made when first
+    asked for, in half a second each; made ahead of time, training never waits for them.
+    """
+    if translate and data is None:
+        fail("--translate needs --data FOLDER (or ALFWORLD_DATA), the official games")
+    if data is None and not games:
+        fail("nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N")
+    if games:
+        _make(games, split, first, task_types, workers)
+    if data is not None:
+        _check(data, translate, workers)
+
+
+def _make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
+    """Make generated games in several processes, with a progress bar."""
+    from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
+    from openrlhf_lamer.envs.alfworld.prepare import pregenerate
+    from openrlhf_lamer.tasks import seeded_tasks
+
+    try:
+        chosen = catalogue.family(task_types)
+        seeds = [task.seed for task in seeded_tasks("alfworld", split, games, first=first) if task.seed is not None]
+        wheel.require()
+    except ValueError as error:  # TaskError among them
+        fail(str(error))
+    _show("generated games", games, pregenerate(seeds, chosen, min(workers or _cores(), games)))
+    typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
+
+
+def _check(data: Path, translate: bool, workers: int | None) -> None:
+    """Count the official games and print a table; fails where a split is incomplete or a file broken."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, DOWNLOAD, FOLDER, TASK_TYPES
+    from openrlhf_lamer.envs.alfworld.prepare import pretranslate, survey
+
+    folder = data / FOLDER
+    if not folder.is_dir():
+        fail(f"--data {data}: it holds no folder {FOLDER}; give the folder above that, or run `{DOWNLOAD}`")
+    with Console(stderr=True).status(f"reading the games in {folder}"):
+        findings = list(survey(folder))
+    table = Table(title=f"{folder}: games found, of those in the official split")
+    table.add_column("task type")
+    for finding in findings:
+        table.add_column(finding.split, justify="right")
+    for name in TASK_TYPES:
+        table.add_row(name, *(f"{finding.counts[name]} of {COUNTS[finding.split][name]}" for finding in findings))
+    Console().print(table)
+    broken = [line for finding in findings for line in finding.broken]
+    for line in broken:
+        typer.echo(line, err=True)
+    # A split that was never downloaded is nobody's mistake.
+    there = [finding for finding in findings if finding.counts or finding.broken]
+    cut = [finding.split for finding in there if not finding.complete]
+    if not there or cut:
+        what = f"incomplete: {', '.join(cut)}" if cut else "no games"
+        files = f", {len(broken)} broken files" if broken else ""
+        fail(f"--data {data}: {what}{files}; run `{DOWNLOAD} --data-dir {data}`")
+    if translate:
+        _show("translations", sum(len(each.sound) for each in there), pretranslate(there, workers or _cores()))
+
+
+def _show(what: str, total: int, done: Iterator[None]) -> None:
+    """A progress bar that moves on as `done` yields."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from openrlhf_lamer.envs import TaskError
+
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        running = bar.add_task(what, total=total)
+        try:
+            for _ in done:
+                bar.advance(running)
+        except TaskError as error:
+            fail(str(error))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,291 @@
+"""Games made from seeds, in the form of the official ones, each with a walkthrough that was tried.
+
+A game is drawn over one of the wheel's floor plans; a plan that solves it is written down from
+where things were put, and replayed in the engine. What was made is kept on disk, under
+`storage.folder()`, in the layout of the official data.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from openrlhf_lamer.envs.alfworld import games, rooms, storage, wheel
+from openrlhf_lamer.envs.alfworld.catalogue import FILE, FOLDER, family, names
+from openrlhf_lamer.envs.alfworld.rooms import Place, Room
+from openrlhf_lamer.envs.seeding import below, choose, generator
+
+VERSION = 1
+"""Counts up whenever the same seed gives another game."""
+
+_COPIES = (1, 1, 2)
+"""How many things of a class a room has: one of these, equally likely."""
+
+_TREATMENTS = {
+    "pick_clean_then_place_in_recep": ("clean", "Cleanable", "SinkBasin"),
+    "pick_heat_then_place_in_recep": ("heat", "Heatable", "Microwave"),
+    "pick_cool_then_place_in_recep": ("cool", "Coolable", "Fridge"),
+}
+"""Command, what can be treated so, and where."""
+
+_PROPERTIES = ("Cleanable", "Coolable", "Heatable", "Sliceable")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A room with things in it, and what is to be done there.
+
+    Attributes:
+        target: Class of the thing to find.
+        goal: Class of the receptacle to put it in; of the lamp, where it is to be looked at.
+        where: The receptacle that each thing is in, by ids.
+    """
+
+    task_type: str
+    room: Room
+    target: str
+    goal: str
+    where: dict[str, str]
+    start: Place
+
+    @property
+    def name(self) -> str:
+        """The game's folder, in the official form."""
+        return f"{self.task_type}-{self.target}-None-{self.goal}-{self.room.number}"
+
+
+def game(seed: int, task_types: str | Sequence[str]) -> games.Game:
+    """The game of a seed, from disk where it was made before.
+
+    Raises:
+        TaskError: An unknown task type, no engine, or a folder that cannot be written to.
+    """
+    wheel.require()
+    drawn_from = family(task_types)
+    entry = folder_of_games() / "seeds" / drawn_from.replace(",", "+") / str(seed)
+    found = _kept(entry)
+    if found is None:
+        with storage.alone(entry.parent / f".lock-{seed % 64}"):
+            found = _kept(entry) or _keep(entry, *make(seed, drawn_from))
+    return found
+
+
+def _kept(entry: Path) -> games.Game | None:
+    """The game that was made before; None where there is none, or a broken one."""
+    try:
+        return games.load(folder_of_games() / entry.read_text(encoding="utf-8") / FILE)
+    except (OSError, games.GameError):
+        return None
+
+
+def _keep(entry: Path, scene: Scene, content: bytes) -> games.Game:
+    """Write a game to disk, and last of all its entry."""
+    trial = f"trial_T{sha256(content).hexdigest()[:20]}"
+    path = Path(FOLDER, "generated", scene.name, trial)
+    storage.write(folder_of_games() / path / "traj_data.json", _trajectory(scene, trial))
+    storage.write(folder_of_games() / path / FILE, content)
+    storage.write(entry, path.as_posix().encode())
+    return games.compiled(content)
+
+
+def folder_of_games() -> Path:
+    """Where generated games are kept; like `$ALFWORLD_DATA`, it holds `json_2.1.1`."""
+    return storage.folder() / f"generated-{VERSION}-{version('alfworld')}"
+
+
+def make(seed: int, task_types: str | Sequence[str]) -> tuple[Scene, bytes]:
+    """Draw scenes until one is found that can be solved; returns it and the content of its file."""
+    rng = generator("alfworld", VERSION, family(task_types), seed)
+    task_type = choose(rng, names(task_types))
+    possible = rooms.rooms(frozenset(wheel.constants().GOALS_VALID[task_type]))
+    while True:
+        scene = _draw(task_type, rooms.draw_room(choose(rng, possible), rng), rng)
+        if scene is None:
+            continue
+        sentence = choose(rng, wheel.goals().gdict[task_type]["templates"])
+        words = {"obj": scene.target.lower(), "recep": scene.goal.lower(), "toggle": scene.goal.lower()}
+        source = {
+            "pddl_domain": wheel.domain(),
+            "grammar": wheel.grammar().replace("UNKNOWN GOAL", sentence.format(**words)),
+            "pddl_problem": _problem(scene, seed),
+        }
+        walkthrough = _solve(scene, games.compiled(_dump(source)))
+        if walkthrough is not None:
+            return scene, _dump({**source, "solvable": True, "walkthrough": walkthrough})
+
+
+def _draw(task_type: str, room: Room, rng: random.Random) -> Scene | None:
+    """Choose what is to be done and put things into the room; None where the task cannot be set there."""
+    _, treated, appliance = _TREATMENTS.get(task_type, ("", "", ""))
+    stands = rooms.lamp_stands(room)
+    looks = task_type == "look_at_obj_in_light"
+    if (appliance and appliance not in room.kinds) or (looks and not stands):
+        return None
+    targets = [cls for cls in room.classes if not treated or cls in wheel.constants().VAL_ACTION_OBJECTS[treated]]
+    if looks:
+        pairs = [(cls, rooms.LAMP) for cls in targets]
+    else:
+        pairs = [
+            (cls, kind)
+            for cls in targets
+            for kind in room.kinds
+            if cls in rooms.holds(kind) and kind != appliance and room.fitting(cls, without=[kind])
+        ]
+    if not pairs:
+        return None
+    target, goal = choose(rng, pairs)
+    where: dict[str, str] = {}
+    for cls in room.classes:
+        copies = choose(rng, _COPIES)
+        if cls == target and task_type == "pick_two_obj_and_place":
+            copies = max(copies, 2)
+        for _ in range(copies):
+            # What is looked for never begins where it belongs.
+            into = choose(rng, room.fitting(cls, without=[goal] if cls == target else []))
+            where[rooms.draw_id(cls, where, rng)] = into
+    if stands:
+        where[rooms.draw_id(rooms.LAMP, where, rng)] = choose(rng, stands)
+    taken = set(room.places.values())
+    while (start := (below(rng, 17) - 8, below(rng, 17) - 8, below(rng, 4), 30)) in taken:
+        pass
+    return Scene(task_type, room, target, goal, dict(sorted(where.items())), start)
+
+
+def _solve(scene: Scene, compiled: games.Game) -> list[str] | None:
+    """Commands that win, as they follow from where things are; None where the engine does not take them."""
+    plan = _plan(scene, compiled)
+    play = games.Play()
+    try:
+        play.begin(compiled)
+        for command in plan:
+            if play.won or play.do(command) is None:
+                return None
+        return plan if play.won else None
+    finally:
+        play.close()
+
+
+def _plan(scene: Scene, compiled: games.Game) -> list[str]:
+    plan: list[str] = []
+    here = scene.start
+    opened: set[str] = set()
+
+    def name(id_: str) -> str:
+        return compiled.entities[_escaped(id_).lower()].name
+
+    def go(receptacle: str, to_use_it: bool = True) -> None:
+        nonlocal here
+        if scene.room.places[receptacle] != here:  # some receptacles share a place
+            here = scene.room.places[receptacle]
+            plan.append(f"go to {name(receptacle)}")
+        if to_use_it and _openable(receptacle) and receptacle not in opened:
+            opened.add(receptacle)
+            plan.append(f"open {name(receptacle)}")
+
+    def first(kind: str) -> str:
+        return next(each for each in scene.room.places if rooms.receptacle_class(each) == kind)
+
+    command, _, appliance = _TREATMENTS.get(scene.task_type, ("", "", ""))
+    things = [each for each in scene.where if _class(each) == scene.target]
+    for thing in things[: 2 if scene.task_type == "pick_two_obj_and_place" else 1]:
+        go(scene.where[thing])
+        plan.append(f"take {name(thing)} from {name(scene.where[thing])}")
+        if command:
+            go(first(appliance), to_use_it=False)
+            plan.append(f"{command} {name(thing)} with {name(first(appliance))}")
+        if scene.goal == rooms.LAMP:
+            lamp = next(each for each in scene.where if _class(each) == rooms.LAMP)
+            go(scene.where[lamp])
+            plan.append(f"use {name(lamp)}")
+        else:
+            go(first(scene.goal))
+            plan.append(f"move {name(thing)} to {name(first(scene.goal))}")
+    return plan
+
+
+def _problem(scene: Scene, seed: int) -> str:
+    """The scene in PDDL, laid out like the official problems."""
+    constants, room = wheel.constants(), scene.room
+    receptacle_kinds = sorted(set(constants.RECEPTACLES) - constants.MOVABLE_RECEPTACLES_SET)
+    thing_kinds = sorted({_class(each) for each in scene.where})
+    places = sorted({*room.places.values(), scene.start})
+    objects = ["agent1 - agent"]
+    objects += [f"{kind}Type - otype" for kind in sorted({*thing_kinds, "ButterKnife", "Knife"})]
+    objects += [f"{kind}Type - rtype" for kind in receptacle_kinds]
+    objects += [f"{_escaped(each)} - object" for each in scene.where]
+    objects += [f"{_escaped(each)} - receptacle" for each in room.places]
+    objects += [f"{_location(place)} - location" for place in places]
+    facts = []
+    for receptacle, place in room.places.items():
+        facts.append(f"receptacleType {_escaped(receptacle)} {rooms.receptacle_class(receptacle)}Type")
+        facts.append(f"receptacleAtLocation {_escaped(receptacle)} {_location(place)}")
+        if _openable(receptacle):
+            facts.append(f"openable {_escaped(receptacle)}")
+    for kind in room.kinds:
+        facts += [f"canContain {kind}Type {each}Type" for each in thing_kinds if each in rooms.holds(kind)]
+    for thing, receptacle in scene.where.items():
+        cls, id_ = _class(thing), _escaped(thing)
+        facts.append(f"objectType {id_} {cls}Type")
+        facts.append(f"objectAtLocation {id_} {_location(room.places[receptacle])}")
+        facts.append(f"inReceptacle {id_} {_escaped(receptacle)}")
+        facts.append(f"toggleable {id_}" if cls == rooms.LAMP else f"pickupable {id_}")
+        if cls in constants.MOVABLE_RECEPTACLES_SET:
+            facts.append(f"isReceptacleObject {id_}")
+        facts += [f"{each.lower()} {id_}" for each in _PROPERTIES if cls in constants.VAL_ACTION_OBJECTS[each]]
+    facts.append(f"atLocation agent1 {_location(scene.start)}")
+    goal = wheel.goals().gdict[scene.task_type]["pddl"]
+    goal = goal.format(obj=scene.target, recep=scene.goal, toggle=scene.goal).replace("#", "-")
+    indent = "\n        "
+    return (
+        f"\n(define (problem plan_generated_{seed})\n(:domain alfred)\n(:objects"
+        f"{''.join(indent + each for each in objects)}{indent})\n\n(:init"
+        f"{''.join(f'{indent}({each})' for each in facts)}{indent})\n{goal}"
+    )
+
+
+def _trajectory(scene: Scene, trial: str) -> bytes:
+    """What ALFWorld's own environment reads of a game besides its file."""
+    looks = scene.goal == rooms.LAMP
+    return _dump(
+        {
+            "task_id": trial,
+            "task_type": scene.task_type,
+            "pddl_params": {
+                "object_target": scene.target,
+                "object_sliced": False,
+                "mrecep_target": "",
+                "parent_target": "" if looks else scene.goal,
+                "toggle_target": scene.goal if looks else "",
+            },
+            "scene": {"floor_plan": f"FloorPlan{scene.room.number}", "scene_num": scene.room.number},
+            "turk_annotations": {"anns": []},
+        }
+    )
+
+
+def _dump(parts: Mapping[str, object]) -> bytes:
+    return json.dumps(parts).encode()
+
+
+def _class(thing: str) -> str:
+    return thing.partition("|")[0]
+
+
+def _openable(receptacle: str) -> bool:
+    return rooms.receptacle_class(receptacle) in wheel.constants().OPENABLE_CLASS_SET
+
+
+def _location(place: Place) -> str:
+    return _escaped("loc|" + "|".join(map(str, place)))
+
+
+def _escaped(id_: str) -> str:
+    """An id as PDDL takes it: `Cabinet|+00.68` becomes `Cabinet_bar__plus_00_dot_68`."""
+    for sign, word in (("|", "_bar_"), ("-", "_minus_"), ("+", "_plus_"), (".", "_dot_")):
+        id_ = id_.replace(sign, word)
+    return id_
