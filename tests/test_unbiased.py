@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openrlhf_lamer.advantage import REFLECT, CreditConfig, TurnTable, get, names, with_returns
+from openrlhf_lamer.advantage import REFLECT, CreditConfig, TurnTable, get, names, registry, with_returns
 
 SCRIPTS = str(Path(__file__).parent.parent / "scripts")
 sys.path.insert(0, SCRIPTS)
@@ -167,3 +167,24 @@ def test_the_episode_term_is_what_gigpo_is_off_by() -> None:
     assert shrunk.cosine > 0.99
     assert 0.7 < shrunk.scale < 1
     assert shrunk.p_value() < 1e-9
+
+
+def test_the_documentations_example_of_an_estimator() -> None:
+    """It is the baseline of other trials by anchor, which the measurement above covers."""
+    page = (Path(SCRIPTS).parent / "docs" / "credit.md").read_text(encoding="utf-8")
+    (code,) = [block for block in page.split("```") if block.startswith("python\n# my_package")]
+    shown: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_estimators", dict(registry._estimators))
+        exec(compile(code.removeprefix("python\n"), "credit.md", "exec"), shown)
+        table = with_returns(PROBLEM.sample(64, 8, seed=0)[0], CreditConfig())
+        advantage = get("anchored").estimate(table, CreditConfig())
+    assert advantage == pytest.approx(unbiasedness.others_at_anchor(table, CreditConfig()))
+
+
+def test_the_documentations_table_has_every_setting() -> None:
+    page = (Path(SCRIPTS).parent / "docs" / "credit.md").read_text(encoding="utf-8")
+    table = page.split(unbiasedness.BEGIN)[1].split(unbiasedness.END)[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in table.splitlines() if "±" in line]
+    claims = [[s.name, s.label, "yes" if s.unbiased else "no"] for s in unbiasedness.SETTINGS]
+    assert rows == claims
