@@ -78,8 +78,9 @@ def credit(
     """Show the return and the advantage of every turn of some trials.
 
     FILE gives the rewards and anchors of each trial, episode by episode, and the discounts: `gamma_step`
-    between turns, `gamma_traj` between episodes. A reflection stands between two consecutive episodes. It may give
-    actions and remarks (for lamer_hgpo) and the critic's values (for lamer_ppo, which takes 0 where they are left out).
+    between turns, `gamma_traj` between episodes. A reflection stands between two consecutive episodes. An
+    episode may also give `actions` and a `remark`, for lamer_hgpo, and the critic's `values` where turns begin (the
+    reflection's last), for lamer_ppo, which takes 0 where they are left out.
 
     For instance `openrlhf-lamer credit trials.json --estimator lamer_grpo --norm mean`. With `--json`,
     each case becomes `{"returns": ..., "advantages": ...}`: a list per trial, a figure per turn, reflections in
