@@ -1,21 +1,22 @@
-"""How long credit takes: returns and GiGPO on random trials, up to a million turns.
+"""How long credit takes: returns and each estimator on random trials, up to a million turns.
 
-    python benchmarks/credit.py [TURNS ...]
+    python benchmarks/credit.py [--estimator NAME ...] [TURNS ...]
 
-Groups have 8 trials, trials up to 3 episodes. Printed are the best of some runs, the time and peak memory per
-turn against those of the first size (1.00 is linear), and peak memory over the table's own bytes.
+Groups have 8 trials, trials up to 3 episodes. Printed are the best of some runs, the time per turn against that of
+the first size (1.00 is linear), and peak memory over the table's own bytes.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
 
-from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, get, with_returns
+from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, Estimator, TurnTable, get, names, with_returns
 from openrlhf_lamer.advantage.table import FloatArray
 
 SIZES = (100_000, 200_000, 500_000, 1_000_000)
@@ -44,28 +45,31 @@ def random_table(turns: int, seed: int = 0) -> TurnTable:
         phase=np.where(reflection, REFLECT, PLAY),
         reward=rng.choice([-0.5, 0.0, 10.0], size=len(trial), p=[0.1, 0.85, 0.05]),
         anchor=rng.integers(0, 40, size=len(trial)),
+        action=rng.integers(0, 4, size=len(trial)),
+        memory=np.where(episode > 0, trial * 3 + episode, 0),
+        values=rng.normal(size=len(trial)),
     )
 
 
-def advantages(table: TurnTable, config: CreditConfig) -> FloatArray:
+def advantages(estimator: Estimator, table: TurnTable, config: CreditConfig) -> FloatArray:
     """What is timed: from rewards to advantages."""
-    return get("lamer_gigpo").estimate(with_returns(table, config), config)
+    return estimator.estimate(with_returns(table, config), config)
 
 
-def seconds(table: TurnTable, config: CreditConfig) -> float:
+def seconds(estimator: Estimator, table: TurnTable, config: CreditConfig) -> float:
     """Best wall-clock time of some runs."""
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        advantages(table, config)
+        advantages(estimator, table, config)
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def peak_bytes(table: TurnTable, config: CreditConfig) -> int:
+def peak_bytes(estimator: Estimator, table: TurnTable, config: CreditConfig) -> int:
     """Most memory that one run holds beyond the table."""
     tracemalloc.start()
-    advantages(table, config)
+    advantages(estimator, table, config)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -76,24 +80,34 @@ def _counts_up(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def main(sizes: tuple[int, ...]) -> None:
-    """Time every size in both forms of the return."""
-    for form in ("paper", "chained"):
-        config = CreditConfig(cross_episode=form)
-        print(f"\nreturns ({form}) + lamer_gigpo")
-        print(f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}")
-        base = 0.0
-        for size in sizes:
-            table = random_table(size)
-            own = sum(getattr(table, column.name).nbytes for column in fields(table))
-            elapsed, peak = seconds(table, config), peak_bytes(table, config)
-            per_turn = elapsed / len(table)
-            base = base or per_turn
-            print(
-                f"{len(table):>10,} {len(np.unique(table.group)):>8,} {elapsed * 1e3:>8.1f} {per_turn * 1e9:>8.0f} "
-                f"{per_turn / base:>7.2f} {peak / 1e6:>8.1f} {peak / own:>10.2f}"
-            )
+def compare(estimator: Estimator, config: CreditConfig, sizes: Sequence[int]) -> None:
+    """Time one estimator at every size."""
+    print(f"\nreturns ({config.cross_episode}) + {estimator.name}")
+    print(f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}")
+    base = 0.0
+    for size in sizes:
+        table = random_table(size)
+        own = sum(getattr(table, column.name).nbytes for column in fields(table))
+        elapsed, peak = seconds(estimator, table, config), peak_bytes(estimator, table, config)
+        per_turn = elapsed / len(table)
+        base = base or per_turn
+        print(
+            f"{len(table):>10,} {len(np.unique(table.group)):>8,} {elapsed * 1e3:>8.1f} {per_turn * 1e9:>8.0f} "
+            f"{per_turn / base:>7.2f} {peak / 1e6:>8.1f} {peak / own:>10.2f}"
+        )
+
+
+def main() -> None:
+    """Time every estimator at every size, in each form of the return that it knows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("turns", nargs="*", type=int, default=SIZES, help="sizes, in turns")
+    parser.add_argument("--estimator", nargs="+", default=names(), help="by name; all where left out")
+    arguments = parser.parse_args()
+    for name in arguments.estimator:
+        estimator = get(name)
+        for form in ("chained",) if estimator.chained_only else ("paper", "chained"):
+            compare(estimator, CreditConfig(cross_episode=form), arguments.turns)
 
 
 if __name__ == "__main__":
-    main(tuple(int(size) for size in sys.argv[1:]) or SIZES)
+    main()

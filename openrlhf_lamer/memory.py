@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from openrlhf_lamer.records import Episode, Stop, Turn
+
+Memory: TypeAlias = Literal["history", "reflection", "both"]
+"""What is shown of an earlier episode: its turns, the remark on it, or both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Attempt:
     remark: str | None
 
 
-def recall(episodes: Sequence[Episode], memory: Literal["history", "reflection", "both"]) -> tuple[Attempt, ...]:
+def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
     """The memory that the episode after `episodes` begins with."""
     shows_history = memory in ("history", "both")
     shows_remarks = memory in ("reflection", "both")

@@ -17,7 +17,7 @@ import openrlhf_lamer
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, get, names, register, registry, with_returns
 from openrlhf_lamer.advantage.table import FloatArray
 
-OURS = {"lamer_gigpo", "lamer_grpo", "lamer_reinforce", "lamer_rloo"}
+OURS = {"lamer_gigpo", "lamer_grpo", "lamer_hgpo", "lamer_ppo", "lamer_reinforce", "lamer_rloo"}
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +49,14 @@ def test_ours_are_known() -> None:
     assert norms == {
         "lamer_gigpo": "mean",
         "lamer_grpo": "mean_std",
+        "lamer_hgpo": "mean",
+        "lamer_ppo": "mean",
         "lamer_rloo": "mean",
         "lamer_reinforce": "mean_std",
     }
-    assert all(get(name).needs_group and not get(name).needs_critic for name in OURS)
+    assert {name for name in OURS if get(name).needs_critic} == {"lamer_ppo"}
+    assert {name for name in OURS if not get(name).needs_group} == {"lamer_ppo"}
+    assert {name for name in OURS if get(name).chained_only} == {"lamer_ppo"}
 
 
 def test_unknown_name() -> None:
@@ -63,21 +67,47 @@ def test_unknown_name() -> None:
     assert "Did you mean" not in str(error.value)
 
 
-def test_register_fills_in_the_norm() -> None:
+def test_register_fills_in_what_the_configuration_leaves_open() -> None:
     seen = []
 
-    @register("other", norm="mean_std", needs_group=False, needs_critic=True)
+    @register("other", norm="mean_std", needs_group=False)
     def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
         """What it does."""
-        seen.append(config.norm)
+        seen.append((config.norm, config.cross_episode))
         return table.returns
 
     assert get("other").estimate is estimate
     assert estimate.__doc__ == "What it does."
-    assert (get("other").norm, get("other").needs_group, get("other").needs_critic) == ("mean_std", False, True)
+    assert (get("other").norm, get("other").needs_group, get("other").needs_critic) == ("mean_std", False, False)
     estimate(two_turns(), CreditConfig())
-    estimate(two_turns(), CreditConfig(norm="mean"))
-    assert seen == ["mean_std", "mean"]
+    estimate(two_turns(), CreditConfig(norm="mean", cross_episode="chained"))
+    assert seen == [("mean_std", "paper"), ("mean", "chained")]
+
+
+def test_an_estimator_with_a_critic_has_values_and_gives_targets() -> None:
+    @register("other", targets=lambda table, config: table.returns)
+    def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+        assert table.values is not None
+        return table.returns - table.values
+
+    assert get("other").needs_critic
+    targets = get("other").targets
+    assert targets is not None
+    for function in (estimate, targets):
+        with pytest.raises(ValueError, match="other needs the critic's value of every turn"):
+            function(two_turns(), CreditConfig())
+    table = replace(two_turns(), values=np.array([1.0, 2.0]))
+    assert estimate(table, CreditConfig()).tolist() == [-1, 8]
+    assert targets(table, CreditConfig()).tolist() == [0, 10]
+
+
+def test_a_chained_estimator_refuses_the_papers_form() -> None:
+    register("other", chained_only=True)(lambda table, config: table.returns)
+    assert get("other").settle(CreditConfig()).cross_episode == "chained"
+    assert get("other").settle(CreditConfig(cross_episode="chained")).cross_episode == "chained"
+    for refused in (get("other").settle, lambda config: get("other").estimate(two_turns(), config)):
+        with pytest.raises(ValueError, match=r"--lamer.cross_episode paper: other .* Eq\. 4 is no such recursion"):
+            refused(CreditConfig(cross_episode="paper"))
 
 
 def test_a_name_is_taken_once() -> None:

@@ -83,6 +83,101 @@ def test_table(tmp_path: Path) -> None:
     ]
 
 
+class TestCritic:
+    """`lamer_ppo`; the values are those of the hand-computed case in `test_ppo.py`, without its penalty."""
+
+    VALUES: tuple[list[Any], ...] = ([1, 2, 3], [4])
+
+    def case(self, *values: list[Any]) -> dict[str, Any]:
+        episodes = [
+            {**episode, "values": own} for episode, own in zip(CASE["trials"][0]["episodes"], values, strict=False)
+        ]
+        return {**CASE, "trials": [{"group": 0, "episodes": episodes}]}
+
+    def run(self, tmp_path: Path, case: dict[str, Any], *options: str) -> dict[str, Any]:
+        file = tmp_path / "case.json"
+        file.write_text(dumps(case))
+        (result,) = loads(run(str(file), "--json", "--estimator", "lamer_ppo", *options))
+        return result
+
+    def test_its_returns_are_chained(self, tmp_path: Path) -> None:
+        result = self.run(tmp_path, self.case(*self.VALUES))
+        assert result == {"returns": [[2.5, 3, 4, 4]], "advantages": [[1.5, 1, 1, 0]]}
+
+    def test_lambda(self, tmp_path: Path) -> None:
+        result = self.run(tmp_path, self.case(*self.VALUES), "--lambd", "0")
+        assert result["advantages"] == [[1, 2 + 0.75 - 2, 1, 0]]
+
+    def test_values_left_out_are_zero(self, tmp_path: Path) -> None:
+        result = self.run(tmp_path, CASE)
+        assert result["advantages"] == result["returns"]
+
+    def test_the_papers_form_is_refused(self) -> None:
+        arguments = [str(FILE), "--estimator", "lamer_ppo", "--cross-episode", "paper"]
+        fails(arguments, "--lamer.cross_episode paper: lamer_ppo")
+
+    def test_a_table_names_the_form(self, tmp_path: Path) -> None:
+        file = tmp_path / "case.json"
+        file.write_text(dumps(CASE))
+        assert "lamer_ppo (chained, mean)" in run(str(file), "--estimator", "lamer_ppo")
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ([[1, 2], [4]], "trial 0, episode 0: 2 rewards and a reflection, but 2 values"),
+            ([[1, 2, 3], [4, 5]], "trial 0, episode 1: 1 rewards, but 2 values"),
+            ([[1, 2, None], [4]], "trial 0, episode 0: value 2 is None, not a number"),
+            ([[1, 2, float("inf")], [4]], "the critic's value is not finite"),
+        ],
+    )
+    def test_bad_values(self, tmp_path: Path, values: list[Any], message: str) -> None:
+        file = tmp_path / "case.json"
+        file.write_text(dumps(self.case(*values)))
+        fails([str(file), "--estimator", "lamer_ppo"], message)
+
+
+class TestHistories:
+    """`lamer_hgpo`: four trials come to b with 6, 2, 1, 3; by what they did before, two of them are alike."""
+
+    def run(self, tmp_path: Path, *options: str, **columns: list[Any]) -> list[float]:
+        episodes = [{"rewards": [0, g], "anchors": [first, "b"]} for first, g in zip("aaac", (6, 2, 1, 3), strict=True)]
+        for name, items in columns.items():
+            episodes = [{**episode, name: item} for episode, item in zip(episodes, items, strict=True)]
+        case = {"gamma_step": 0, "gamma_traj": 0, "trials": [{"group": 0, "episodes": [e]} for e in episodes]}
+        file = tmp_path / "case.json"
+        file.write_text(dumps(case))
+        (result,) = loads(run(str(file), "--json", "--estimator", "lamer_hgpo", *options))
+        return [advantages[1] for advantages in result["advantages"]]
+
+    def test_with_actions(self, tmp_path: Path) -> None:
+        actions = [["x", ""], ["x", "up"], [["y"], ""], ["x", None]]
+        assert self.run(tmp_path, actions=actions) == pytest.approx([2.1, -1.9, -2, 0])
+
+    def test_without_actions_states_tell_histories_apart(self, tmp_path: Path) -> None:
+        # Three come from a, with the mean 3 that all four have.
+        assert self.run(tmp_path) == pytest.approx([3, -1, -2, 0])
+
+    def test_depth(self, tmp_path: Path) -> None:
+        actions = [["x", ""]] * 2 + [["y", ""]] * 2
+        assert self.run(tmp_path, "--depth", "1", actions=actions) == pytest.approx([13 / 6, -11 / 6, -2, 0])
+        assert self.run(tmp_path, "--depth", "0", actions=actions) == pytest.approx([3, -1, -2, 0])
+
+    def test_remarks_are_remembered(self, tmp_path: Path) -> None:
+        lost = [{"rewards": [0], "anchors": ["a"], "remark": remark} for remark in "ppq"]
+        ends = [{"rewards": [g], "anchors": ["b"]} for g in (8, 4, 0)]
+        trials = [{"group": 0, "episodes": [first, last]} for first, last in zip(lost, ends, strict=True)]
+        file = tmp_path / "case.json"
+        file.write_text(dumps({"gamma_step": 0, "gamma_traj": 0, "trials": trials}))
+        (result,) = loads(run(str(file), "--json", "--estimator", "lamer_hgpo", "--depth", "0"))
+        # ν is 4 at level 0, and 6 for the two who remember p: (1 · 4 + 2 · 2) / 3, (0 + 2 · -2) / 3.
+        assert [trial[2] for trial in result["advantages"]] == pytest.approx([8 / 3, -4 / 3, -4])
+
+    def test_bad_actions(self, tmp_path: Path) -> None:
+        file = tmp_path / "case.json"
+        file.write_text(dumps(trial(episodes=[{"rewards": [1], "anchors": ["a"], "actions": []}])))
+        fails([str(file)], "trial 0, episode 0: 1 rewards, but 0 actions")
+
+
 def trial(**changes: Any) -> dict[str, Any]:
     return {**CASE, "trials": [{**CASE["trials"][1], **changes}]}
 
@@ -124,6 +219,15 @@ def fails(arguments: list[str], message: str) -> None:
     assert result.stdout == ""
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("estimator", ["lamer_rloo", "lamer_ppo"])
+def test_the_documentations_example_is_what_is_printed(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    docs = Path(__file__).parent.parent / "docs"
+    printed = run(str(docs / "examples" / "credit.json"), "--estimator", estimator)
+    lines = "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+    assert lines in (docs / "credit.md").read_text(encoding="utf-8")
 
 
 def test_help_teaches() -> None:

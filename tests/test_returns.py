@@ -1,4 +1,4 @@
-"""Returns across episodes: golden vectors, hand-computed ones, and a naive walk by the book."""
+"""Returns across episodes: golden vectors and hand-computed ones (properties: `test_credit_properties.py`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, with_returns
 from openrlhf_lamer.advantage.returns import discounted_sums
@@ -39,42 +37,6 @@ def table_of(*trials: list[list[float]]) -> TurnTable:
 
 def returns_of(table: TurnTable, **options: Any) -> list[float]:
     return with_returns(table, CreditConfig(**options)).returns.tolist()
-
-
-def by_the_book(table: TurnTable, config: CreditConfig) -> list[float]:
-    """Eq. 3 and 4, or the backward walk, one turn after the other."""
-    out: list[float] = []
-    for trial in np.unique(table.trial):
-        rows = np.flatnonzero(table.trial == trial)
-        episodes: list[list[float]] = [[] for _ in range(int(table.episode[rows].max()) + 1)]
-        for row in rows:
-            if table.phase[row] == PLAY:
-                episodes[table.episode[row]].append(float(table.reward[row]))
-        g = [_discounted(rewards, config.gamma_step) for rewards in episodes]
-        start = 0.0
-        values: list[list[float]] = []
-        starts: list[float] = []
-        for n in reversed(range(len(episodes))):
-            starts.insert(0, start)
-            if config.cross_episode == "paper":
-                later = sum(config.gamma_traj ** (m - n) * g[m][0] for m in range(n + 1, len(episodes)))
-                values.insert(0, [value + later for value in g[n]])
-            else:
-                rewards = [*episodes[n][:-1], episodes[n][-1] + config.gamma_traj * start]
-                values.insert(0, _discounted(rewards, config.gamma_step))
-            start = values[0][0]
-        for row in rows:
-            n = int(table.episode[row])
-            plays = table.phase[row] == PLAY
-            out.append(values[n].pop(0) if plays else float(table.reward[row]) + starts[n])
-    return out
-
-
-def _discounted(rewards: list[float], gamma: float) -> list[float]:
-    out = [0.0]
-    for reward in reversed(rewards):
-        out.insert(0, reward + gamma * out[0])
-    return out[:-1]
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -153,22 +115,6 @@ class TestByHand:
     def test_an_episode_without_turns_still_counts_in_the_discount(self, form: CrossEpisode) -> None:
         table = table_of([[0], [], [8]])  # rows: play 0, reflection 0, reflection 1, play 2
         assert returns_of(table, gamma_traj=0.5, cross_episode=form) == [2, 4, 8, 8]
-
-
-EPISODES = st.lists(st.floats(-10, 10), min_size=1, max_size=6)
-TRIALS = st.lists(st.lists(EPISODES, min_size=1, max_size=4), max_size=5)
-DISCOUNTS = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
-
-
-@settings(deadline=None)
-@given(trials=TRIALS, gamma_step=DISCOUNTS, gamma_traj=DISCOUNTS, form=st.sampled_from(FORMS), fine=st.floats(-1, 0))
-def test_equals_the_naive_walk(
-    trials: list[list[list[float]]], gamma_step: float, gamma_traj: float, form: CrossEpisode, fine: float
-) -> None:
-    config = CreditConfig(gamma_step, gamma_traj, form)
-    table = table_of(*trials)
-    table = replace(table, reward=np.where(table.phase == REFLECT, fine, table.reward))
-    assert np.allclose(with_returns(table, config).returns, by_the_book(table, config), rtol=1e-12, atol=1e-9)
 
 
 def test_a_sum_of_one_long_run() -> None:

@@ -7,7 +7,7 @@ Everything here is a pure function on numpy arrays; tokens, tensors and the host
 """
 
 # Importing an estimator's module registers it.
-from openrlhf_lamer.advantage import gigpo, grpo, reinforce, rloo
+from openrlhf_lamer.advantage import gigpo, grpo, hgpo, ppo, reinforce, rloo
 from openrlhf_lamer.advantage.registry import Estimator, get, names, register
 from openrlhf_lamer.advantage.returns import with_returns
 from openrlhf_lamer.advantage.table import PLAY, REFLECT, CreditConfig, TurnTable
@@ -21,7 +21,9 @@ __all__ = [
     "get",
     "gigpo",
     "grpo",
+    "hgpo",
     "names",
+    "ppo",
     "register",
     "reinforce",
     "rloo",

@@ -19,18 +19,20 @@ trials weigh more); reflections enter μ with R = 0 and get R - μ (reflecting i
 reflections of a group are one anchor group; a group of one turn has μ = 0.
 
 Bias. Both means hold the trial's own returns (see `lamer_grpo`). A_episode gives each turn the reward of its whole
-episode: the turns' past rewards in it cost variance, not bias, but rewards of later episodes are missing.
-A_step takes G_t of equal states for draws of one decision; with memory in the prompt, and episodes ahead
-that differ in number, they are not, and its mean is then a biased baseline. A state that a trial
-visits again is compared with that trial's own later return. The sum is thus no estimate of the target
-E[Σ ∇log π(a_t|s_t) · G_t], nor is it scaled like one: w trades one term for the other.
+episode: the rewards before the turn cost variance, not bias, but those of later episodes are missing, and within
+the episode there is no discount. In A_step, ν_c takes equal states for one decision; with memory in the prompt, and
+episodes ahead that differ in number, they are not. As a guess of A^π(s, a) it is off by that (see `lamer_hgpo`);
+in the gradient other trials' returns cost variance alone, but the own share shrinks what each state adds by a factor
+of its own, to 0 for a turn that is alone, and a state that a trial visits again is compared with its own other
+return. The sum is thus no estimate of the target E[Σ ∇log π(a_t|s_t) · G_t], nor is it scaled like one: w trades
+one term for the other.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from openrlhf_lamer.advantage.groups import EPS, codes, normalise, share
+from openrlhf_lamer.advantage.groups import EPS, anchor_groups, codes, normalise, share
 from openrlhf_lamer.advantage.registry import register
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, Norm, TurnTable
 
@@ -52,8 +54,7 @@ def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatA
 
 def step_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
     """G against the group's turns with the same anchor; [turns]."""
-    reflection = np.zeros_like(table.episode) if reference else table.episode
-    anchor = codes(table.group, table.phase, np.where(table.plays, table.anchor, reflection))
+    anchor = anchor_groups(table, reference)
     weight = np.ones(len(table))
     if not reference:
         weight = share(weight, codes(anchor, table.trial))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray, Norm
+from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray, Norm, TurnTable
 
 EPS = 1e-6
 """What is added to a standard deviation before it divides."""
@@ -32,6 +32,15 @@ def codes(*columns: IntArray) -> IntArray:
     out = np.empty(len(order), dtype=np.int64)
     out[order] = np.cumsum(new)
     return out
+
+
+def anchor_groups(table: TurnTable, reference: bool) -> IntArray:
+    """Codes of the anchor groups: play turns of a group in one environment state; reflections apart from them.
+
+    The reflections of a group on episodes of one index are a group, under `reference` all of them.
+    """
+    reflection = np.zeros_like(table.episode) if reference else table.episode
+    return codes(table.group, table.phase, np.where(table.plays, table.anchor, reflection))
 
 
 def totals(x: FloatArray, key: IntArray) -> FloatArray:

@@ -6,6 +6,9 @@ advantage per turn. It enters the registry through the decorator:
     @register("my_estimator", norm="mean", needs_group=True)
     def estimate(table: TurnTable, config: CreditConfig) -> FloatArray: ...
 
+One that needs a critic reads its values from `table.values`, and says by a second function, `targets`,
+what the critic is to be trained on.
+
 Another package names the module that does so as an entry point of the group
 `openrlhf_lamer.advantage`. Plugins are imported when an estimator is first asked for, in each process
 that asks; one that can't be imported becomes a warning that names it.
@@ -39,43 +42,80 @@ class Estimator:
         estimate: One advantage per turn of a table with returns.
         norm: The normalisation where none is configured.
         needs_group: Whether it compares trials of one task, so that a group must have more than one.
-        needs_critic: Whether it needs a critic's values.
+        chained_only: Whether it is a recursion along the trial's chain of turns, so that it knows the
+            chained form of returns alone.
+        targets: One target of the critic per turn, the value that it should have had where the turn
+            begins; None for estimators that need no critic.
     """
 
     name: str
     estimate: Estimate
     norm: Norm
     needs_group: bool
-    needs_critic: bool
+    chained_only: bool
+    targets: Estimate | None
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the table must have a critic's values."""
+        return self.targets is not None
+
+    def settle(self, config: CreditConfig) -> CreditConfig:
+        """`config` with this estimator's defaults for what it leaves open.
+
+        Raises:
+            ValueError: where the estimator can't be used so; the message names the flag.
+        """
+        if self.chained_only and config.cross_episode == "paper":
+            raise ValueError(
+                f"--lamer.cross_episode paper: {self.name} works backwards from turn to turn, and the paper's Eq. 4 "
+                "is no such recursion (it discounts later episodes alike for all turns of an episode); "
+                "leave the flag out, or give chained"
+            )
+        form = "chained" if self.chained_only else "paper"
+        return replace(config, norm=config.norm or self.norm, cross_episode=config.cross_episode or form)
 
 
 _estimators: dict[str, Estimator] = {}
 
 
 def register(
-    name: str, *, norm: Norm = "mean", needs_group: bool = True, needs_critic: bool = False
+    name: str,
+    *,
+    norm: Norm = "mean",
+    needs_group: bool = True,
+    chained_only: bool = False,
+    targets: Estimate | None = None,
 ) -> Callable[[Estimate], Estimate]:
-    """Register the decorated function under a name that is still free.
+    """Register the decorated function under a name that is still free; see `Estimator` for the options.
 
-    The function it leaves behind checks what goes in and what comes out, so that a misaligned
-    column can't be trained on, and receives `norm` where the configuration has none.
+    The functions in the registry check what goes in and what comes out, so that a misaligned
+    column can't be trained on, and receive a configuration without gaps (`Estimator.settle`).
     """
 
-    def decorate(function: Estimate) -> Estimate:
+    def checked(function: Estimate, what: str) -> Estimate:
         @wraps(function)
-        def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+        def call(table: TurnTable, config: CreditConfig) -> FloatArray:
+            estimator = _estimators[name]
             if not table.has_returns:
                 raise ValueError(f"{name} needs a table with returns: pass it through with_returns first")
-            advantage = np.asarray(function(table, replace(config, norm=config.norm or norm)), dtype=np.float64)
-            if advantage.shape != (len(table),):
-                raise ValueError(f"{name} gave advantages of shape {advantage.shape} for {len(table)} turns")
-            if not np.isfinite(advantage).all():
-                raise ValueError(f"{name} gave an advantage that is not finite")
-            return advantage
+            if estimator.needs_critic and table.values is None:
+                raise ValueError(f"{name} needs the critic's value of every turn: give the table a column of values")
+            result = np.asarray(function(table, estimator.settle(config)), dtype=np.float64)
+            if result.shape != (len(table),):
+                raise ValueError(f"{name} gave {what}s of shape {result.shape} for {len(table)} turns")
+            if not np.isfinite(result).all():
+                raise ValueError(f"{name} gave {what}s that are not finite")
+            return result
 
+        return call
+
+    def decorate(function: Estimate) -> Estimate:
         if name in _estimators:
             raise ValueError(f"there is an estimator {name!r} already: choose another name")
-        _estimators[name] = Estimator(name, estimate, norm, needs_group, needs_critic)
+        estimate = checked(function, "advantage")
+        wanted = checked(targets, "critic target") if targets else None
+        _estimators[name] = Estimator(name, estimate, norm, needs_group, chained_only, wanted)
         return estimate
 
     return decorate

@@ -46,7 +46,7 @@ def discounted_sums(reward_t: FloatArray, discount_t: FloatArray) -> FloatArray:
 
 
 def returns(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """G of every turn of the table, reflections in their place; [rows]."""
+    """G of every turn of the table, reflections in their place; [rows]. A form left open is the paper's."""
     play = np.flatnonzero(table.plays)
     trial, episode, reward = table.trial[play], table.episode[play], table.reward[play]
     # Discount on the step to the next play turn. Episodes without a turn earn nothing, but count in the exponent.

@@ -7,7 +7,7 @@ play turn of episode n and before the first of episode n + 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from openrlhf_lamer.memory import Attempt, Memory
     from openrlhf_lamer.records import Trial
 
 IntArray: TypeAlias = NDArray[np.int64]
@@ -36,29 +37,39 @@ class CreditConfig:
     Attributes:
         gamma_step: Discount γ_step between the turns of an episode.
         gamma_traj: Discount γ_traj between the episodes of a trial.
-        cross_episode: The paper's Eq. 4, or the one backward walk of its reference code.
+        cross_episode: The paper's Eq. 4, or the one backward walk of its reference code; None is the
+            estimator's default, which is the paper's where it has a choice.
         norm: Centre advantages, or also divide by their spread; None is the estimator's default.
         reference: Reproduce the quirks of the paper's reference code.
         step_weight: Weight w of GiGPO's step term.
+        depth: How many earlier turns K refine HGPO's anchor groups.
+        depth_power: Exponent α of the weight (k + 1)^α of HGPO's level k.
+        lambd: λ of PPO's advantages (GAE), at turn boundaries.
     """
 
     gamma_step: float = 0.95
     gamma_traj: float = 0.6
-    cross_episode: CrossEpisode = "paper"
+    cross_episode: CrossEpisode | None = None
     norm: Norm | None = None
     reference: bool = False
     step_weight: float = 1.0
+    depth: int = 2
+    depth_power: float = 1.0
+    lambd: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("gamma_step", "gamma_traj"):
+        for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a discount lies in [0, 1]")
-        if self.cross_episode not in ("paper", "chained"):
-            raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper' or 'chained'")
+        if self.cross_episode not in ("paper", "chained", None):
+            raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper', 'chained' or None")
         if self.norm not in ("mean", "mean_std", None):
             raise ValueError(f"norm is {self.norm!r}; it takes 'mean', 'mean_std' or None")
-        if not 0 <= self.step_weight < np.inf:
-            raise ValueError(f"step_weight is {self.step_weight}, but a weight is finite and not negative")
+        for name in ("step_weight", "depth_power"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be finite and not negative")
+        if self.depth < 0:
+            raise ValueError(f"depth is {self.depth}, but a number of turns is not negative")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +85,10 @@ class TurnTable:
         reward: What the turn itself earned, penalties included.
         anchor: Code of the environment state before the turn; equal codes in a group mean equal states.
         returns: G of each turn; NaN until `returns.with_returns` has filled it.
+        action: Code of what the turn did, for estimators that compare histories; None if not known.
+        memory: Code of the memory that the turn's episode is shown, likewise.
+        values: The critic's value where the turn begins (the state before its first sampled token);
+            None where there is no critic.
 
     Raises:
         ValueError: naming the column or the first row that breaks one of these rules.
@@ -87,13 +102,17 @@ class TurnTable:
     reward: FloatArray
     anchor: IntArray
     returns: FloatArray = field(default_factory=lambda: np.empty(0))
+    action: IntArray | None = None
+    memory: IntArray | None = None
+    values: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if np.size(self.returns) == 0:
             object.__setattr__(self, "returns", np.full(np.size(self.reward), np.nan))
-        for column in fields(self):
-            object.__setattr__(self, column.name, self._as_column(column.name))
-        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}
+        given = [column.name for column in fields(self) if getattr(self, column.name) is not None]
+        for name in given:
+            object.__setattr__(self, name, self._as_column(name))
+        lengths = {name: len(getattr(self, name)) for name in given}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a turn table need one length, but have {lengths}")
         self._check_rows()
@@ -112,13 +131,16 @@ class TurnTable:
         return self.phase == PLAY
 
     @classmethod
-    def from_trials(cls, trials: Sequence[Trial], groups: Sequence[int]) -> TurnTable:
+    def from_trials(cls, trials: Sequence[Trial], groups: Sequence[int], memory: Memory = "both") -> TurnTable:
         """Lay out live trials; `groups[i]` is the group of `trials[i]`, which becomes trial i of the table.
+
+        `memory` says what episodes were shown of earlier ones: shown memories that are equal get equal codes.
 
         Raises:
             ValueError: where a trial has failed (it has no result to give credit for), or where
                 there is not one group per trial.
         """
+        from openrlhf_lamer.memory import recall
         from openrlhf_lamer.records import Phase
 
         if len(trials) != len(groups):
@@ -127,7 +149,10 @@ class TurnTable:
             if trial.failure is not None:
                 raise ValueError(f"trial {i} failed ({trial.failure.kind}) and can't be given credit: leave it out")
         rows = [(i, turn) for i, trial in enumerate(trials) for turn in trial.turns]
-        codes: dict[str, int] = {}
+        anchors: dict[str, int] = {}
+        actions: dict[str | None, int] = {}
+        memories: dict[Hashable, int] = {}
+        shown = [_memory_codes(recall(trial.episodes, memory), memories) for trial in trials]
         trial_column = np.array([i for i, _ in rows], dtype=np.int64)
         return cls(
             group=np.asarray(groups, dtype=np.int64)[trial_column],
@@ -136,14 +161,16 @@ class TurnTable:
             turn=np.array([turn.index for _, turn in rows], dtype=np.int64),
             phase=np.array([REFLECT if turn.phase is Phase.REFLECT else PLAY for _, turn in rows], dtype=np.int64),
             reward=np.array([turn.reward for _, turn in rows], dtype=np.float64),
-            anchor=np.array([codes.setdefault(turn.anchor, len(codes)) for _, turn in rows], dtype=np.int64),
+            anchor=np.array([anchors.setdefault(turn.anchor, len(anchors)) for _, turn in rows], dtype=np.int64),
+            action=np.array([actions.setdefault(turn.action, len(actions)) for _, turn in rows], dtype=np.int64),
+            memory=np.array([shown[i][turn.episode] for i, turn in rows], dtype=np.int64),
         )
 
     def _as_column(self, name: str) -> IntArray | FloatArray:
         values = np.asarray(getattr(self, name))
         if values.ndim != 1:
             raise ValueError(f"column {name} has shape {values.shape}, but a column has one dimension")
-        if name in ("reward", "returns"):
+        if name in ("reward", "returns", "values"):
             return values.astype(np.float64, copy=False)
         if values.size and not np.issubdtype(values.dtype, np.integer):
             raise ValueError(f"column {name} holds {values.dtype}, but needs integers")
@@ -151,6 +178,8 @@ class TurnTable:
 
     def _check_rows(self) -> None:
         self._refuse(~np.isfinite(self.reward), "the reward is not finite")
+        if self.values is not None:
+            self._refuse(~np.isfinite(self.values), "the critic's value is not finite")
         self._refuse((self.phase != PLAY) & (self.phase != REFLECT), "the phase is neither 0 (play) nor 1 (reflect)")
         self._refuse(self.episode < 0, "the episode is negative")
         if len(self) < 2:
@@ -168,3 +197,16 @@ class TurnTable:
             row = int(wrong.argmax()) + first
             where = f"trial {self.trial[row]}, episode {self.episode[row]}, turn {self.turn[row]}"
             raise ValueError(f"turn table, row {row} ({where}): {what}")
+
+
+def _memory_codes(attempts: Sequence[Attempt], codes: dict[Hashable, int]) -> list[int]:
+    """The code of what each episode is shown of those before it; `codes` holds the codes given so far, and grows."""
+    code = codes.setdefault((), len(codes))
+    result = []
+    for attempt in attempts:
+        result.append(code)
+        turns = tuple((turn.anchor, turn.action) for turn in attempt.turns)
+        # The code so far stands for all earlier attempts, so that each attempt is hashed once.
+        shown = (code, attempt.stop, turns, attempt.final_observation, attempt.remark)
+        code = codes.setdefault(shown, len(codes))
+    return result

@@ -5,8 +5,16 @@ The file holds one case or a list of them. A case is a batch of trials and its d
     {"gamma_step": 0.95, "gamma_traj": 0.6, "trials": [
         {"group": 0, "episodes": [{"rewards": [0, -0.5], "anchors": ["start", "s1"]}, ...]}, ...]}
 
-Between two consecutive episodes of a trial stands a reflection, with no reward of its own. Other
-keys are left unread.
+Between two consecutive episodes of a trial stands a reflection, with no reward of its own. An episode may
+also have
+
+    "actions": ["up", "left"]     one a play turn, of any type: `lamer_hgpo` tells histories apart by them, where
+                                  they are left out by anchors alone
+    "remark": "walls are left"    what the reflection on it says, of any type: part of what later episodes remember
+    "values": [0.5, 0.2, 0.9]     the critic's value where each turn begins, the reflection's last, for `lamer_ppo`;
+                                  0 for every turn of the episode where they are left out
+
+Other keys are left unread.
 """
 
 from __future__ import annotations
@@ -38,12 +46,20 @@ class Case:
 def credit(
     file: Annotated[Path, typer.Argument(help="JSON file with one case or a list of them.", show_default=False)],
     estimator: Annotated[
-        str, typer.Option(help="Estimator by name: lamer_gigpo, lamer_grpo, lamer_rloo, lamer_reinforce or a plugin's.")
+        str,
+        typer.Option(
+            help="Estimator by name: lamer_gigpo, lamer_grpo, lamer_hgpo, lamer_ppo, lamer_reinforce, lamer_rloo or a "
+            "plugin's."
+        ),
     ] = "lamer_gigpo",
     cross_episode: Annotated[
-        Literal["paper", "chained"],
-        typer.Option(help="How later episodes enter a return: the paper's Eq. 4, or its reference code's one walk."),
-    ] = "paper",
+        Literal["paper", "chained"] | None,
+        typer.Option(
+            help="How later episodes enter a return: the paper's Eq. 4, or its reference code's one walk; by default "
+            "paper, for lamer_ppo chained.",
+            show_default=False,
+        ),
+    ] = None,
     norm: Annotated[
         Literal["mean", "mean_std"] | None,
         typer.Option(
@@ -53,22 +69,30 @@ def credit(
     reference: Annotated[
         bool, typer.Option("--reference", help="Reproduce the quirks of the paper's reference code.")
     ] = False,
+    depth: Annotated[
+        int, typer.Option(min=0, help="How many earlier turns refine the anchor groups of lamer_hgpo.")
+    ] = 2,
+    lambd: Annotated[float, typer.Option(min=0, max=1, help="λ of lamer_ppo, at turn boundaries.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of tables.")] = False,
 ) -> None:
     """Show the return and the advantage of every turn of some trials.
 
     FILE gives the rewards and anchors of each trial, episode by episode, and the discounts: `gamma_step`
-    between turns, `gamma_traj` between episodes. A reflection stands between two consecutive episodes.
+    between turns, `gamma_traj` between episodes. A reflection stands between two consecutive episodes. An
+    episode may also give `actions` and a `remark`, for lamer_hgpo, and the critic's `values` where turns begin (the
+    reflection's last), for lamer_ppo, which takes 0 where they are left out.
 
     For instance `openrlhf-lamer credit trials.json --estimator lamer_grpo --norm mean`. With `--json`,
     each case becomes `{"returns": ..., "advantages": ...}`: a list per trial, a figure per turn, reflections in
     their place.
     """
-    from openrlhf_lamer.advantage import get
+    from openrlhf_lamer.advantage import CreditConfig, get
 
     try:
         chosen = get(estimator)
-        cases = read_cases(file, cross_episode=cross_episode, norm=norm, reference=reference)
+        options = {"norm": norm, "reference": reference, "depth": depth, "lambd": lambd}
+        form = chosen.settle(CreditConfig(cross_episode=cross_episode)).cross_episode
+        cases = read_cases(file, cross_episode=form, **options)
         advantages = [chosen.estimate(case.table, case.config) for case in cases]
     except ValueError as error:
         fail(" ".join(str(error).split()))
@@ -107,31 +131,41 @@ def read_case(case: Any, where: str = "case", **options: Any) -> Case:
     gammas = {name: _item(case, name, _NUMBER, where) for name in ("gamma_step", "gamma_traj")}
     trials = _item(case, "trials", list, where)
     columns: dict[str, list[float]] = {name: [] for name in _COLUMNS}
-    codes: dict[str, int] = {}
+    anchor_codes: dict[str, int] = {}
+    action_codes: dict[str, int] = {}
+    memory_codes: dict[str, int] = {}
     labels: list[str] = []
 
     def add(*row: float) -> None:
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
 
+    def code(item: Any, codes: dict[str, int]) -> int:
+        return codes.setdefault(json.dumps(item, sort_keys=True), len(codes))
+
     for i, trial in enumerate(trials):
         place = f"{where}, trial {i}"
         group = _item(trial, "group", int, place)
         episodes = _item(trial, "episodes", list, place)
+        memory = code([], memory_codes)
         for n, episode in enumerate(episodes):
-            rewards = _item(episode, "rewards", list, f"{place}, episode {n}")
-            anchors = _item(episode, "anchors", list, f"{place}, episode {n}")
-            if len(rewards) != len(anchors):
-                raise ValueError(f"{place}, episode {n}: {len(rewards)} rewards, but {len(anchors)} anchors")
-            for t, (reward, anchor) in enumerate(zip(rewards, anchors, strict=True)):
-                if not _is(reward, _NUMBER):
-                    raise ValueError(f"{place}, episode {n}: reward {t} is {reward!r}, not a number")
-                code = codes.setdefault(json.dumps(anchor, sort_keys=True), len(codes))
-                if code == len(labels):
+            at = f"{place}, episode {n}"
+            reflects = n + 1 < len(episodes)
+            rewards = _numbers(episode, "rewards", at)
+            anchors = _per_turn(episode, "anchors", len(rewards), at)
+            actions = _per_turn(episode, "actions", len(rewards), at) if "actions" in episode else [None] * len(rewards)
+            values = _numbers(episode, "values", at) if "values" in episode else [0.0] * (len(rewards) + reflects)
+            if len(values) != len(rewards) + reflects:
+                needed = f"{len(rewards)} rewards" + (" and a reflection" if reflects else "")
+                raise ValueError(f"{at}: {needed}, but {len(values)} values")
+            for t, (reward, anchor, action) in enumerate(zip(rewards, anchors, actions, strict=True)):
+                anchor_code = code(anchor, anchor_codes)
+                if anchor_code == len(labels):
                     labels.append(str(anchor))
-                add(group, i, n, t, PLAY, reward, code)
-            if n + 1 < len(episodes):
-                add(group, i, n, len(rewards), REFLECT, 0.0, -1)
+                add(group, i, n, t, PLAY, reward, anchor_code, code(action, action_codes), memory, values[t])
+            if reflects:
+                add(group, i, n, len(rewards), REFLECT, 0.0, -1, -1, memory, values[-1])
+                memory = code([memory, anchors, actions, episode.get("remark")], memory_codes)
     try:
         config = CreditConfig(**gammas, **options)
         arrays = {name: np.array(values, dtype=_COLUMNS[name]) for name, values in columns.items()}
@@ -152,6 +186,9 @@ _COLUMNS = {
     "phase": "int64",
     "reward": "float64",
     "anchor": "int64",
+    "action": "int64",
+    "memory": "int64",
+    "values": "float64",
 }
 
 
@@ -169,6 +206,21 @@ def _item(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> 
     if not _is(mapping[key], kind):
         raise ValueError(f"{where}: {key!r} is not {_KINDS[kind]}")
     return mapping[key]
+
+
+def _numbers(episode: Any, key: str, where: str) -> list[float]:
+    numbers = _item(episode, key, list, where)
+    for t, number in enumerate(numbers):
+        if not _is(number, _NUMBER):
+            raise ValueError(f"{where}: {key.removesuffix('s')} {t} is {number!r}, not a number")
+    return numbers
+
+
+def _per_turn(episode: Any, key: str, turns: int, where: str) -> list[Any]:
+    items = _item(episode, key, list, where)
+    if len(items) != turns:
+        raise ValueError(f"{where}: {turns} rewards, but {len(items)} {key}")
+    return items
 
 
 def _print_json(cases: list[Case], advantages: list[FloatArray]) -> None:
@@ -204,8 +256,8 @@ def _print_tables(cases: list[Case], advantages: list[FloatArray], estimator: Es
     console = Console()
     room = max(8, console.width - _OTHER_COLUMNS)
     for number, (case, advantage) in enumerate(zip(cases, advantages, strict=True)):
-        config, table = case.config, case.table
-        form = f"{config.cross_episode}, {config.norm or estimator.norm}" + (", reference" if config.reference else "")
+        config, table = estimator.settle(case.config), case.table
+        form = f"{config.cross_episode}, {config.norm}" + (", reference" if config.reference else "")
         title = f"case {number}: {estimator.name} ({form}), γ_step {config.gamma_step:g}, γ_traj {config.gamma_traj:g}"
         grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name in ("group", "trial", "episode", "turn"):

@@ -1,0 +1,71 @@
+"""`lamer_hgpo`: anchor groups refined by what led to the state (HGPO, arXiv 2602.22817), on cross-episode returns.
+
+Turn t is in one group of each level k = 0 … K+1, K = `depth`, default 2. Two turns of one task are in one group
+
+    at level 0           if they begin in the same environment state (GiGPO's anchor groups)
+    at level k ≤ K       if the last k turns of their episodes, as states and actions, are equal too
+    at level K+1         if the memory that their episodes are shown is equal too
+
+An episode's beginning counts as a turn of its own kind, so an episode with fewer than k earlier turns has all of
+them compared. Reflections are apart, on episodes of one index, and are refined in the same way. With n_k the number of
+trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
+
+    A   = Σ_k w_k · (G - ν_k)                              norm="mean", the default
+    A   = Σ_k w_k · (G - ν_k) / (σ_k + ε)                  norm="mean_std"
+    ν_k = (1/n_k) Σ_i (mean of G over the turns of i in c_k),     σ_k² likewise around ν_k, over n_k - 1
+    w_k = (k+1)^α / Σ_j (j+1)^α over the levels j with n_j > 1, and 0 where n_k = 1
+
+i over the n_k trials. A turn that is alone at every level gets 0. Every trial weighs 1 in a group, however often it is
+there; with `reference` every turn does, n_k counts turns, and the reflections of a group are one anchor group. Actions
+(the public code compares states alone) and the memory (the paper has no episodes) are our additions, since prompts
+show both. Columns and result are [turns]; the table needs `action` and `memory`.
+
+Bias. As a guess of A^π(s, a), G - ν_k is off where c_k mixes contexts, the less so the finer the level: this is what
+HGPO mends in GiGPO. In the gradient E[Σ ∇log π(a_t|s_t) · A] such mixing costs variance alone, since what other
+trials earn does not depend on the own action. What biases it is the trial's own share: ν_k holds it with weight
+1/n_k, which shrinks what each state adds by a factor of its own, the more the rarer the state is, down to 0 for a
+turn that is alone; and a trial that comes by the state again brings another return of its own into ν_k. So this is no
+estimate of the target E[Σ ∇log π(a_t|s_t) · G_t], but is near it where contexts are common. "mean_std" further
+weighs contexts of small spread higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from openrlhf_lamer.advantage.groups import anchor_groups, codes, normalise, share, units
+from openrlhf_lamer.advantage.registry import register
+from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, IntArray, TurnTable
+
+
+def contexts(table: TurnTable, depth: int, reference: bool = False) -> Iterator[IntArray]:
+    """Group codes of each level 0 … depth + 1, from the coarsest to the finest; each [turns]."""
+    if table.action is None or table.memory is None:
+        raise ValueError("lamer_hgpo compares histories: give the table the columns action and memory")
+    context = anchor_groups(table, reference)
+    yield context
+    step, episode = codes(table.anchor, table.action), codes(table.trial, table.episode)
+    for back in range(1, depth + 1):
+        earlier = np.full(len(table), -1)
+        same = episode[back:] == episode[:-back]
+        earlier[back:][same] = step[:-back][same]
+        context = codes(context, earlier)
+        yield context
+    yield codes(context, table.memory)
+
+
+@register("lamer_hgpo", norm="mean", needs_group=True)
+def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """G against the turns of equal context at each level, the levels weighted; [turns]."""
+    trial = codes(table.trial)
+    total, weights = np.zeros(len(table)), np.zeros(len(table))
+    for level, context in enumerate(contexts(table, config.depth, config.reference)):
+        unit = np.ones(len(table))
+        if not config.reference:
+            unit = share(unit, codes(context, trial))
+        weight = np.where(units(context, unit) > 1, (level + 1.0) ** config.depth_power, 0.0)
+        total += weight * normalise(table.returns, context, unit, config.norm)
+        weights += weight
+    return np.divide(total, weights, out=np.zeros(len(table)), where=weights > 0)

@@ -1,0 +1,81 @@
+"""`lamer_ppo`: generalised advantages (GAE, arXiv 1506.02438) along the trial's chain of turns, with a critic.
+
+The turns t = 0 … L-1 of a trial, reflections in their place, are one chain; V_t is the critic's value where
+turn t begins (`values`), V_L = 0. With the rewards ρ and discounts d of the chain, and λ = `lambd`:
+
+    δ_t = ρ_t + d_t · V_{t+1} - V_t
+    A_t = δ_t + d_t · λ · A_{t+1},   A_L = 0               target of the critic: A_t + V_t
+
+    d_t = γ_step         from a play turn to the next of its episode
+          γ_traj^k       to a turn k episodes on: from an episode's last turn to the reflection on it (k = 1), or
+                         to the next episode's first turn where there is no reflection
+          1              from a reflection to the first turn of the next episode
+          0              from the trial's last turn
+    ρ_t = r_t - d_t · r_{t+1}  where turn t+1 is a reflection, else r_t
+
+The chain's own return Σ ρ · Π d is the "chained" G of `returns.py`: a reflection's reward (its penalty) is taken back
+on the step before it, so that it costs the reflection and no earlier turn. A critic may thus learn the
+reflection's value with the penalty in it. Inside a turn the discount is 1 and nothing is earned: all its tokens share
+A_t, and all have the target A_t + V_t. At λ = 1 the target is G_t and A_t = G_t - V_t.
+
+There is no "paper" form: in Eq. 4 the later episodes count alike for all turns of an episode, so that G_t is no
+function of r_t and G_{t+1}. norm="mean" (the default) leaves A as it is, the critic being the baseline; "mean_std"
+subtracts the batch's mean and divides by its spread + ε, every trial weighing 1 as in `lamer_reinforce`.
+`reference` changes nothing: the reference code's PPO knows no return across episodes to compare with. Columns and
+result are [turns].
+
+Unbiased, with norm="mean", for the target E[Σ ∇log π(a_t|s_t) · G_t] of the chained form: at λ = 1 (the default)
+whatever the critic says, as long as it sees no more than what stands before the turn; at λ < 1 only with
+V_t = E[G_t|s_t], since the critic's error otherwise stands in for what later turns earn. "mean_std" is biased, as mean
+and spread hold the trial's own returns; this vanishes with the batch size but for a common factor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openrlhf_lamer.advantage.groups import codes, normalise, share
+from openrlhf_lamer.advantage.registry import register
+from openrlhf_lamer.advantage.returns import discounted_sums
+from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
+
+
+def chain_discounts(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """d of every turn, to the next one of its trial; [turns]."""
+    # A reflection stands where the next episode begins.
+    place = table.episode + ~table.plays
+    episodes_on = np.diff(place, append=0)
+    discount = config.gamma_traj ** np.maximum(episodes_on, 0)
+    discount[table.plays & (episodes_on == 0)] = config.gamma_step
+    discount[np.diff(table.trial, append=-1) != 0] = 0.0
+    return discount
+
+
+def gae(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """A of every turn, not normalised; [turns]."""
+    assert table.values is not None  # the registry has seen to it
+    discount = chain_discounts(table, config)
+    taken_back = discount * _next(np.where(table.plays, 0.0, table.reward))
+    delta = table.reward - taken_back + discount * _next(table.values) - table.values
+    return discounted_sums(delta, config.lambd * discount)
+
+
+def targets(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """What the critic's value should have been where each turn begins: A + V before any normalisation; [turns]."""
+    assert table.values is not None
+    return gae(table, config) + table.values
+
+
+@register("lamer_ppo", norm="mean", needs_group=False, chained_only=True, targets=targets)
+def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """A along the chain of each trial; [turns]."""
+    advantage = gae(table, config)
+    if config.norm == "mean":
+        return advantage
+    batch = np.zeros(len(table), dtype=np.int64)
+    return normalise(advantage, batch, share(np.ones(len(table)), codes(table.trial)), config.norm)
+
+
+def _next(x: FloatArray) -> FloatArray:
+    """The next row's figure; 0 behind the last, where the discount is 0 too."""
+    return np.append(x[1:], 0.0)[: len(x)]
