@@ -8,7 +8,8 @@ new task, `again` back to the same one, as a trial's later episodes do. A step i
 the rules, the text of the new state, and the anchor, as the trial loop asks for them.
 
 `--soak` resets one environment over and over instead, and leaves with 1 where memory or temporary
-files grew by more than 5% in the second half; in the first one, caches fill.
+files grew by more than 5% from the first half, its first fifth aside, to the second. What counts is the least that was
+found in each: the largest games in a cache come and go, a leak stays.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +47,10 @@ GROWTH = 0.05
 """What memory and temporary files may grow by in the second half of a soak."""
 SLACK = 1 << 20
 """Bytes that never count as growth."""
+LOOKS = 20
+"""How often a soak looks."""
+WIDTH = 100
+"""Columns that the tables need, also where the output is no terminal."""
 
 
 def some_tasks(name: str, options: Options, number: int) -> list[Task]:
@@ -90,17 +95,19 @@ def speed(name: str, options: Options, number: int) -> dict[str, list[float]]:
     return calls
 
 
-def memory(name: str, options: Options, live: int) -> float:
-    """Bytes that one more live environment takes, in the middle of an episode, shared caches aside."""
+def live_size(name: str, options: Options, live: int) -> tuple[float, float]:
+    """Bytes of memory and temporary files that a live environment takes in mid-episode, shared caches aside."""
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, live))
-    held = [begun(name, options, next(tasks), rng)]  # loads what all share
-    before = resident()
-    held += [begun(name, options, task, rng) for task in islice(tasks, live)]
-    grown = (resident() - before) / live
-    for env in held:
-        env.close()
-    return grown
+    with temporary_files() as folder:
+        held = [begun(name, options, next(tasks), rng)]  # loads what all share
+        before = resident(), temporary(folder)
+        held += [begun(name, options, task, rng) for task in islice(tasks, live)]
+        after = resident(), temporary(folder)
+        for env in held:
+            env.close()
+    memory, files = ((late - early) / live for early, late in zip(before, after, strict=True))
+    return memory, files
 
 
 def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEnv:
@@ -112,21 +119,28 @@ def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEn
 
 
 def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Memory and temporary files in bytes, half-way and at the end of so many resets."""
+    """Memory and temporary files in bytes, the least that was found in each half of so many resets."""
     options = envs.lookup(name).difficulties[0]
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, resets))
+    found: list[tuple[int, int]] = []
+    with temporary_files() as folder, closing(envs.make(name, **options)) as env:
+        for _ in range(LOOKS):
+            for task in islice(tasks, resets // LOOKS):
+                for _ in islice(play(env, task, rng), 4):
+                    pass
+            found.append((resident(), temporary(folder)))
+    memory, files = zip(*found, strict=True)
+    early, late = slice(LOOKS // 10, LOOKS // 2), slice(LOOKS // 2, None)
+    return (min(memory[early]), min(files[early])), (min(memory[late]), min(files[late]))
+
+
+@contextmanager
+def temporary_files() -> Iterator[str]:
+    """A folder of its own for this process's temporary files."""
     with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir = folder
-        os.environ["TMPDIR"] = folder
-        with closing(envs.make(name, **options)) as env:
-            found = []
-            for number in (resets // 2, resets - resets // 2):
-                for task in islice(tasks, number):
-                    for _ in islice(play(env, task, rng), 4):
-                        pass
-                found.append((resident(), temporary(folder)))
-    return found[0], found[1]
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
+        yield folder
 
 
 def resident() -> int:
@@ -136,15 +150,20 @@ def resident() -> int:
 
 
 def temporary(folder: str) -> int:
-    """Bytes of temporary files, those included that are deleted and still open."""
-    files = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
+    """Bytes of temporary files, those included that are deleted and still mapped or open."""
+    held = {path: path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if folder in line and line.endswith("(deleted)"):
+            addresses, _, offset, _, _, name = line.split(maxsplit=5)
+            start, stop = (int(address, 16) for address in addresses.split("-"))
+            held[Path(name)] = max(held.get(Path(name), 0), int(offset, 16) + stop - start)
     for link in Path("/proc/self/fd").iterdir():
         try:
-            if "(deleted)" in str(link.readlink()):
-                files.append(link.stat().st_size)
+            if "(deleted)" in (name := str(link.readlink())):
+                held[Path(name)] = link.stat().st_size
         except FileNotFoundError:  # what listed them
             continue
-    return sum(files)
+    return sum(held.values())
 
 
 def alone(function: Any, *arguments: Any) -> Any:
@@ -165,7 +184,7 @@ def figures(milliseconds: list[float]) -> Iterator[str]:
 def speed_table(names: list[str], number: int, live: int) -> Table:
     """A row for each environment, difficulty and call."""
     table = Table(title="Environments, one core (times in ms)")
-    for heading in ("", "call", "calls/s", "mean", "median", "p99", "KB live"):
+    for heading in ("", "call", "calls/s", "mean", "median", "p99", "KB live", "KB files"):
         table.add_column(heading, justify="left" if heading in ("", "call") else "right")
     for name in names:
         table.add_section()
@@ -174,10 +193,10 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
         for options in envs.lookup(name).difficulties:
             label = " ".join(f"{key}={value}" for key, value in options.items())
             try:
-                kilobytes = f"{alone(memory, name, options, max(live // share, 2)) / 1e3:,.1f}"
+                sizes = [f"{size / 1e3:,.1f}" for size in alone(live_size, name, options, max(live // share, 2))]
                 for call, milliseconds in speed(name, options, max(number // share, 2)).items():
-                    table.add_row(label, call, *figures(milliseconds), kilobytes)
-                    label = kilobytes = ""
+                    table.add_row(label, call, *figures(milliseconds), *sizes)
+                    label, sizes = "", []
             except (envs.TaskError, ImportError) as error:
                 table.add_row(f"{label} not measured: {error}")
     return table
@@ -186,7 +205,7 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
 def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
     """A row for each environment, and whether nothing grew."""
     table = Table(title="Soak")
-    for heading in ("environment", "resets", "MB mid", "MB end", "files mid", "files end", ""):
+    for heading in ("environment", "resets", "MB first half", "MB second", "files first half", "files second", ""):
         table.add_column(heading, justify="left" if heading == "environment" else "right")
     flat = True
     for name in names:
@@ -212,11 +231,12 @@ def main() -> int:
     parser.add_argument("--soak", type=int, metavar="RESETS", help="reset so often; a tenth where it is slow")
     args = parser.parse_args()
     names = args.environments or list(envs.names())
+    console = Console(width=max(Console().width, WIDTH))
     if args.soak:
         table, flat = soak_table(names, args.soak)
-        Console().print(table)
+        console.print(table)
         return 0 if flat else 1
-    Console().print(speed_table(names, args.tasks, args.live))
+    console.print(speed_table(names, args.tasks, args.live))
     return 0
 
 

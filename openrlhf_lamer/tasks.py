@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import SchemaError, Task
 
 SEEDS: Mapping[str, range] = {"train": range(2**30), "eval": range(2**30, 2**31)}
 """Seeds of each split; the ranges are disjoint."""
@@ -42,11 +42,19 @@ def dataset_rows(tasks: Sequence[Task]) -> Iterator[dict[str, str]]:
 def write_dataset(path: Path, tasks: Sequence[Task]) -> None:
     """Write a prompt dataset as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for row in dataset_rows(tasks):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_dataset(path: Path) -> list[Task]:
-    """The tasks of a prompt dataset in JSON lines."""
-    return [Task.from_json(json.loads(line)["label"]) for line in path.read_text().splitlines()]
+    """The tasks of a prompt dataset in JSON lines; raises `SchemaError` that names the line which holds none."""
+    tasks = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            tasks.append(Task.from_json(json.loads(line)["label"]))
+        except (ValueError, LookupError, TypeError) as error:
+            what = str(error) if isinstance(error, SchemaError) else f"no task in a column 'label' ({error!r})"
+            remedy = "make it anew with `openrlhf-lamer prepare tasks`"
+            raise SchemaError(f"{path}, line {number}: {what}; {remedy}") from error
+    return tasks

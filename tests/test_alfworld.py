@@ -278,7 +278,7 @@ class TestEnvironment:
         agent = load_agent("openrlhf_lamer.agents.alfworld")[0]
         env = AlfWorld()
         start = env.reset(official(NAMES[0]))
-        common: dict[str, Any] = {"env": env, "initial": start, "episode": 0, "num_episodes": 3}
+        common: dict[str, Any] = {"env": env.facts, "initial": start, "episode": 0, "num_episodes": 3}
         prompt = agent.play_message(continuing=False, memory=(), turns=(), observation=start, turns_left=10, **common)
         assert "\n".join(start.admissible) in prompt
         assert "Your task is to:" in prompt

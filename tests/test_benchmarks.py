@@ -41,7 +41,7 @@ def test_growth_is_noticed(tmp_path: Path) -> None:
         "    def reset(self, task):\n"
         "        kept.append(bytearray(20_000))\n"
         "        file = tempfile.NamedTemporaryFile()\n"
-        "        file.write(bytes(3_000))\n"
+        "        file.write(bytes(9_000))\n"
         "        file.flush()\n"
         "        kept.append(file)\n"
         "        return super().reset(task)\n"

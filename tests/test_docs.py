@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 import runpy
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from openrlhf_lamer import envs, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
@@ -39,6 +41,30 @@ def test_the_pages_of_prompts_are_up_to_date(name: str, need: Callable[[str], No
     need(load_agent(f"openrlhf_lamer.agents.{name}")[0].env)
     written = (DOCS / "prompts" / f"{name}.md").read_text("utf-8")
     assert RENDER["page"](name) == written, "run scripts/render_prompts.py"
+
+
+class TestEnvironments:
+    PAGE = "environments.md"
+
+    @pytest.mark.parametrize("name", envs.names(plugins=False))
+    def test_its_tables_hold_every_option(self, name: str) -> None:
+        sections = (DOCS / self.PAGE).read_text("utf-8").split("\n## ")
+        (section,) = (each for each in sections if each.lower().startswith(f"{name}\n"))
+        rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert sorted(rows) == sorted(inspect.signature(envs.lookup(name)).parameters)
+
+    def test_it_lists_every_panel(self) -> None:
+        (table,) = re.findall(r"^\| panel .*?\n\n", (DOCS / self.PAGE).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        listed = {part.rpartition("/")[2] for part in re.findall(r"`([^`]+)`", table)}
+        assert listed == {name.rpartition("/")[2] for name in panels.names()}
+
+    def test_its_code_runs(self) -> None:
+        exec(blocks(self.PAGE, "python")[0], {})
+
+    @pytest.mark.parametrize("line", blocks(PAGE, "bash")[0].splitlines())
+    def test_its_first_commands_run(self, line: str) -> None:
+        result = CliRunner().invoke(app, shlex.split(line)[1:], input="")
+        assert result.exit_code == 0, result.output
 
 
 class TestYourOwnEnvironment:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs import Task, TaskError, registry
+from openrlhf_lamer.envs.alfworld import catalogue
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.panels import Panel, PanelError
 from openrlhf_lamer.tasks import SEEDS, read_dataset
@@ -40,6 +41,17 @@ def command(*arguments: str) -> Any:
 def test_every_difficulty_of_the_papers_experiments_has_one() -> None:
     assert {f"sokoban/{boxes}-boxes" for boxes in (2, 3, 4, 5)} < set(NAMES)
     assert {f"minesweeper/{mines}-mines" for mines in (3, 4, 5, 6)} < set(NAMES)
+    assert {f"alfworld/generated/{family}" for family in ("id", "ood")} < set(NAMES)
+    assert "webshop/eval" in NAMES
+
+
+def test_official_panels_are_all_games_of_a_split_and_family() -> None:
+    sizes = {name: panels.load(name).size for name in NAMES if name.startswith("alfworld/official/")}
+    assert sizes == {
+        f"alfworld/official/{split}-{family}": sum(catalogue.COUNTS[split][each] for each in types)
+        for split in ("valid_seen", "valid_unseen")
+        for family, types in (("id", catalogue.IN_DISTRIBUTION), ("ood", catalogue.OUT_OF_DISTRIBUTION))
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,6 +67,21 @@ def test_a_panel_begins_everywhere_as_it_was_frozen(name: str, need: Callable[[s
         if panel.split in SEEDS:
             raise
         pytest.skip(str(error))  # the data set is not there
+
+
+def test_official_games_begin_as_they_were_frozen(need: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those six of them that come along with the tests."""
+    need("alfworld")
+    data = Path(__file__).parent / "data" / "alfworld"
+    monkeypatch.setenv("ALFWORLD_DATA", str(data))
+    there = {path.parent.relative_to(data / "json_2.1.1").as_posix() for path in data.rglob("game.tw-pddl")}
+    checked = 0
+    for family in ("id", "ood"):
+        panel = panels.load(f"alfworld/official/valid_seen-{family}")
+        states = {id_: each for id_, each in panel.states.items() if (each[0].spec or {})["game"] in there}
+        assert panels.verify(replace(panel, states=states)) == []
+        checked += len(states)
+    assert checked == len(there) == 6
 
 
 @pytest.mark.parametrize("name", NAMES)

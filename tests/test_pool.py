@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,18 +22,21 @@ import pytest
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
-from openrlhf_lamer.envs.base import Observation, RewardScheme, Step
-from openrlhf_lamer.envs.session import InlineSession, OpenSession, open_inline
+from openrlhf_lamer.envs import registry
+from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
+from openrlhf_lamer.envs.session import InlineSession, OpenSession, Session, open_inline
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
-from openrlhf_lamer.policies import Generation, Request
-from openrlhf_lamer.policies.scripted import OraclePolicy
+from openrlhf_lamer.policies import Generation, Policy, Request
+from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import FailureKind, Task, Trial
 from openrlhf_lamer.trial import run_trial
 
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.timeout(180)
+
+ENVIRONMENTS = dict(registry._known)
 
 
 class SlowSokoban(Sokoban):
@@ -98,6 +101,16 @@ class Hashed:
         if request.phase.value == "reflect":
             text = f"<remark>Not {moves}.</remark>"
         return Generation(self._chat.encode(text) + self._chat.end_of_reply, None, truncated=False)
+
+
+class Again:
+    """Gives the replies of a trial once more."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._turns = iter(trial.turns)
+
+    async def generate(self, request: Request) -> Generation:
+        return Generation(next(self._turns).sampled_ids, None, truncated=False)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +211,51 @@ def test_trials_are_the_same_inline_and_pooled(run: Callable[..., list[Trial]], 
     assert [worker.sessions for worker in pool._workers] == [0, 0]
     del pool
     assert all_end(workers)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("alfworld", (1, 3)), ("webshop", (2,))])
+def test_other_environments_play_the_same_on_workers(
+    cluster: Any,
+    chat: Chat,
+    monkeypatch: pytest.MonkeyPatch,
+    need: Callable[[str], None],
+    name: str,
+    sizes: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(registry, "_known", ENVIRONMENTS)
+    need(name)
+    agent = load_agent(f"openrlhf_lamer.agents.{name}")[0]
+    config = LamerConfig(num_episodes=2, max_turns=4)
+
+    def trial(seed: int, policy: Policy, open_session: OpenSession) -> Awaitable[Trial]:
+        return run_trial(
+            Task(name, seed=seed),
+            agent,
+            policy,
+            chat,
+            config,
+            max_new_tokens=200,
+            max_length=16000,
+            open_session=open_session,
+        )
+
+    async def trials() -> tuple[list[Trial], ...]:
+        inline = [await trial(seed, RandomPolicy(chat, number), open_inline) for number, seed in enumerate((0, 0, 1))]
+        pooled = []
+        for pool in (Pool(size, 60) for size in sizes):
+
+            async def on_a_worker(make: partial[TextEnv], pool: Pool = pool) -> Session:
+                return PooledSession(pool, make)  # also where the pool would play inline
+
+            again = (trial(each.task.seed or 0, Again(each), on_a_worker) for each in inline)
+            pooled.append(list(await asyncio.gather(*again)))
+        return inline, *pooled
+
+    inline, *pooled = asyncio.run(trials())
+    assert all(each.failure is None for each in inline)
+    assert sum(len(each.turns) for each in inline) > 12
+    for each in pooled:
+        assert list(map(transcript, each)) == list(map(transcript, inline))
 
 
 @pytest.mark.parametrize("where", ["reset", "step", "anchor"])
@@ -359,7 +417,7 @@ def test_workers_are_spread_and_a_lost_node_costs_no_more_than_the_call_it_was_a
             losing.append(asyncio.create_task(lose()))
         return await pool.open(make)
 
-    trials = run(open_session, range(6), pause=0.3)
+    trials = run(open_session, range(6), pause=0.1)
     assert losing[0].done()
     assert losing[0].exception() is None
     (there,) = on_node().values()

@@ -83,3 +83,21 @@ def test_what_cannot_be_prepared_is_said(tmp_path: Path, arguments: list[str], m
 def test_what_is_no_task_is_said(text: str, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         Task.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"label": "{\\"schema\\": 2, \\"env\\": \\"sokoban\\", \\"seed\\": 1}"}', "a task of schema 2; this version"),
+        ('{"input": "sokoban"}', "no task in a column 'label'"),
+        ('{"label": "{', "no task in a column 'label'"),
+    ],
+)
+def test_a_dataset_of_another_version_is_named_with_its_line_and_the_remedy(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    path = tmp_path / "eval.jsonl"
+    write_dataset(path, seeded_tasks("sokoban", "eval", 2))
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(SchemaError, match=rf"eval\.jsonl, line 3: {message}.*`openrlhf-lamer prepare tasks`"):
+        read_dataset(path)

@@ -79,7 +79,8 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
 
     table = Table(title="Frozen evaluation panels")
     for heading in ("panel", "tasks", "about", *(["here"] if verdicts else [])):
-        table.add_column(heading, justify="right" if heading == "tasks" else "left")
+        # A name is there to be typed: other columns give way.
+        table.add_column(heading, justify="right" if heading == "tasks" else "left", no_wrap=heading == "panel")
     for panel in chosen:
         here = [str(verdicts[panel.name])] if verdicts else []
         table.add_row(panel.name, str(panel.size), panel.about, *here)

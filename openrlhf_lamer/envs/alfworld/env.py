@@ -18,7 +18,7 @@ from openrlhf_lamer.envs.base import (
 )
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
-from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
+from openrlhf_lamer.tasks import SEEDS
 
 HELP = "help"
 
@@ -88,14 +88,9 @@ class AlfWorld(TextEnv):
         Raises:
             TaskError: There is no such split, it has not that many tasks, or its data is missing or incomplete.
         """
-        options = dict(options or {})
-        if split in SEEDS:
-            try:
-                return seeded_tasks(cls.name, split, PANEL_SIZE if num is None else num, first=first, options=options)
-            except ValueError as error:
-                raise TaskError(f"alfworld: {error}") from error
         if split not in OFFICIAL_SPLITS:
-            raise TaskError(f"alfworld has no split {split!r}; there are: {', '.join(cls.splits)}")
+            return super().tasks(split, num, first=first, options=options)
+        options = dict(options or {})
         found = catalogue.official_tasks(OFFICIAL_SPLITS[split], options.get("task_types", "all"))
         num = len(found) - first if num is None else num
         if num < 1 or first < 0 or first + num > len(found):

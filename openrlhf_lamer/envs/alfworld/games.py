@@ -179,7 +179,9 @@ def compiled(content: bytes) -> Game:
 @lru_cache(maxsize=16)  # of 2 to 3 MB each; reading one from disk again takes 10 ms
 def _compiled(content: bytes) -> Game:
     source = read(content)
-    key = sha256(f"{wheel.versions()}\n{source['pddl_domain']}\n{source['pddl_problem']}".encode()).hexdigest()
+    rules = sha256(f"{source['pddl_domain']}\n{source['pddl_problem']}".encode()).hexdigest()
+    # The engine's versions are part of where the translation lies, and not of the anchor: frozen panels hold that.
+    key = sha256(f"{wheel.versions()}\n{rules}".encode()).hexdigest()
     kept = storage.folder() / f"compiled-{FORMAT}" / key[:2] / f"{key}.zlib"
     try:
         parts = _read_kept(kept)
@@ -194,7 +196,7 @@ def _compiled(content: bytes) -> Game:
         raise
     except (Exception, SystemExit) as error:  # the parsers' own exceptions, of many kinds
         raise GameError(f"its rules cannot be read: {error!r}") from error
-    return _game(key, parts, grammar, tuple(source["walkthrough"] or ()))
+    return _game(rules, parts, grammar, tuple(source["walkthrough"] or ()))
 
 
 def read(content: bytes) -> dict[str, Any]:

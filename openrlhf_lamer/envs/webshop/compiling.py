@@ -20,6 +20,9 @@ from openrlhf_lamer.envs.webshop.nouns import Tagger
 from openrlhf_lamer.envs.webshop.ranking import Index, IndexBuilder
 from openrlhf_lamer.envs.webshop.shop import Goal, Product
 
+GET = "get WebShop's data anew with its setup.sh (-d small or -d all), and give that folder as --data or WEBSHOP_DATA"
+"""What mends data that is missing or damaged."""
+
 NO_PRICE = 100.0
 """What a product without a price costs."""
 
@@ -83,10 +86,12 @@ def compile_rows(rows: Rows, nouns: Tagger, keep: Callable[[Product], None]) -> 
     if not asins:
         raise TaskError(
             f"webshop: the search index of {rows.source} is empty: there is not one product in it with an asin of "
-            "at most 10 characters; get its items_shuffle.json anew"
+            f"at most 10 characters; {GET}"
         )
     if not goals:
-        raise TaskError(f"webshop: {rows.source} has no goals: {file} has none for any of its {len(asins)} products")
+        raise TaskError(
+            f"webshop: {rows.source} has no goals: {file} has none for any of its {len(asins)} products; {GET}"
+        )
     numbers = [0] * len(asins)
     for number, place in enumerate(sorted(range(len(asins)), key=asins.__getitem__)):
         numbers[place] = number
@@ -137,7 +142,7 @@ def read_product(asin: str, item: Mapping[str, Any], described: Mapping[str, Any
 
 def _unreadable(rows: Rows, what: str, error: Exception) -> TaskError:
     fault = f"it has no {error}" if isinstance(error, KeyError) else repr(error)
-    return TaskError(f"webshop: {rows.source}: {what} is not in the form of WebShop's data: {fault}")
+    return TaskError(f"webshop: {rows.source}: {what} is not in the form of WebShop's data: {fault}; {GET}")
 
 
 def _text(value: Any) -> str:

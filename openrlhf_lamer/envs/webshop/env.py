@@ -200,7 +200,8 @@ class WebShop(TextEnv):
         if spec["catalogue"] != shop.digest:
             raise TaskError(
                 f"webshop: the task is of the catalogue {spec['catalogue']!r}, but {shop.source} is {shop.digest!r}: "
-                "other data, another number of products, other goals or another version made it"
+                "other data, another number of products, other goals or another version made it; make tasks anew with "
+                "the one that is there: openrlhf-lamer prepare tasks --env webshop"
             )
         return self._whole("spec['goal']", spec["goal"], 0, len(shop.goals) - 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from openrlhf_lamer.envs.base import TaskError
-from openrlhf_lamer.envs.webshop.compiling import Rows
+from openrlhf_lamer.envs.webshop.compiling import GET, Rows
 from openrlhf_lamer.envs.webshop.shop import GoalKind
 
 HUMAN = "items_human_ins.json"
@@ -18,7 +18,6 @@ HUMAN = "items_human_ins.json"
 _CHUNK = 1 << 22
 _LONGEST = 1 << 26
 """Bytes: no product's row is longer."""
-_GET = "get WebShop's data anew with its setup.sh (-d small or -d all), and give that folder as --data or WEBSHOP_DATA"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def find_files(folder: Path, products: int | None, goals: GoalKind) -> Files:
     `items_shuffle.json`. Raises `TaskError` where a file is missing.
     """
     if not folder.is_dir():
-        raise TaskError(f"webshop: there is no folder {folder}; {_GET}")
+        raise TaskError(f"webshop: there is no folder {folder}; {GET}")
     items = folder / f"items_shuffle_{products}.json"
     if not items.is_file():
         items = folder / "items_shuffle.json"
@@ -62,7 +61,7 @@ def find_files(folder: Path, products: int | None, goals: GoalKind) -> Files:
     instructions = folder / HUMAN if goals == "human" else None
     for file in (items, attributes, instructions):
         if file is not None and not file.is_file():
-            raise TaskError(f"webshop: {file} is missing; {_GET}")
+            raise TaskError(f"webshop: {file} is missing; {GET}")
     return Files(items, attributes, instructions)
 
 
@@ -81,9 +80,9 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_bytes())
     except ValueError as error:
-        raise TaskError(f"webshop: {path} is half downloaded or corrupt ({error}); {_GET}") from error
+        raise TaskError(f"webshop: {path} is half downloaded or corrupt ({error}); {GET}") from error
     if not isinstance(table, dict):
-        raise TaskError(f"webshop: {path} is no table of products by asin; {_GET}")
+        raise TaskError(f"webshop: {path} is no table of products by asin; {GET}")
     return table
 
 
@@ -101,7 +100,7 @@ def _objects(path: Path, file: BinaryIO, report: Callable[[int], None]) -> Itera
     buffer = file.read(_CHUNK)
     opening = buffer.lstrip()[:1]
     if opening != b"[":
-        raise TaskError(f"webshop: {path} is no list of products: it begins with {buffer[:20]!r}; {_GET}")
+        raise TaskError(f"webshop: {path} is no list of products: it begins with {buffer[:20]!r}; {GET}")
     text, rest = _decoded(path, buffer)
     position, number, ended = text.index("[") + 1, 0, False
     while True:
@@ -115,7 +114,7 @@ def _objects(path: Path, file: BinaryIO, report: Callable[[int], None]) -> Itera
             if ended or len(text) - position > _LONGEST:
                 raise TaskError(
                     f"webshop: {path} is half downloaded or corrupt: product {number} is cut off or no JSON "
-                    f"({error.msg}); {_GET}"
+                    f"({error.msg}); {GET}"
                 ) from error
             buffer = file.read(_CHUNK)
             ended = not buffer
@@ -124,7 +123,7 @@ def _objects(path: Path, file: BinaryIO, report: Callable[[int], None]) -> Itera
             report(file.tell())
             continue
         if not isinstance(item, dict):
-            raise TaskError(f"webshop: {path}: product {number} is {item!r}, no row of a catalogue; {_GET}")
+            raise TaskError(f"webshop: {path}: product {number} is {item!r}, no row of a catalogue; {GET}")
         number += 1
         yield item
 
@@ -136,4 +135,4 @@ def _decoded(path: Path, data: bytes) -> tuple[str, bytes]:
     except UnicodeDecodeError as error:
         if len(data) - error.start < 4:
             return data[: error.start].decode("utf-8"), data[error.start :]
-        raise TaskError(f"webshop: {path} is corrupt: {error}; {_GET}") from error
+        raise TaskError(f"webshop: {path} is corrupt: {error}; {GET}") from error
