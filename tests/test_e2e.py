@@ -292,13 +292,13 @@ def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_
     assert all(any(record["advantages"]) for record in run.records)
 
 
-def test_rloo_in_one_chat_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Path) -> None:
-    """`lamer_rloo`, context `trial`, memory `reflection`: generation goes on while weights change, and is evaluated."""
+def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Path) -> None:
+    """`lamer_rloo`, memory `reflection`: two batches are generated at once, while weights change, and evaluated."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--lamer.context", "trial", "--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo"),
-        *("--train.async_enable", "--train.partial_rollout_enable", "--actor.adam.lr", "1e-4"),
+        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo", "--actor.adam.lr", "1e-4"),
+        *("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "8"),
         *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
     ]
@@ -328,12 +328,12 @@ def test_hgpo_on_two_actors_with_zero_3_and_dynamic_filtering(workshop: Path, tm
 
 
 def test_stock_group_norm_on_one_episode(workshop: Path, tmp_path: Path) -> None:
-    """The RL baseline: N = 1 and the host's own estimator, in the same code; with GSPO's loss."""
+    """The RL baseline: N = 1 and the host's own estimator, in the same code; context `trial`, GSPO's loss."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "1"),
         *("--algo.advantage.estimator", "group_norm", "--data.max_samples", "12"),
-        *("--actor.policy_loss_type", "gspo"),
+        *("--actor.policy_loss_type", "gspo", "--lamer.context", "trial"),
     ]
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 3, config=LamerConfig(num_episodes=1), env="minesweeper", engine_kl=None)
