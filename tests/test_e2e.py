@@ -74,7 +74,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chat = Chat(build_tokenizer(corpus, 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
     trials = [trial for own in shown(chat, 100).values() for trial in own]
-    loss = imitate(model, trials, epochs=3, batch_tokens=4096, learning_rate=5e-3, seed=0)
+    loss = imitate(model, trials * 3, batch_tokens=4096, learning_rate=5e-3, seed=0)
     assert loss < 1.5
     save(model, chat.tokenizer, folder / "model")
     for name in agents:

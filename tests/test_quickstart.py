@@ -42,7 +42,7 @@ def trials(chat: Chat, minesweeper: Agent) -> list[Trial]:
 
 def test_the_player_errs_and_remarks_on_it(trials: list[Trial]) -> None:
     found = summarize(trials, 3, 0.6)
-    assert 0.2 < found["success@1"] < 0.7
+    assert 0.05 < found["success@1"] < 0.5
     assert found["success@3"] > found["success@1"]
     assert found["invalid_actions"] == 0
     assert found["reflection_valid"] == 1
@@ -50,7 +50,27 @@ def test_the_player_errs_and_remarks_on_it(trials: list[Trial]) -> None:
     for trial in lost:
         episode = trial.episodes[0]
         if "*" in episode.final_observation:
-            assert (episode.remark or "").startswith(f"Mine: {episode.turns[-1].action}")
+            assert episode.remark == f"Mine: {episode.turns[-1].action}."
+
+
+def test_a_player_that_recalls_every_time_hits_no_mine_twice(chat: Chat, minesweeper: Agent) -> None:
+    config = LamerConfig(context="episode", env_options={"size": 3, "mines": 2})
+    tasks = seeded_tasks("minesweeper", "train", 60, options=config.env_options)
+    shares: dict[float, float] = {}
+    for recall in (0.0, 1.0):
+        trials = demonstrate(
+            tasks,
+            minesweeper,
+            chat,
+            config,
+            player=lambda seed, recall=recall: FalliblePlayer(chat, seed, recall=recall),
+            max_new_tokens=200,
+            max_length=9000,
+        )
+        hit = [[e.turns[-1].action for e in trial.episodes if "*" in e.final_observation] for trial in trials]
+        shares[recall] = sum(len(set(mines)) < len(mines) for mines in hit) / len(hit)
+    assert shares[1.0] == 0.0
+    assert shares[0.0] > 0.2
 
 
 def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
@@ -59,8 +79,7 @@ def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
     imitate(
         model,
         trials[:10],
-        epochs=4,
-        batch_tokens=8192,
+        batch_tokens=1024,
         learning_rate=5e-3,
         seed=0,
         report=lambda done, loss: losses.append(loss),
@@ -68,9 +87,12 @@ def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_a_cell_of_the_board_is_one_token() -> None:
-    tokenizer: Any = build_tokenizer(["Row 1: ? . 1 2 *", "<action>(1, 2)</action>"] * 10, 300, 64)
+def test_cells_and_tags_are_one_token_each() -> None:
+    tokenizer: Any = build_tokenizer(["Row 1: ? . 1 2 *", "Not (1, 2). <action>(1, 2)</action>"] * 10, 300, 64)
     assert tokenizer.tokenize(" ? . 1 2 *") == ["Ġ?", "Ġ.", "Ġ1", "Ġ2", "Ġ*"]
+    text = "Not (1, 2). <action>(1, 2)</action>"
+    assert tokenizer.tokenize(text) == ["Not", "Ġ", "(1,Ġ2)", ".", "Ġ<action>", "(1,Ġ2)", "</action>"]
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
 def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) -> None:

@@ -11,6 +11,8 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 WORDS = r" (?=\()|\(\d+, \d+\)| ?</?\w+>| ?\w+| ?[^\s\w]+|\s+"
+HEAD = 32
+"""Size of an attention head: the smallest that vLLM runs on a CPU."""
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 
@@ -61,7 +63,7 @@ def build_model(tokenizer: Any, *, hidden: int, layers: int, heads: int, max_len
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        head_dim=hidden // heads,
+        head_dim=HEAD,
         max_position_embeddings=max_length,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs.base import TextEnv
@@ -12,59 +11,45 @@ from openrlhf_lamer.policies.scripted import ScriptedPolicy
 
 
 class FalliblePlayer(ScriptedPolicy):
-    """Guesses, in some attempts makes use of the earlier ones, and remarks on the mines it hit.
+    """Guesses, in some attempts keeps away from the mines it has hit, and remarks on them.
 
-    One player plays one trial. A later attempt uses the memory with probability `recall`: it repeats
-    what was safe in the attempt before and then guesses away from the mines that it knows. Else it forgets
-    all that and guesses. A guess is a safe cell with probability `skill`, else any closed one. So a model
-    that has imitated it knows how a memory is used; that to use it every time pays is left for training
-    to find out.
+    One player plays one trial. A later attempt heeds the remarks on the earlier ones with probability
+    `recall`, and otherwise forgets them. A guess is a safe cell with probability `skill`, else any closed
+    one. So a model that has imitated it knows how a memory is used; that to use it every time pays is
+    left for training to find out.
     """
 
-    def __init__(self, chat: Chat, seed: int, *, recall: float = 0.35, skill: float = 0.1) -> None:
+    def __init__(self, chat: Chat, seed: int, *, recall: float = 0.5, skill: float = 0.1) -> None:
         super().__init__(chat)
         self._rng = random.Random(seed)
         self._recall, self._skill = recall, skill
         self._mines: list[str] = []
-        self._safe: list[str] = []
-        self._opened: list[str] = []
-        self._recalling = False
+        self._avoided: list[str] = []
+        self._begins = True
 
     def act(self, env: TextEnv) -> str:
-        """A cell out of memory, or a look at one row of the board and a cell of it."""
-        if not self._opened:
-            self._recalling = bool(self._mines) and self._rng.random() < self._recall
-        known = next((cell for cell in self._safe if _shown(env, cell) == "?"), None)
-        if self._recalling and known is not None:
-            self._opened.append(known)
-            return f"Again. <action>{known}</action>"
-        cell = self._guess(env, self._mines if self._recalling else [])
-        self._opened.append(cell)
-        row, column = _numbers(cell)
+        """A look at one row of the board, and a cell of it."""
+        if self._begins:
+            self._begins = False
+            self._avoided = list(self._mines) if self._rng.random() < self._recall else []
+        cell = env.oracle() if self._rng.random() < self._skill else None
+        while cell is None or cell in self._avoided:
+            cell = env.random_action(self._rng)
+        row, column = (int(number) for number in cell.strip("()").split(", "))
         # To repeat the row before choosing in it makes the choice a matter of looking back a few tokens.
-        warning = f"Not {', '.join(self._mines)}. " if self._recalling else ""
-        return f"{warning}Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}. <action>{cell}</action>"
-
-    def _guess(self, env: TextEnv, avoided: Sequence[str]) -> str:
-        if self._rng.random() < self._skill and (cell := env.oracle()) is not None:
-            return cell
-        while (cell := env.random_action(self._rng)) in avoided:
-            pass
-        return cell
+        shown = f"Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}."
+        warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
+        return f"{warning}{shown} <action>{cell}</action>"
 
     def reflect(self, env: TextEnv) -> str:
         """A remark that names the mine that was hit."""
-        opened, self._opened = self._opened, []
-        mines = [cell for cell in opened if _shown(env, cell) == "*"]
-        self._safe = [cell for cell in opened if cell not in mines]
-        self._mines += [cell for cell in mines if cell not in self._mines]
-        return f"I hit a mine. <remark>Mine: {mines[0]}.</remark>" if mines else "I was slow. <remark>No mine.</remark>"
-
-
-def _numbers(cell: str) -> tuple[int, int]:
-    """Row and column, from 1, of `(row, column)`."""
-    row, column = cell.strip("()").split(", ")
-    return int(row), int(column)
+        self._begins = True
+        for row, cells in enumerate(_board(env), start=1):
+            if "*" in cells:
+                cell = f"({row}, {cells.index('*') + 1})"
+                self._mines += [cell] if cell not in self._mines else []
+                return f"I hit a mine. <remark>Mine: {cell}.</remark>"
+        return "I ran out of turns. <remark>No mine was hit.</remark>"
 
 
 def _board(env: TextEnv) -> list[str]:
@@ -72,9 +57,3 @@ def _board(env: TextEnv) -> list[str]:
     shown = env.anchor().split("|")[1]
     size = math.isqrt(len(shown))
     return [shown[start : start + size] for start in range(0, len(shown), size)]
-
-
-def _shown(env: TextEnv, cell: str) -> str:
-    """What the observation shows of a cell."""
-    row, column = _numbers(cell)
-    return _board(env)[row - 1][column - 1]

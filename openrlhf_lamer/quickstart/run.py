@@ -117,7 +117,6 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
         imitate(
             model,
             trials,
-            epochs=settings.imitation_epochs,
             batch_tokens=settings.imitation_batch_tokens,
             learning_rate=settings.imitation_learning_rate,
             seed=settings.seed,

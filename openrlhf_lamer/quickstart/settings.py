@@ -13,9 +13,8 @@ class Settings:
 
     Attributes:
         config: How trials are played. In the `episode` context a prompt is processed once an episode,
-            and shaped rewards teach a weak player sooner.
-        demonstrations: Trials of the scripted player to imitate.
-        imitation_epochs: Passes over them.
+            reflections alone make the shortest memory, and shaped rewards teach a weak player sooner.
+        demonstrations: Trials of the scripted player to imitate, each once.
         panel: Evaluation tasks, whose seeds no training task has.
         steps: Training steps.
         tasks: Tasks of a step.
@@ -25,6 +24,7 @@ class Settings:
     config: LamerConfig = field(
         default_factory=lambda: LamerConfig(
             context="episode",
+            memory="reflection",
             max_turns=6,
             reward="shaped",
             env_options={"size": 3, "mines": 2},
@@ -32,13 +32,12 @@ class Settings:
     )
     seed: int = 0
     vocabulary: int = 768
-    hidden: int = 128
+    hidden: int = 96
     layers: int = 2
     heads: int = 8
     max_new_tokens: int = 64
     max_length: int = 2048
-    demonstrations: int = 1600
-    imitation_epochs: int = 1
+    demonstrations: int = 2800
     imitation_batch_tokens: int = 1024
     imitation_learning_rate: float = 1e-3
     panel: int = 128
@@ -47,4 +46,4 @@ class Settings:
     tasks: int = 12
     group: int = 8
     batch_rows: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openrlhf_lamer.agents.base import Agent
@@ -14,6 +16,13 @@ from openrlhf_lamer.policies.scripted import ScriptedPolicy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.rows import Row, trial_rows
 from openrlhf_lamer.trial import run_trial
+
+PROMPT_WEIGHT = 3.0
+"""Weight of the loss on prompts, most of whose tokens are the same in all of them."""
+
+HEADLESS = 0.7
+"""Share of the demonstrations whose rules are cut off. All rows begin with these, so they say nothing of
+how the rest goes on, and make up a third of it; the model gets used to them at the end."""
 
 
 def demonstrate(
@@ -53,18 +62,16 @@ def imitate(
     model: Any,
     trials: Sequence[Trial],
     *,
-    epochs: int,
     batch_tokens: int,
     learning_rate: float,
     seed: int,
     report: Callable[[float, float], None] = lambda done, loss: None,
 ) -> float:
-    """Train `model` on the demonstrations; returns the last smoothed loss on the sampled tokens.
+    """Train `model` once on each demonstration; returns the last smoothed loss on the sampled tokens.
 
     Args:
         model: A causal language model in float32.
         trials: Demonstrations.
-        epochs: Passes over all rows.
         batch_tokens: Tokens of a batch, padding included.
         learning_rate: Peak of a one-cycle schedule.
         seed: Order of the batches.
@@ -72,31 +79,54 @@ def imitate(
     """
     import torch
 
-    rows = [row for trial in trials if trial.failure is None for row in trial_rows(trial)]
-    batches = _batches(rows, batch_tokens)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    steps = epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     rng = random.Random(seed)
+    batches = _curriculum(trials, batch_tokens, rng)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(batches), pct_start=0.1)
     smoothed = float("nan")
     model.train()
-    for step in range(steps):
-        if step % len(batches) == 0:
-            rng.shuffle(batches)
-        ids, sampled, attention = _tensors(batches[step % len(batches)])
+    for step, batch in enumerate(batches):
+        ids, sampled, attention = _tensors(batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss, prompts = (losses[where[:, 1:].flatten()].mean() for where in (sampled, attention.bool() & ~sampled))
         # Predicting the prompts too, boards above all, is what teaches so small a model to read them.
-        (loss + prompts).backward()
+        (loss + PROMPT_WEIGHT * prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         smoothed = loss.item() if step == 0 else 0.95 * smoothed + 0.05 * loss.item()
-        report((step + 1) / steps, smoothed)
+        report((step + 1) / len(batches), smoothed)
     return smoothed
+
+
+def _curriculum(trials: Sequence[Trial], batch_tokens: int, rng: random.Random) -> list[list[Row]]:
+    """All batches in order: first rows without what all begin with, then whole ones."""
+    rows = [row for trial in trials if trial.failure is None for row in trial_rows(trial)]
+    head = _common_head(rows)
+    rng.shuffle(rows)
+    first = round(HEADLESS * len(rows))
+    stages = [
+        _batches([_without(row, head) for row in rows[:first]], batch_tokens),
+        _batches(rows[first:], batch_tokens),
+    ]
+    for batches in stages:
+        rng.shuffle(batches)
+    return [batch for batches in stages for batch in batches]
+
+
+def _common_head(rows: Sequence[Row]) -> int:
+    """Number of tokens that all rows begin with."""
+    columns = zip(*(row.ids for row in rows), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _without(row: Row, head: int) -> Row:
+    """The row from position `head` on."""
+    spans = (replace(span, start=span.start - head, end=span.end - head) for span in row.spans)
+    return Row(row.ids[head:], tuple(spans))
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
