@@ -24,7 +24,7 @@ if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
 from openrlhf_lamer.integration.batch import TooManyFailuresError, TrialBatch
-from openrlhf_lamer.integration.credit import credit_config
+from openrlhf_lamer.integration.credit import TurnValues, assign_credit, credit_config
 from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
 from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.report import batch_metrics
@@ -212,6 +212,20 @@ def test_a_critic_is_read_and_taught_at_the_tokens_of_each_turn(
         unseen = [j for j, turn in enumerate(trial.turns) if turn.phase is Phase.REFLECT and not train_reflection]
         assert all(made.batch.advantages[i][j] == 0 for j in unseen)
         assert len(made.batch.advantages[i]) == len(trial.turns)
+
+
+@pytest.mark.parametrize("missing", [Phase.PLAY, Phase.REFLECT])
+def test_the_chain_goes_on_where_the_critic_was_not_asked(missing: Phase) -> None:
+    """At λ = 1 advantages are G - V: no reward is lost, whichever turn has no value."""
+    trial = next(t for t in batch_of(False, seed=8) if len(t.turns) > 4)
+    absent = next(i for i, turn in enumerate(trial.turns) if turn.phase is missing)
+    known = np.arange(len(trial.turns)) != absent
+    values = np.linspace(1.0, 2.0, len(trial.turns))
+    credit = assign_credit("lamer_ppo", [trial], [0], LamerConfig(), 1.0, TurnValues(values, known))
+    np.testing.assert_allclose(credit.advantages[known], (credit.returns - values)[known])
+    assert credit.targets is not None
+    np.testing.assert_allclose(credit.targets[known], credit.returns[known])
+    assert credit.advantages[absent] == (0 if missing is Phase.REFLECT else credit.returns[absent])
 
 
 def test_hgpo_compares_the_memory_that_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,10 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
             ["--algo.advantage.estimator", "lamer_ppo", "--critic.num_gpus_per_node", "3"],
             "--critic.num_gpus_per_node: rows are dealt out to . actors",
         ),
+        (
+            [*("--algo.kl.init_coef", "0.1", "--algo.kl.use_loss"), *("--ds.zero_stage", "3", "--ref.num_nodes", "3")],
+            "--ref.num_gpus_per_node: rows are dealt out to . actors",
+        ),
         (["--data.max_len", "512"], "--data.max_len 512.*--rollout.max_new_tokens 1024"),
         (["--train.batch_size", "30", "--train.micro_batch_size", "4"], "--train.batch_size 30"),
         (["--rollout.batch_size", "64"], "32 tasks, fewer than --rollout.batch_size 64"),
