@@ -5,7 +5,7 @@
 A scripted player plays the same tasks in both contexts with replies of one length, so that what is sampled is equal
 and the prompts alone differ. It avoids to end an episode, and only trials whose episodes all have as many turns as they
 may are counted. Printed by that number: the tokens that training processes, reflections included, their ratio, and the
-same of the best time of some forward and backward passes over them with a small model (rows sorted by length in
+same of the best time of some forward and backward passes over them with one layer of a model (rows sorted by length in
 micro-batches, as the trainer has them).
 """
 
@@ -127,11 +127,19 @@ def tokenizer_for(env: str) -> Any:
 
 
 def compare(
-    env: str, tokenizer: Any, *, trials: int, tokens: int, lengths: Sequence[int], micro_batch: int, runs: int
+    env: str,
+    tokenizer: Any,
+    *,
+    trials: int,
+    tokens: int,
+    lengths: Sequence[int],
+    micro_batch: int,
+    runs: int,
+    hidden: int,
 ) -> dict[int, float]:
     """Play, time and print one environment; gives the ratio of tokens by the length of episodes."""
     chat = Chat(tokenizer)
-    model = build_model(tokenizer, hidden=128, layers=4, heads=4, max_length=32768, seed=0)
+    model = build_model(tokenizer, hidden=hidden, layers=1, heads=8, max_length=32768, seed=0)
     print(f"\n{env}: {trials} trials of up to 3 episodes, replies of about {tokens} tokens")
     print(f"{'':>12} {'':>9} {'tokens':>29} {'seconds':>22}")
     print(f"{'turns trials':>12} {'sampled':>9}" + f" {'turn':>10} {'episode':>8} {'ratio':>6}" * 2)
@@ -164,6 +172,9 @@ def main() -> None:
     parser.add_argument("--reply", type=int, default=150, help="tokens of a reply")
     parser.add_argument("--micro-batch", type=int, default=4, help="rows of a micro-batch")
     parser.add_argument("--runs", type=int, default=2, help="passes that are timed; 0 for none")
+    parser.add_argument(
+        "--hidden", type=int, default=1024, help="width of the model's layer; the wider, the less attention weighs"
+    )
     arguments = parser.parse_args()
     for env in arguments.env:
         if arguments.tokenizer:
@@ -180,6 +191,7 @@ def main() -> None:
             lengths=arguments.turns,
             micro_batch=arguments.micro_batch,
             runs=arguments.runs,
+            hidden=arguments.hidden,
         )
 
 

@@ -34,7 +34,9 @@ def test_resets_leave_nothing_behind(name: str) -> None:
 def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_turn() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    table = run("--env", "sokoban", "--turns", "1", "7", "--trials", "1", "--runs", "1", file="rows.py")
+    table = run(
+        "--env", "sokoban", "--turns", "1", "7", "--trials", "1", "--runs", "1", "--hidden", "64", file="rows.py"
+    )
     one, seven = (line.split() for line in table.splitlines()[-2:])
     assert (one[0], seven[0], seven[1]) == ("1", "7", "1")
     sampled, turn, episode = (int(number.replace(",", "")) for number in seven[2:5])
