@@ -48,16 +48,20 @@ class LamerConfig(BaseModel):
     )
     gamma_step: float = Field(default=0.95, ge=0, le=1, description="Discount between the turns of an episode.")
     gamma_traj: float = Field(default=0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
-    cross_episode: Literal["paper", "chained"] = Field(
-        default="paper",
-        description="How later episodes enter a turn's return: the paper's Eq. 4, or one backward walk through the "
-        "whole trial, as its reference code has it.",
+    cross_episode: Literal["paper", "chained"] | None = Field(
+        default=None,
+        description="How later episodes enter a turn's return: by the paper's Eq. 4, or chained, one backward walk "
+        "through the whole trial, as its reference code has it; by default as the estimator can, if both as the paper.",
     )
     norm: Literal["mean", "mean_std"] | None = Field(
         default=None,
         description="Centre advantages in their group, or also divide by its spread; by default per estimator.",
     )
-    step_weight: float = Field(default=1.0, ge=0, description="Weight of GiGPO's step term.")
+    step_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Weight of GiGPO's step term.")
+    depth: int = Field(default=2, ge=0, description="Earlier turns (K) that HGPO compares contexts by.")
+    depth_power: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="Exponent of the weight that HGPO gives a deeper level."
+    )
     reference: bool = Field(
         default=False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
     )

@@ -5,8 +5,9 @@ Failed trials are left out of every mean and counted by kind instead.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from statistics import fmean
 
 from openrlhf_lamer.records import FailureKind, Phase, Trial
@@ -27,10 +28,11 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
     """Metrics of a batch of trials of one environment.
 
     Keys: `success@1` to `success@N`, `return`, `episodes`, `turns`, `invalid_actions`
-    (share of play turns), `reply_tokens`, `truncated_replies`, `reflection_tokens`,
-    `reflection_valid`, `failed` (share of trials), `failed/<kind>` (counts), `retries`,
-    `environment_seconds` and `generation_seconds` (per trial). What has no
-    observation, such as reflections for N = 1, has no key.
+    (share of play turns), `reply_tokens`, `truncated_replies`, `reflection_tokens` and
+    `reflection_valid` (of all, and with `/n` of those on episode n, counted from 1), `failed`
+    (share of trials), `failed/<kind>` (counts), `retries`, `environment_seconds` and
+    `generation_seconds` (per trial). What has no observation, such as reflections for
+    N = 1, has no key.
     """
     live = [trial for trial in trials if trial.failure is None]
     turns = [turn for trial in live for turn in trial.turns]
@@ -51,6 +53,38 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         "environment_seconds": mean(trial.environment_seconds for trial in trials),
         "generation_seconds": mean(trial.generation_seconds for trial in trials),
     }
+    for n in range(1, num_episodes):
+        own = [turn for turn in reflections if turn.episode == n - 1]
+        found[f"reflection_tokens/{n}"] = mean(len(turn.sampled_ids) for turn in own)
+        found[f"reflection_valid/{n}"] = mean(turn.valid for turn in own)
     kinds = Counter(trial.failure.kind for trial in trials if trial.failure is not None)
     found |= {f"failed/{kind}": float(kinds[kind]) for kind in FailureKind if kinds[kind]}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int) -> dict[str, float]:
+    """`diversity@n`: how differently episode n is played by the trials of one task, in nats.
+
+    The entropy of what the trials of a group did in that episode, where two did the same if they took
+    the same actions in the same states: 0 if all are alike, log of their number if no two are. The mean
+    over the groups in which at least two trials came so far.
+
+    Args:
+        trials: Live trials.
+        groups: For each trial, its group.
+        num_episodes: Episodes that a trial may have.
+    """
+    found: dict[str, float | None] = {}
+    for n in range(num_episodes):
+        by_group: dict[int, list[tuple[tuple[str, str | None], ...]]] = {}
+        for trial, group in zip(trials, groups, strict=True):
+            if n < len(trial.episodes):
+                path = tuple((turn.anchor, turn.action) for turn in trial.episodes[n].turns)
+                by_group.setdefault(group, []).append(path)
+        found[f"diversity@{n + 1}"] = mean(_entropy(paths) for paths in by_group.values() if len(paths) > 1)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _entropy(items: Sequence[Hashable]) -> float:
+    counts = Counter(items).values()
+    return -sum(count / len(items) * math.log(count / len(items)) for count in counts)

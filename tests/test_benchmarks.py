@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = str(Path(__file__).parent.parent / "benchmarks" / "envs.py")
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARK = str(BENCHMARKS / "envs.py")
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, file: str = "envs.py") -> str:
     result = subprocess.run(
-        [sys.executable, BENCHMARK, *arguments], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(BENCHMARKS / file), *arguments], capture_output=True, text=True, timeout=100, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -28,6 +29,20 @@ def test_speed_and_memory_are_measured() -> None:
 @pytest.mark.parametrize("name", ["minesweeper", "sokoban"])
 def test_resets_leave_nothing_behind(name: str) -> None:
     assert "flat" in run(name, "--soak", "2000")
+
+
+def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_turn() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    table = run(
+        "--env", "sokoban", "--turns", "1", "7", "--trials", "1", "--runs", "1", "--hidden", "64", file="rows.py"
+    )
+    one, seven = (line.split() for line in table.splitlines()[-2:])
+    assert (one[0], seven[0], seven[1]) == ("1", "7", "1")
+    sampled, turn, episode = (int(number.replace(",", "")) for number in seven[2:5])
+    assert 0.97 < sampled / (23 * 150) < 1.03
+    assert sampled < episode <= 0.45 * turn
+    assert float(one[5]) > float(seven[5])
 
 
 def test_growth_is_noticed(tmp_path: Path) -> None:

@@ -67,6 +67,17 @@ class TestEnvironments:
         assert result.exit_code == 0, result.output
 
 
+def test_the_page_of_options_names_flags_that_there_are() -> None:
+    pytest.importorskip("openrlhf")
+    from openrlhf_lamer.integration.host import host_parser
+
+    known = {action.dest for action in host_parser()._actions} | {f"lamer.{name}" for name in LamerConfig.model_fields}
+    named = set(re.findall(r"`--([\w.]+\w)(?![\w*])", (DOCS / "host-options.md").read_text("utf-8")))
+    groups = {name for name in named if any(flag.startswith((f"{name}.", f"{name}_")) for flag in known)}
+    assert len(named) > 25
+    assert named - groups <= known
+
+
 class TestYourOwnEnvironment:
     PAGE = "your-own-environment.md"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,10 @@ if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
 from openrlhf_lamer.integration.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.integration.credit import TurnValues, assign_credit, credit_config
 from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
 from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.report import batch_metrics
 
 GROUP = 4
 
@@ -109,8 +112,8 @@ def maker(
         for sample in samples_list:
             sample.action_log_probs = torch.zeros(sample.action_mask.shape)
             sample.kl = torch.zeros(sample.action_mask.shape)
-            if estimator == "gae":
-                sample.values = torch.rand(sample.action_mask.shape, generator=generator)
+            if estimator in ("gae", "lamer_ppo"):
+                sample.values = torch.rand(sample.action_mask.shape, generator=generator) * sample.action_mask
             sample.info["kl"] = (sample.kl * sample.action_mask).sum(-1) / sample.action_mask.sum(-1)
         return samples_list
 
@@ -154,6 +157,135 @@ def test_each_sampled_token_carries_its_turns_advantage_and_no_other_token_any(g
         np.testing.assert_allclose(experience.rollout_log_probs[line][mask].numpy(), logprobs, rtol=1e-6)
         trained += len(ids)
     assert trained == sum(len(turn.sampled_ids) for trial in trials for turn in trial.turns) == batch.rows.sampled
+
+
+def ppo_by_hand(trial: Trial, value: dict[int, float], config: LamerConfig, lambd: float) -> dict[int, float]:
+    """GAE backwards over the turns that have a value, on rewards that are the play turns' own."""
+    advantages: dict[int, float] = {}
+    later: tuple[Turn, int] | None = None
+    for i, turn in reversed([(i, turn) for i, turn in enumerate(trial.turns) if i in value]):
+        delta, carried = turn.reward - value[i], 0.0
+        if later is not None:
+            following, j = later
+            if turn.phase is Phase.REFLECT:
+                discount = 1.0
+            else:
+                apart = turn.episode != following.episode or following.phase is Phase.REFLECT
+                discount = config.gamma_traj if apart else config.gamma_step
+            delta += discount * value[j]
+            carried = lambd * discount * advantages[j]
+        advantages[i] = delta + carried
+        later = turn, i
+    return advantages
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("train_reflection", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_critic_is_read_and_taught_at_the_tokens_of_each_turn(
+    growing: bool, train_reflection: bool, ranks: int
+) -> None:
+    config = LamerConfig(train_reflection=train_reflection)
+    trials = batch_of(growing, seed=4)
+    made = maker("lamer_ppo", config=config, ranks=ranks)
+    experiences = made.make_experience_batch(samples_of(trials, config))
+    assert made.batch is not None
+    assert made.batch.rows is not None
+    assert made.batch.advantages is not None
+    where = lines(experiences)
+    value: dict[int, dict[int, float]] = {i: {} for i in range(len(trials))}
+    for position, (row, owner) in enumerate(zip(made.batch.rows.rows, made.batch.rows.owner, strict=True)):
+        experience, line = where[position]
+        for span in row.spans:
+            # What predicts the first sampled token has seen the prompt, and nothing of the reply.
+            value[int(owner)][span.turn] = float(experience.values[line][span.start - 1])
+    for position, (row, owner) in enumerate(zip(made.batch.rows.rows, made.batch.rows.owner, strict=True)):
+        experience, line = where[position]
+        known = value[int(owner)]
+        expected = ppo_by_hand(trials[owner], known, config, lambd=0.9)
+        for span in row.spans:
+            tokens = slice(span.start - 1, span.end - 1)
+            advantages, targets = experience.advantages[line][tokens], experience.returns[line][tokens]
+            np.testing.assert_allclose(advantages.numpy(), expected[span.turn], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(targets.numpy(), expected[span.turn] + known[span.turn], rtol=1e-5, atol=1e-6)
+    for i, trial in enumerate(trials):
+        unseen = [j for j, turn in enumerate(trial.turns) if turn.phase is Phase.REFLECT and not train_reflection]
+        assert all(made.batch.advantages[i][j] == 0 for j in unseen)
+        assert len(made.batch.advantages[i]) == len(trial.turns)
+
+
+@pytest.mark.parametrize("missing", [Phase.PLAY, Phase.REFLECT])
+def test_the_chain_goes_on_where_the_critic_was_not_asked(missing: Phase) -> None:
+    """At λ = 1 advantages are G - V: no reward is lost, whichever turn has no value."""
+    trial = next(t for t in batch_of(False, seed=8) if len(t.turns) > 4)
+    absent = next(i for i, turn in enumerate(trial.turns) if turn.phase is missing)
+    known = np.arange(len(trial.turns)) != absent
+    values = np.linspace(1.0, 2.0, len(trial.turns))
+    credit = assign_credit("lamer_ppo", [trial], [0], LamerConfig(), 1.0, TurnValues(values, known))
+    np.testing.assert_allclose(credit.advantages[known], (credit.returns - values)[known])
+    assert credit.targets is not None
+    np.testing.assert_allclose(credit.targets[known], credit.returns[known])
+    expected = 0 if missing is Phase.REFLECT else credit.returns[absent]
+    assert credit.advantages[absent] == pytest.approx(expected)
+
+
+def test_hgpo_compares_the_memory_that_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf_lamer.advantage import TurnTable
+
+    asked: list[str] = []
+    from_trials = TurnTable.from_trials
+
+    def spy(trials: Any, groups: Any, memory: Any = "both") -> TurnTable:
+        asked.append(memory)
+        return from_trials(trials, groups, memory)
+
+    monkeypatch.setattr(TurnTable, "from_trials", spy)
+    config = LamerConfig(memory="reflection", depth=1)
+    maker("lamer_hgpo", config=config).make_experience_batch(samples_of(batch_of(False), config))
+    assert asked == ["reflection"]
+
+
+def test_the_configuration_reaches_the_estimator_whole() -> None:
+    from dataclasses import asdict
+
+    from openrlhf_lamer.advantage import CreditConfig
+
+    unusual = {"depth": 5, "depth_power": 0.5, "norm": "mean_std", "cross_episode": "chained", "step_weight": 2.0}
+    unusual |= {"gamma_step": 0.5, "gamma_traj": 0.25, "reference": True}
+    assert asdict(credit_config(LamerConfig.model_validate(unusual), 0.75)) == unusual | {"lambd": 0.75}
+    assert credit_config(LamerConfig(), 1.0) == CreditConfig()
+
+
+def test_dynamic_filtering_judges_groups_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's filter sees one score a trial, whatever its rows; a group with a failure counts towards its limit."""
+    import openrlhf.trainer.ppo_utils.samples_generator as host
+
+    from openrlhf_lamer.integration.samples import LamerSamplesGenerator
+
+    outcomes = {"all lost": "0000", "mixed": "0110", "all won": "1111", "one failed": "00f0", "second": "1000"}
+
+    def group(name: str) -> list[dict[str, Any]]:
+        trials = [
+            failed(0) if outcome == "f" else make_trial(random.Random(i), 0, False)
+            for i, outcome in enumerate(outcomes[name])
+        ]
+        return [
+            {"prompt": name, "label": "l", "reward": 0.0, "scores": float(o == "1"), "truncated": False, "trial": t}
+            for o, t in zip(outcomes[name], trials, strict=True)
+        ]
+
+    monkeypatch.setattr(host.ray, "wait", lambda refs, **_: (refs[:1], refs[1:]))
+    monkeypatch.setattr(host.ray, "get", group)
+    algo = SimpleNamespace(dynamic_filtering_enable=True, dynamic_filtering_range=(0, 1))
+    strategy: Any = SimpleNamespace(args=SimpleNamespace(algo=algo))
+    nothing: Any = None
+    generator = LamerSamplesGenerator(strategy, nothing, nothing, nothing, nothing)
+    monkeypatch.setattr(generator, "_dispatch_prompts_to_vllm", lambda prompts, labels, **_: list(prompts))
+    prompts = iter([(None, [name], ["l"], [None]) for name in outcomes])
+    samples, consumed, _ = generator._generate_vllm(prompts, num_prompts=3, dynamic_filtering=True)
+    assert [sample.prompts[0] for sample in samples] == ["mixed"] * 4 + ["one failed"] * 4 + ["second"] * 4
+    assert consumed == 5
+    assert all(isinstance(sample, TrialExperience) for sample in samples)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -279,7 +411,7 @@ def test_a_group_of_two_tasks_is_refused() -> None:
 
 def test_a_failed_trial_has_no_score() -> None:
     (sample,) = samples_of([failed(0)], LamerConfig())
-    assert torch.isnan(sample.scores).all()
+    assert sample.scores is None
 
 
 def test_untrained_reflections_leave_no_rows() -> None:
@@ -287,3 +419,34 @@ def test_untrained_reflections_leave_no_rows() -> None:
     rows = RowBatch.build(trials, multiple=8, train_reflection=False)
     played = sum(len(t.sampled_ids) for trial in trials for t in trial.turns if t.phase is Phase.PLAY)
     assert rows.sampled == played
+
+
+def without_rewards(trial: Trial) -> Trial:
+    episodes = (
+        dataclasses.replace(e, turns=tuple(dataclasses.replace(turn, reward=0.0) for turn in e.turns))
+        for e in trial.episodes
+    )
+    return dataclasses.replace(trial, episodes=tuple(episodes))
+
+
+def test_the_log_of_a_batch_is_flat_and_by_phase_and_episode() -> None:
+    config = LamerConfig(num_episodes=2)
+    first, second = batch_of(False, seed=6)[:GROUP], batch_of(False, seed=6)[GROUP:]
+    made = maker("lamer_gigpo", config=config)
+    made.make_experience_batch(samples_of([*map(without_rewards, first), *second], config))
+    assert made.batch is not None
+    assert made.batch.advantages is not None
+    logged = batch_metrics(made.batch, config)
+    assert all(isinstance(value, float) for value in logged.values())
+    assert logged["zero_advantage_groups"] == 0.5
+    own = [
+        advantage
+        for trial, advantages in zip(made.batch.trials, made.batch.advantages, strict=True)
+        for turn, advantage in zip(trial.turns, advantages, strict=True)
+        if (turn.phase, turn.episode) == (Phase.PLAY, 1)
+    ]
+    assert logged["advantage/play/2/mean"] == pytest.approx(np.mean(own))
+    assert logged["advantage/play/2/std"] == pytest.approx(np.std(own))
+    assert {"advantage/reflect/1/mean", "advantage/play/mean", "minesweeper/diversity@2", "tokens_per_trial"} <= {
+        *logged
+    }

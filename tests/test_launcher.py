@@ -61,6 +61,19 @@ def test_stock_estimators_pass_through(base: list[str]) -> None:
     assert parsed["algo.advantage.estimator"] == "rloo"
 
 
+def test_an_estimator_with_a_critic_stands_in_for_the_hosts_own(base: list[str]) -> None:
+    plan = launcher.prepare([*base, "--algo.advantage.estimator", "lamer_ppo", "--algo.advantage.lambd", "0.9"])
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert (parsed["algo.advantage.estimator"], parsed["algo.advantage.lambd"]) == ("gae", 0.9)
+    assert plan.gpus == launcher.prepare(base).gpus + plan.line["critic.num_gpus_per_node"]
+
+
+def test_asynchronous_training_needs_gpus_for_its_engines_even_if_the_rest_is_colocated(base: list[str]) -> None:
+    together = launcher.prepare([*base, "--train.colocate_all"])
+    apart = launcher.prepare([*base, "--train.colocate_all", "--train.async_enable"])
+    assert apart.gpus == together.gpus + apart.line["vllm.num_engines"]
+
+
 def test_the_hosts_way_to_name_an_agent_works_too(base: list[str]) -> None:
     file = str(launcher.load_agent("openrlhf_lamer.agents.minesweeper")[1])
     plan = launcher.prepare(["--train.agent_func_path", file, *base[2:]])
@@ -94,8 +107,29 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
             "--rollout.n_samples_per_prompt 1: group_norm",
         ),
         (["--algo.kl.init_coef", "0.1"], "--algo.kl.init_coef 0.1"),
-        (["--train.async_enable"], "--train.async_enable"),
-        (["--train.dynamic_batch_enable"], "--train.dynamic_batch_enable"),
+        (["--train.dynamic_batch_enable"], "--train.dynamic_batch_enable: the host sizes dynamic batches by samples"),
+        (["--ds.packing_samples"], "--ds.packing_samples: packing needs flash attention"),
+        (["--ds.ring_attn_size", "2"], "--ds.ring_attn_size 2: packing needs flash attention"),
+        (["--train.partial_rollout_enable"], "--train.partial_rollout_enable: .*add --train.async_enable"),
+        (["--reward.overlong_buffer_len", "8"], "--reward.overlong_buffer_len: .*a trial is many replies"),
+        (["--reward.stop_properly_penalty_coef", "0.5"], "--reward.stop_properly_penalty_coef: lamer_gigpo takes"),
+        (["--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma: lamer_gigpo discounts by --lamer.gamma_step"),
+        (["--algo.advantage.no_std_norm"], "--algo.advantage.no_std_norm: lamer_gigpo normalises as --lamer.norm"),
+        (["--algo.advantage.lambd", "1.5"], "--algo.advantage.lambd 1.5: "),
+        (["--lamer.depth", "-1"], "--lamer.depth '-1'"),
+        (["--lamer.depth_power", "inf"], "--lamer.depth_power 'inf'"),
+        (
+            ["--algo.advantage.estimator", "lamer_ppo", "--lamer.cross_episode", "paper"],
+            "--lamer.cross_episode paper: lamer_ppo .* give chained",
+        ),
+        (
+            ["--algo.advantage.estimator", "lamer_ppo", "--critic.num_gpus_per_node", "3"],
+            "--critic.num_gpus_per_node: rows are dealt out to . actors",
+        ),
+        (
+            [*("--algo.kl.init_coef", "0.1", "--algo.kl.use_loss"), *("--ds.zero_stage", "3", "--ref.num_nodes", "3")],
+            "--ref.num_gpus_per_node: rows are dealt out to . actors",
+        ),
         (["--data.max_len", "512"], "--data.max_len 512.*--rollout.max_new_tokens 1024"),
         (["--train.batch_size", "30", "--train.micro_batch_size", "4"], "--train.batch_size 30"),
         (["--rollout.batch_size", "64"], "32 tasks, fewer than --rollout.batch_size 64"),

@@ -8,8 +8,8 @@ play turn of episode n and before the first of episode n + 1.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,11 @@ class TurnTable:
     def plays(self) -> BoolArray:
         """Which rows are play turns."""
         return self.phase == PLAY
+
+    def take(self, rows: BoolArray) -> TurnTable:
+        """The table of the rows where `rows` is true; [turns]."""
+        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
+        return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
 
     @classmethod
     def from_trials(cls, trials: Sequence[Trial], groups: Sequence[int], memory: Memory = "both") -> TurnTable:

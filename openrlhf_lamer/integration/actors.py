@@ -50,6 +50,10 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
         counts = {key: value / copies for key, value in summed.items()}
         return status | counts | {OPTIMIZER_STEPS: float(self.actor.model.global_steps - steps_before)}
 
+    def discard(self) -> None:
+        """Forget the rows that were appended."""
+        self.trainer.replay_buffer.clear()
+
 
 class LamerCriticActor(plain_class(CriticModelActor)):
     """The critic's actor, which logs no value for a micro-batch that has no sampled token."""

@@ -7,17 +7,36 @@ from pathlib import Path
 from openrlhf_lamer import advantage, envs
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
+from openrlhf_lamer.integration.credit import credit_config
 from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.flags import CommandLine
 
 STOCK_GROUPED = frozenset({"rloo", "reinforce_baseline", "group_norm", "dr_grpo"})
 """Estimators of the host that need more than one trial of a task."""
 
-UNSUPPORTED = {
-    "train.async_enable": "asynchronous training",
-    "train.dynamic_batch_enable": "dynamic batches, which count samples where trials have several rows",
-    "ds.packing_samples": "packed samples",
+REFUSED = {
+    "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "
+    "many, and drops the rest",
+    "ds.packing_samples": "packing needs flash attention, and has not been tested with trials of several rows",
+    "reward.remote_url": "rewards come from the environment",
+    "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
+    "data.max_images_per_prompt": "environments are text",
 }
+"""Flags of the host that do not go with trials, and why."""
+
+REFUSED_BY_OURS = {
+    "reward.clip_range": "takes rewards as they are",
+    "reward.stop_properly_penalty_coef": "takes rewards as they are; a reply that is cut off before its action costs "
+    "--lamer.invalid_penalty",
+    "algo.advantage.gamma": "discounts by --lamer.gamma_step and --lamer.gamma_traj",
+    "algo.advantage.no_std_norm": "normalises as --lamer.norm says",
+}
+"""Flags of the host's reward and advantage code, which `lamer_*` estimators stand in for."""
+
+
+def needs_critic(estimator: str) -> bool:
+    """Whether an estimator, ours or the host's, works with a critic."""
+    return advantage.get(estimator).needs_critic if estimator in advantage.names() else estimator == "gae"
 
 
 def check(line: CommandLine, agent: Agent) -> None:
@@ -53,21 +72,34 @@ def _check_estimator(line: CommandLine) -> None:
             f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs 2 or more; "
             "the paper uses 8 for LaMer and 24 for RL"
         )
-    if ours and line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
+    if not ours:
+        return
+    if line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
         raise ConfigError(
-            f"--algo.kl.init_coef {line['algo.kl.init_coef']}: {name} has no KL term in the reward; "
-            "add --algo.kl.use_loss, or set the coefficient to 0 as the paper does"
+            f"--algo.kl.init_coef {line['algo.kl.init_coef']}: {name} credits turns by what the environment pays, and "
+            "has no place for a KL penalty on each token; add --algo.kl.use_loss, or set the coefficient to 0 as the "
+            "paper does"
         )
+    for flag, does in REFUSED_BY_OURS.items():
+        if flag in line.given:
+            raise ConfigError(f"--{flag}: {name} {does}; leave the flag out")
+    lambd = line["algo.advantage.lambd"]
+    if not 0 <= lambd <= 1:
+        raise ConfigError(f"--algo.advantage.lambd {lambd}: λ lies in [0, 1]")
+    try:
+        advantage.get(name).settle(credit_config(line.config, lambd))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_modes(line: CommandLine) -> None:
-    for flag, what in UNSUPPORTED.items():
+    for flag, reason in REFUSED.items():
         if line[flag]:
-            raise ConfigError(f"--{flag}: {what} are not supported with trials of several rows; leave the flag out")
-    if line["reward.remote_url"]:
-        raise ConfigError("--reward.remote_url: rewards come from the environment; leave the flag out")
-    if line["data.max_images_per_prompt"]:
-        raise ConfigError("--data.max_images_per_prompt: environments are text; leave the flag out")
+            raise ConfigError(f"--{flag}: {reason}; leave the flag out")
+    if line["ds.ring_attn_size"] > 1:
+        raise ConfigError(f"--ds.ring_attn_size {line['ds.ring_attn_size']}: {REFUSED['ds.packing_samples']}; give 1")
+    if line["train.partial_rollout_enable"] and not line["train.async_enable"]:
+        raise ConfigError("--train.partial_rollout_enable: a way to train asynchronously; add --train.async_enable")
 
 
 def _check_lengths(line: CommandLine) -> None:
@@ -88,6 +120,18 @@ def _check_sizes(line: CommandLine) -> None:
             f"--train.batch_size {batch} must be a multiple of --train.micro_batch_size {micro} times "
             f"the {ranks} data-parallel actors"
         )
+    # Rows are dealt out evenly to the actors; a model that runs in step with others deadlocks on uneven shares.
+    in_step = {
+        "critic": needs_critic(line["algo.advantage.estimator"]),
+        "ref": line["algo.kl.init_coef"] > 0 and line["ds.zero_stage"] == 3,
+    }
+    for model in (model for model, used in in_step.items() if used):
+        own, actors = (line[f"{m}.num_nodes"] * line[f"{m}.num_gpus_per_node"] for m in (model, "actor"))
+        if own != actors:
+            raise ConfigError(
+                f"--{model}.num_gpus_per_node: rows are dealt out to {actors} actors, so this model needs as many GPUs "
+                f"and not {own}"
+            )
 
 
 def _check_environment(line: CommandLine, agent: Agent) -> None:
@@ -99,11 +143,7 @@ def _check_environment(line: CommandLine, agent: Agent) -> None:
 
 def _check_rewards(line: CommandLine, agent: Agent) -> None:
     """Stock estimators clip a trial's return, which must not swallow what can be earned."""
-    if line["algo.advantage.estimator"] in advantage.names():
-        if "reward.clip_range" in line.given:
-            raise ConfigError("--reward.clip_range: lamer_* estimators use rewards as they are; leave the flag out")
-        return
-    if "reward.clip_range" in line.given:
+    if line["algo.advantage.estimator"] in advantage.names() or "reward.clip_range" in line.given:
         return
     config = line.config
     env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})

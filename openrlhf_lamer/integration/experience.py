@@ -27,19 +27,22 @@ class TrialExperience(Experience):
 
     @classmethod
     def from_response(cls, response: dict[str, Any]) -> TrialExperience:
-        """The sample that an executor's response stands for."""
+        """The sample that an executor's response stands for.
+
+        A failed trial has no score: the host's dynamic filtering then lets its group pass, so that
+        failures are seen, counted and baselined around like any other.
+        """
         trial: Trial = response["trial"]
-        score = float("nan") if trial.failure else response["scores"]
         sampled = sum(len(turn.sampled_ids) for turn in trial.turns)
-        return cls(
-            prompts=[response["prompt"]],
-            labels=[response["label"]],
-            rewards=torch.tensor([response["reward"]]),
-            scores=torch.tensor([score]),
-            response_length=torch.tensor([sampled]),
-            truncated=torch.tensor([response["truncated"]]),
-            trial=trial,
-        )
+        fields: dict[str, Any] = {
+            "prompts": [response["prompt"]],
+            "labels": [response["label"]],
+            "rewards": torch.tensor([response["reward"]]),
+            "scores": None if trial.failure else torch.tensor([response["scores"]]),
+            "response_length": torch.tensor([sampled]),
+            "truncated": torch.tensor([response["truncated"]]),
+        }
+        return cls(trial=trial, **fields)
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,9 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf_lamer import advantage
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.batch import TrialBatch
+from openrlhf_lamer.integration.credit import TurnValues, assign_credit
 from openrlhf_lamer.integration.experience import RowBatch, TrialExperience, row_experience
 from openrlhf_lamer.integration.stock import stock_credit
-
-
-def credit_config(config: LamerConfig) -> advantage.CreditConfig:
-    """The part of the configuration that estimators see."""
-    return advantage.CreditConfig(
-        gamma_step=config.gamma_step,
-        gamma_traj=config.gamma_traj,
-        cross_episode=config.cross_episode,
-        norm=config.norm,
-        reference=config.reference,
-        step_weight=config.step_weight,
-    )
 
 
 class LamerExperienceMaker(RemoteExperienceMaker):
@@ -92,21 +81,26 @@ class LamerExperienceMaker(RemoteExperienceMaker):
 
     def _assign_turn_credit(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:
         """Credit each turn by our estimator and spread it over the turn's sampled tokens."""
-        config = credit_config(self.config)
-        table = advantage.TurnTable.from_trials(
-            [batch.trials[i] for i in batch.live], batch.groups[batch.live].tolist()
+        credit = assign_credit(
+            self.estimator,
+            [batch.trials[i] for i in batch.live],
+            batch.groups[batch.live].tolist(),
+            self.config,
+            self.args.algo.advantage.lambd,
+            critic_values(experiences, rows, batch) if advantage.get(self.estimator).needs_critic else None,
         )
-        table = advantage.with_returns(table, config)
-        returns = batch.by_trial(table.returns, table.trial)
-        advantages = batch.by_trial(advantage.get(self.estimator).estimate(table, config), table.trial)
-        assign(experiences, rows, advantages, "advantages")
-        assign(experiences, rows, returns, "returns")
-        batch.returns, batch.advantages = returns, advantages
+        batch.returns = batch.by_trial(credit.returns, credit.trial)
+        batch.advantages = batch.by_trial(credit.advantages, credit.trial)
+        assign(experiences, rows, batch.advantages, "advantages")
+        assign(experiences, rows, batch.returns, "returns")
         for experience in experiences:
             firsts = [
                 _first(returns, mask) for returns, mask in zip(experience.returns, experience.action_mask, strict=True)
             ]
             experience.info["return"] = torch.stack(firsts)
+        if credit.targets is not None:
+            # The host's critic is trained on what stands in `returns`.
+            assign(experiences, rows, batch.by_trial(credit.targets, credit.trial), "returns")
 
 
 def assign(experiences: Sequence[Experience], rows: RowBatch, per_trial: Sequence[np.ndarray], field: str) -> None:
@@ -118,6 +112,22 @@ def assign(experiences: Sequence[Experience], rows: RowBatch, per_trial: Sequenc
                 own = rows.spread(per_trial, position)
                 result[line, : len(own)] = own
         setattr(experience, field, result)
+
+
+def critic_values(experiences: Sequence[Experience], rows: RowBatch, batch: TrialBatch) -> TurnValues:
+    """The host critic's value before each turn's first sampled token, where the turn has a trained one."""
+    counts = [len(batch.trials[i].turns) for i in batch.live]
+    offsets = dict(zip(batch.live.tolist(), np.cumsum([0, *counts]), strict=False))
+    values, known = np.zeros(sum(counts)), np.zeros(sum(counts), dtype=bool)
+    for experience in experiences:
+        for line, position in enumerate(experience.index):
+            if position < len(rows.rows):
+                for span in rows.rows[position].spans:
+                    turn = offsets[int(rows.owner[position])] + span.turn
+                    # The action axis is that of predictions: here the critic has seen the prompt and no more.
+                    values[turn] = float(experience.values[line, span.start - 1])
+                    known[turn] = True
+    return TurnValues(values, known)
 
 
 def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

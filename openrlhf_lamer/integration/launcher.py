@@ -22,7 +22,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.checks import check
+from openrlhf_lamer.integration.checks import check, needs_critic
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
 
@@ -63,16 +63,11 @@ class Plan:
             return line[f"{name}.num_nodes"] * line[f"{name}.num_gpus_per_node"]
 
         needed = group("actor")
-        if not line["train.colocate_all"]:
+        if not line["train.colocate_all"] or line["train.async_enable"]:
             needed += line["vllm.num_engines"] * line["vllm.tensor_parallel_size"]
         if line["algo.kl.init_coef"] > 0 and not (line["train.colocate_all"] or line["train.colocate_actor_ref"]):
             needed += group("ref")
-        critic = (
-            advantage.get(self.estimator).needs_critic
-            if self.estimator in advantage.names()
-            else self.estimator == "gae"
-        )
-        if critic and not line["train.colocate_all"]:
+        if needs_critic(self.estimator) and not line["train.colocate_all"]:
             needed += group("critic")
         return needed
 
@@ -197,14 +192,19 @@ def _check_address(address: str) -> None:
 def _place_classes(plan: Plan) -> None:
     """Replace the host's actor classes, which travel by value from this process."""
     import openrlhf.trainer.ppo_trainer as host_trainer
+    import openrlhf.trainer.ppo_trainer_async as host_async
     import openrlhf.trainer.ray.ppo_actor as host_actor
     import openrlhf.trainer.ray.ppo_critic as host_critic
     import ray
 
     from openrlhf_lamer.integration.actors import LamerCriticActor, LamerPolicyActor
-    from openrlhf_lamer.integration.trainer import LamerTrainer
+    from openrlhf_lamer.integration.trainer import LamerGenerateSamplesActor, LamerTrainer, LamerTrainingActor
 
-    trainer = type("PPOTrainer", (LamerTrainer,), {"config": plan.line.config, "estimator": plan.estimator})
-    host_trainer.PPOTrainer = ray.remote(trainer)
+    def placed(base: type) -> Any:
+        return ray.remote(type(base.__name__, (base,), {"config": plan.line.config, "estimator": plan.estimator}))
+
+    host_trainer.PPOTrainer = placed(LamerTrainer)
+    host_async.TrainingActor = placed(LamerTrainingActor)
+    host_async.GenerateSamplesActor = placed(LamerGenerateSamplesActor)
     host_actor.PolicyModelActor = ray.remote(num_gpus=1)(LamerPolicyActor)
     host_critic.CriticModelActor = ray.remote(num_gpus=1)(LamerCriticActor)

@@ -12,5 +12,10 @@ from openrlhf_lamer.integration.experience import TrialExperience
 class LamerSamplesGenerator(SamplesGenerator):
     """Dispatch, buffering and filtering are the host's; a response becomes a `TrialExperience`."""
 
+    @classmethod
+    def instead_of(cls, host: SamplesGenerator) -> LamerSamplesGenerator:
+        """A generator that draws from the same prompts and engines as `host`."""
+        return cls(host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines)
+
     def _process_response_into_experience(self, response: dict[str, Any], **generate_kwargs: Any) -> TrialExperience:
         return TrialExperience.from_response(response)

@@ -1,0 +1,92 @@
+"""From a batch of trials to returns, advantages and the critic's targets, one of each a turn. Knows no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from openrlhf_lamer import advantage
+from openrlhf_lamer.advantage.table import BoolArray, FloatArray
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.records import Trial
+
+
+def credit_config(config: LamerConfig, lambd: float) -> advantage.CreditConfig:
+    """The part of the configuration that estimators see, with the host's λ.
+
+    Raises:
+        ValueError: where λ is no discount.
+    """
+    return advantage.CreditConfig(
+        gamma_step=config.gamma_step,
+        gamma_traj=config.gamma_traj,
+        cross_episode=config.cross_episode,
+        norm=config.norm,
+        reference=config.reference,
+        step_weight=config.step_weight,
+        depth=config.depth,
+        depth_power=config.depth_power,
+        lambd=lambd,
+    )
+
+
+@dataclass(frozen=True)
+class TurnValues:
+    """What the critic says of the turns of a batch, one entry a turn of each live trial in order.
+
+    Attributes:
+        values: The critic's value where the turn begins; [turns].
+        known: Whether it was asked: of a turn without a trained token it is not; [turns].
+    """
+
+    values: FloatArray
+    known: BoolArray
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What the turns of a batch are given, one entry a turn of each live trial in order.
+
+    Attributes:
+        trial: Index of the turn's trial among the live ones.
+        returns: G of each turn.
+        advantages: The estimator's advantage; 0 for a turn that it did not see.
+        targets: What the critic's value should have been; None without a critic.
+    """
+
+    trial: np.ndarray
+    returns: FloatArray
+    advantages: FloatArray
+    targets: FloatArray | None
+
+
+def assign_credit(
+    name: str,
+    trials: Sequence[Trial],
+    groups: Sequence[int],
+    config: LamerConfig,
+    lambd: float,
+    critic: TurnValues | None = None,
+) -> Credit:
+    """Credit the turns of live trials by the estimator of this name.
+
+    With a critic, reflections that are not trained have no value and are left out of the estimator's
+    table: the chain goes on from the episode's last turn to the next episode's first, and what such a
+    reflection earned would cost itself alone. A play turn without a token keeps its place and its reward,
+    at a value of 0.
+    """
+    estimator = advantage.get(name)
+    settled = estimator.settle(credit_config(config, lambd))
+    table = advantage.with_returns(advantage.TurnTable.from_trials(trials, groups, config.memory), settled)
+    if estimator.targets is None:
+        return Credit(table.trial, table.returns, estimator.estimate(table, settled), None)
+    if critic is None:
+        raise ValueError(f"{name} needs the critic's values")
+    seen = critic.known | table.plays
+    chain = replace(table, values=np.where(critic.known, critic.values, 0.0)).take(seen)
+    advantages, targets = np.zeros(len(table)), np.zeros(len(table))
+    advantages[seen] = estimator.estimate(chain, settled)
+    targets[seen] = estimator.targets(chain, settled)
+    return Credit(table.trial, table.returns, advantages, targets)

@@ -1,0 +1,90 @@
+"""What is logged of a batch of trials, as flat scalars, and the file that its trials are written to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openrlhf_lamer import metrics
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.integration.batch import TrialBatch
+from openrlhf_lamer.records import Trial
+
+
+def trial_metrics(trials: Sequence[Trial], config: LamerConfig) -> dict[str, float]:
+    """`<env>/<metric>` for every environment among the trials."""
+    return {
+        f"{env}/{key}": value
+        for env in _envs(trials)
+        for key, value in metrics.summarize(
+            [trial for trial in trials if trial.task.env == env], config.num_episodes, config.gamma_traj
+        ).items()
+    }
+
+
+def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
+    """Metrics of the trials of a batch, of its groups and rows, and of the credit they were given."""
+    assert batch.rows is not None
+    result = trial_metrics(batch.trials, config)
+    for env in _envs(batch.trials):
+        own = [i for i in batch.live if batch.trials[i].task.env == env]
+        found = metrics.diversity(
+            [batch.trials[i] for i in own], batch.groups[own].tolist() if own else [], config.num_episodes
+        )
+        result |= {f"{env}/{key}": value for key, value in found.items()}
+    result |= {
+        "rows": float(len(batch.rows.rows)),
+        "rows_filled": float(batch.rows.filled),
+        "tokens_per_trial": batch.rows.sampled / max(1, len(batch.live)),
+    }
+    if batch.advantages is not None:
+        result |= _credit_metrics(batch)
+    return result
+
+
+def evaluation_metrics(samples: Sequence[Any], config: LamerConfig) -> dict[str, float]:
+    """Metrics of the host's evaluation set, with the key that the host knows its best checkpoint by."""
+    logs = trial_metrics([sample.trial for sample in samples], config)
+    # The host picks its best checkpoint by the first key that ends in `_pass1`.
+    first = {f"eval_{key.split('/')[0]}_pass1": value for key, value in logs.items() if key.endswith("/success@1")}
+    return {f"lamer/{key}": value for key, value in logs.items()} | first
+
+
+def _envs(trials: Sequence[Trial]) -> list[str]:
+    return sorted({trial.task.env for trial in trials})
+
+
+def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
+    """Mean and spread of the advantages by phase and episode, and the share of groups that teach nothing."""
+    assert batch.advantages is not None
+    found: dict[str, list[float]] = {}
+    for i in batch.live:
+        for turn, value in zip(batch.trials[i].turns, batch.advantages[i], strict=True):
+            for key in (str(turn.phase), f"{turn.phase}/{turn.episode + 1}"):
+                found.setdefault(key, []).append(float(value))
+    result: dict[str, float] = {}
+    for key, values in sorted(found.items()):
+        result[f"advantage/{key}/mean"] = float(np.mean(values))
+        result[f"advantage/{key}/std"] = float(np.std(values))
+    groups = np.unique(batch.groups[batch.live])
+    silent = sum(
+        all(np.abs(batch.advantages[i]).max(initial=0.0) < 1e-9 for i in batch.live if batch.groups[i] == group)
+        for group in groups
+    )
+    result["zero_advantage_groups"] = silent / max(1, len(groups))
+    return result
+
+
+def write_trials(path: Path, batch: TrialBatch, step: int) -> None:
+    """Append the batch's trials to a JSON lines file, with the step and each turn's return and advantage."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for i, trial in enumerate(batch.trials):
+            extra: dict[str, Any] = {"step": step, "group": int(batch.groups[i])}
+            if batch.advantages is not None and batch.returns is not None:
+                extra |= {"returns": batch.returns[i].tolist(), "advantages": batch.advantages[i].tolist()}
+            file.write(f"{trial.to_json()[:-1]},{json.dumps(extra)[1:]}\n")

@@ -1,0 +1,69 @@
+"""What is logged of trials, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from openrlhf_lamer import metrics
+from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+
+
+def turn(episode: int, index: int, action: str | None, phase: Phase = Phase.PLAY, tokens: int = 2) -> Turn:
+    valid = action is not None
+    return Turn(phase, episode, index, (1,), (2,) * tokens, None, "", action, valid, 0.0, f"s{index}", "")
+
+
+def trial(*episodes: str, remark: str | None = "aha", failure: Failure | None = None) -> Trial:
+    """One letter a turn, `!` for a win; a reflection of three tokens after each lost episode but the last."""
+    played = []
+    for n, actions in enumerate(episodes):
+        won = actions.endswith("!")
+        turns = tuple(turn(n, i, action) for i, action in enumerate(actions.rstrip("!")))
+        reflects = not won and n < len(episodes) - 1
+        reflection = turn(n, len(turns), remark, Phase.REFLECT, tokens=3 + n) if reflects else None
+        played.append(Episode(turns, Stop.WON if won else Stop.LOST, "", reflection))
+    return Trial(Task("minesweeper", seed=0), tuple(played), failure)
+
+
+def test_reflections_are_counted_by_the_episode_that_they_look_back_at() -> None:
+    found = metrics.summarize([trial("a", "b", "c"), trial("a", "b!", remark=None)], 3, 0.6)
+    assert found["reflection_tokens/1"] == 3
+    assert found["reflection_valid/1"] == 0.5
+    assert found["reflection_tokens/2"] == 4
+    assert found["reflection_valid/2"] == 1
+    assert found["reflection_tokens"] == pytest.approx(10 / 3)
+    assert "reflection_valid/3" not in found
+    assert (found["success@1"], found["success@2"], found["success@3"]) == (0, 0.5, 0.5)
+
+
+def test_without_reflections_there_is_no_key_for_them() -> None:
+    assert not [key for key in metrics.summarize([trial("ab")], 1, 0.6) if key.startswith("reflection")]
+
+
+def test_failures_are_counted_by_kind_and_change_no_mean() -> None:
+    broken = trial(failure=Failure(FailureKind.ENGINE, "generate", "boom"))
+    found = metrics.summarize([trial("a!"), broken], 1, 0.6)
+    assert (found["failed"], found["failed/engine"], found["success@1"]) == (0.5, 1, 1)
+
+
+def test_diversity_is_the_entropy_of_what_the_trials_of_a_task_did() -> None:
+    alike, split, apart = ["ab"] * 4, ["ab", "ab", "ac", "ac"], ["a", "b", "c", "d"]
+    for paths, nats in ((alike, 0.0), (split, math.log(2)), (apart, math.log(4))):
+        assert metrics.diversity([trial(path) for path in paths], [0] * 4, 1)["diversity@1"] == pytest.approx(nats)
+
+
+def test_diversity_is_a_mean_over_groups_and_compares_an_episode_with_its_like() -> None:
+    trials = [trial("a", "x"), trial("a", "y"), trial("a!"), trial("b", "z"), trial("c!")]
+    found = metrics.diversity(trials, [0, 0, 0, 1, 1], 3)
+    assert found["diversity@1"] == pytest.approx((0 + math.log(2)) / 2)
+    # Only one trial of the second group came to its second episode, and none of any group to a third.
+    assert found["diversity@2"] == pytest.approx(math.log(2))
+    assert "diversity@3" not in found
+
+
+def test_the_same_actions_in_other_states_are_another_way_to_play() -> None:
+    there = trial("a")
+    elsewhere = Trial(there.task, (Episode((turn(0, 1, "a"),), Stop.LOST, ""),))
+    assert metrics.diversity([there, elsewhere], [0, 0], 1)["diversity@1"] == pytest.approx(math.log(2))
