@@ -12,6 +12,7 @@ from openrlhf_lamer.doctor import Check, error, ok, warning
 FILES, TOKENIZER, TEMPLATE = "model files", "tokenizer", "chat template"
 THINKING, STOPPING, PADDING, VOCABULARY = "thinking switch", "end of a reply", "padding", "vocabulary"
 
+INSTALL = "install the host: pip install 'openrlhf-lamer[gpu]'"
 INDEX = "model.safetensors.index.json"
 
 
@@ -47,17 +48,13 @@ def find(model: str, *, offline: bool) -> tuple[Check | None, Path | None]:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        return error(
-            FILES, "huggingface_hub is not installed", "install the host: pip install 'openrlhf-lamer[gpu]'"
-        ), None
+        return error(FILES, "huggingface_hub is not installed", INSTALL), None
     try:
         return None, Path(snapshot_download(model, local_files_only=True))
     except Exception as problem:
         remedy = f"hf download {model}"
         if offline:
-            return error(
-                FILES, f"{model} is not in the cache, and HF_HUB_OFFLINE is on ({_first(problem)})", remedy
-            ), None
+            return error(FILES, f"{model} is not in the cache, and it is offline ({_first(problem)})", remedy), None
         return warning(FILES, f"{model} is not in the cache: every node downloads it at the start", remedy), None
 
 
@@ -71,9 +68,7 @@ def load_tokenizer(folder: Path) -> tuple[Check, Any]:
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        return error(
-            TOKENIZER, "transformers is not installed", "install the host: pip install 'openrlhf-lamer[gpu]'"
-        ), None
+        return error(TOKENIZER, "transformers is not installed", INSTALL), None
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as problem:
@@ -85,11 +80,9 @@ def load_tokenizer(folder: Path) -> tuple[Check, Any]:
 def conversation(tokenizer: Any) -> list[Check]:
     """Whether the chat template carries a trial, leaves thinking off, and ends replies with a token that stops."""
     try:
-        chat = Chat(tokenizer)
+        Chat(tokenizer)
     except ThinkingError as problem:
-        return [
-            error(THINKING, str(problem), "use a model that can answer without thinking, such as Qwen3's dense ones")
-        ]
+        return [error(THINKING, str(problem), "use a model that can answer without thinking")]
     except TemplateError as problem:
         return [error(TEMPLATE, str(problem), "use an instruction-tuned model, or mend chat_template.jinja")]
     except Exception as problem:  # a template is a program

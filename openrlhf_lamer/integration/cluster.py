@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from openrlhf_lamer.config import ConfigError
 
@@ -32,9 +34,11 @@ def look(address: str) -> Cluster:
     Raises:
         ConfigError: there is none, or none that this Ray can talk to.
     """
+    if address == "auto":
+        address = local_address()
+    check_address(address)
     import ray
 
-    check_address(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -50,6 +54,20 @@ def look(address: str) -> Cluster:
         )
     finally:
         ray.shutdown()
+
+
+def local_address() -> str:
+    """The address of the Ray that was started last on this machine, which may have died since.
+
+    Raises:
+        ConfigError: there was none.
+    """
+    # `ray.init(address="auto")` reads the same file, but tries a dead address for minutes.
+    file = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"no Ray was started on this machine ({file} is missing)") from error
 
 
 def check_address(address: str) -> None:

@@ -111,9 +111,7 @@ def ray(joined: Cluster | None, problem: str = "", *, cpu_mode: bool) -> Check:
     found = f"{joined.nodes} nodes, {joined.cpus} CPUs, {joined.gpus} GPUs"
     if not joined.gpus:
         logical = "`ray start --head --num-gpus 4` (logical GPUs do in CPU mode)"
-        remedy = (
-            logical if cpu_mode else "add nodes with GPUs, or start Ray where CUDA_VISIBLE_DEVICES doesn't hide them"
-        )
+        remedy = logical if cpu_mode else "add nodes with GPUs, or unset CUDA_VISIBLE_DEVICES and start Ray anew"
         return error("Ray", f"{found}: OpenRLHF's actors would wait for ever", remedy)
     return ok("Ray", found + ("" if joined.accelerators else ", logical ones"))
 
@@ -129,19 +127,14 @@ def checks() -> list[Check]:
             problem = str(none) if address else ""  # without an address, training starts its own
     usable, torch = cpu.cuda_available(), installed.get("torch")
     cpu_mode = not usable and not (joined is not None and joined.accelerators)
-    nvcc = shutil.which("nvcc") or next(
-        map(str, Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda").glob("bin/nvcc")), None
-    )
+    toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "bin" / "nvcc"
+    nvcc = shutil.which("nvcc") or (str(toolkit) if toolkit.is_file() else None)
+    compiler, built = shutil.which("c++") or shutil.which("g++"), any(extensions_dir().glob("*/*.so"))
     return [
         host(),
         *stack(installed, _pins(), cpu_mode=cpu_mode),
         mode(len(cpu.cuda_devices()), usable=usable, torch=torch, joined=joined),
-        compilers(
-            shutil.which("c++") or shutil.which("g++"),
-            nvcc,
-            built=any(extensions_dir().glob("*/*.so")),
-            cpu_mode=cpu_mode,
-        ),
+        compilers(compiler, nvcc, built=built, cpu_mode=cpu_mode),
         ray(joined, problem, cpu_mode=cpu_mode),
     ]
 
@@ -164,10 +157,11 @@ def _pins() -> dict[str, str]:
         from packaging.requirements import Requirement
     except ImportError:  # no host (PackageNotFoundError is one), or nothing that came with it
         return {}
-    parsed = [
-        requirement for text in asked if 'extra == "vllm-latest"' not in text and (requirement := Requirement(text))
-    ]
-    return {each.name: str(each.specifier) for each in parsed if each.name in STACK and str(each.specifier)}
+    pins = {}
+    for each in map(Requirement, asked):
+        if each.name in STACK and str(each.specifier).startswith("=="):
+            pins[each.name] = str(each.specifier)
+    return pins
 
 
 def _fits(version: str, pin: str) -> bool:
