@@ -64,10 +64,9 @@ def local_address() -> str:
     """
     # `ray.init(address="auto")` reads the same file, but tries a dead address for minutes.
     file = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"no Ray was started on this machine ({file} is missing)") from error
+    if file.is_file() and (address := file.read_text().strip()):
+        return address
+    raise ConfigError(f"no Ray was started on this machine ({file} names none)")
 
 
 def check_address(address: str) -> None:
