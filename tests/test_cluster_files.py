@@ -14,7 +14,7 @@ import pytest
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 pytest.importorskip("openrlhf")
-yaml: Any = pytest.importorskip("yaml")
+yaml = pytest.importorskip("yaml")
 
 from openrlhf_lamer.integration import launcher
 
