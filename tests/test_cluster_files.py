@@ -14,9 +14,10 @@ import pytest
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 pytest.importorskip("openrlhf")
-yaml = pytest.importorskip("yaml")
 
 from openrlhf_lamer.integration import launcher
+
+yaml = pytest.importorskip("yaml")
 
 FOLDER = Path(__file__).parent.parent / "scripts" / "cluster"
 SCRIPTS = ("ray-job.sh", "slurm.sbatch")

@@ -69,11 +69,14 @@ def load_tokenizer(folder: Path) -> tuple[Check, Any]:
         from transformers import AutoTokenizer
     except ImportError:
         return error(TOKENIZER, "transformers is not installed", INSTALL), None
+    remedy = f"put the model's tokenizer files into {folder} (tokenizer.json, tokenizer_config.json)"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as problem:
-        remedy = f"put the model's tokenizer files into {folder} (tokenizer.json, tokenizer_config.json)"
         return error(TOKENIZER, f"can't be loaded: {_first(problem)}", remedy), None
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:
+        # Where the files are missing, transformers makes up an empty tokenizer of the model's kind.
+        return error(TOKENIZER, f"can't be loaded: no vocabulary in {folder}", remedy), None
     return ok(TOKENIZER, f"{type(tokenizer).__name__} of {len(tokenizer)} tokens"), tokenizer
 
 
