@@ -23,6 +23,10 @@ class TemplateError(ValueError):
     """A tokenizer whose chat template cannot carry a multi-turn conversation."""
 
 
+class ThinkingError(TemplateError):
+    """A chat template that makes the model think although it is told not to."""
+
+
 class Chat:
     """A tokenizer and its chat template, reduced to what a trial needs.
 
@@ -46,7 +50,7 @@ class Chat:
         self._between = lru_cache(maxsize=4096)(self._encode_between)
         opening = self._render([{"role": "user", "content": "x"}])
         if opening.rstrip().endswith("<think>"):
-            raise TemplateError("the chat template leaves the model in thinking mode although it was switched off")
+            raise ThinkingError("the chat template leaves the model in thinking mode although it was switched off")
         after = self._after_reply("x")
         self.end_of_reply = self._end_of_reply(after)
 

@@ -27,6 +27,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     write_dataset(tmp_path / "train.jsonl", seeded_tasks("minesweeper", "train", 32))
     return [
         *("--agent_func", "openrlhf_lamer.agents.minesweeper"),

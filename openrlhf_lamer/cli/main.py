@@ -10,6 +10,7 @@ import typer
 
 from openrlhf_lamer.cli import prepare
 from openrlhf_lamer.cli.credit import credit
+from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
@@ -28,6 +29,7 @@ app.command("tasks")(tasks)
 app.command("play")(play)
 app.command("eval")(evaluate)
 app.command("credit")(credit)
+app.command("doctor")(doctor)
 app.command("quickstart")(quickstart)
 
 

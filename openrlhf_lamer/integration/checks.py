@@ -7,6 +7,8 @@ from pathlib import Path
 from openrlhf_lamer import advantage, envs
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
+from openrlhf_lamer.doctor import Verdict
+from openrlhf_lamer.doctor.model import files
 from openrlhf_lamer.integration.credit import credit_config
 from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.flags import CommandLine
@@ -57,10 +59,10 @@ def _check_model(line: CommandLine) -> None:
         raise ConfigError(
             "--actor.model_name_or_path is missing: name a model folder or a model of the Hugging Face hub"
         )
-    if model.startswith((".", "/")) and not (Path(model) / "config.json").is_file():
-        raise ConfigError(
-            f"--actor.model_name_or_path {model}: no config.json there; give a folder in Hugging Face form"
-        )
+    if model.startswith((".", "/")):
+        found = files(Path(model))
+        if found.verdict is Verdict.ERROR:
+            raise ConfigError(f"--actor.model_name_or_path {found.found}; {found.remedy}")
 
 
 def _check_estimator(line: CommandLine) -> None:

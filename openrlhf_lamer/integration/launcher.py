@@ -7,10 +7,8 @@ classes by value or by reference (see the classes). No file of the host is touch
 from __future__ import annotations
 
 import json
-import logging
 import os
 import runpy
-import socket
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from typing import Any
 from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
-from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.checks import check, needs_critic
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
@@ -128,17 +126,7 @@ def _cpu_mode(asked: bool | None) -> bool:
 def _cluster_has_cuda() -> bool:
     """Whether the Ray cluster that this driver is to join has real GPUs, though this machine has none."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if not address:
-        return False
-    import ray
-
-    _check_address(address)
-    ray.init(logging_level=logging.ERROR)
-    try:
-        # Ray adds this resource for hardware that it finds, and not for the logical GPUs of `--num-gpus`.
-        return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
-    finally:
-        ray.shutdown()
+    return bool(address) and cluster.look(address).accelerators
 
 
 def _worker_env(plan: Plan) -> dict[str, str]:
@@ -154,7 +142,7 @@ def _init_ray(plan: Plan, env: dict[str, str]) -> None:
     # What the job was submitted with cannot be given again, and wins.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env", {}).get("env_vars", {})
     address = os.environ.get("RAY_ADDRESS", "")
-    _check_address(address)
+    cluster.check_address(address)
     options: dict[str, Any] = {"runtime_env": {"env_vars": {k: v for k, v in env.items() if k not in job}}}
     if plan.cpu and not address:
         options |= cpu.ray_options(plan.gpus)
@@ -174,19 +162,6 @@ def _init_ray(plan: Plan, env: dict[str, str]) -> None:
             f"--actor.num_gpus_per_node, --vllm.num_engines and the other models ask for {plan.gpus} GPUs, "
             f"but Ray has {available}: {hint}"
         )
-
-
-def _check_address(address: str) -> None:
-    """Refuse an address that nobody listens at; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"RAY_ADDRESS={address}: no Ray there ({error}). Start one with `ray start --head`"
-        ) from error
 
 
 def _place_classes(plan: Plan) -> None:

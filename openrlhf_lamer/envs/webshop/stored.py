@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -60,6 +61,16 @@ class StoredProducts(Sequence[Product]):
 def compiled_folder(folder: Path, products: int | None, goals: GoalKind) -> Path:
     """Where the compiled form of a data folder lies."""
     return folder / f"openrlhf-lamer-{goals}-{products or 'all'}"
+
+
+def compiled_kinds(folder: Path) -> list[tuple[int | None, GoalKind]]:
+    """What of a data folder has been compiled, as `products` and `goals` of `load`."""
+    kinds: list[tuple[int | None, GoalKind]] = []
+    for path in sorted(folder.glob("openrlhf-lamer-*")):
+        if match := re.fullmatch(r"openrlhf-lamer-(human|generated)-(\d+|all)", path.name):
+            goals: GoalKind = "human" if match[1] == "human" else "generated"
+            kinds.append((None if match[2] == "all" else int(match[2]), goals))
+    return kinds
 
 
 def prepare(

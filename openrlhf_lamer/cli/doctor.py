@@ -1,0 +1,77 @@
+"""`openrlhf-lamer doctor`: is this machine ready to train?"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from openrlhf_lamer.doctor import Check, Verdict
+
+COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red"}
+
+
+def doctor(
+    agent_func: Annotated[
+        str | None, typer.Option(help="Agent that will train: a module or .py file. Without it, all data sets.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to check: a folder, or a name on the Hugging Face hub.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Check what a training needs, before it starts: each line with what was found and what to do.
+
+    Exit code 1 if something is an error; warnings cost time or quality. Nothing is started and nothing written; a
+    Ray cluster that is running (RAY_ADDRESS, or one on this machine) is joined for a moment.
+    """
+    checks = run(agent_func, model)
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        _print(checks)
+    if any(check.verdict is Verdict.ERROR for check in checks):
+        raise typer.Exit(1)
+
+
+def run(agent_func: str | None, model: str | None) -> list[Check]:
+    """All checks, in the order in which they are shown."""
+    from openrlhf_lamer.doctor import data, machine
+    from openrlhf_lamer.doctor import model as models
+    from openrlhf_lamer.integration import diagnosis
+    from openrlhf_lamer.integration.cpu import cuda_available
+
+    checks, env, weights = [machine.python(), *diagnosis.checks()], "", 0
+    if agent_func is not None:
+        opened, env = data.agent(agent_func)
+        checks.append(opened)
+    checks += data.checks(env)
+    if model is not None:
+        # CPU mode works offline unless the user says otherwise.
+        offline = os.environ.get("HF_HUB_OFFLINE", "0" if cuda_available() else "1").lower() in (
+            "1",
+            "true",
+            "yes",
+            "on",
+        )
+        found, weights = models.checks(model, offline=offline)
+        checks += found
+    return [*checks, *machine.checks(weights)]
+
+
+def _print(checks: list[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="openrlhf-lamer doctor")
+    for heading in ("check", "verdict", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        # As texts: what was found is no markup.
+        verdict = Text(check.verdict, style=COLOURS[check.verdict])
+        table.add_row(Text(check.name), verdict, Text(check.found), Text(check.remedy))
+    Console().print(table)
