@@ -15,6 +15,7 @@ from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
 from openrlhf_lamer.cli.tasks import tasks
+from openrlhf_lamer.cli.view import view
 
 app = typer.Typer(
     name="openrlhf-lamer",
@@ -30,6 +31,7 @@ app.command("play")(play)
 app.command("eval")(evaluate)
 app.command("credit")(credit)
 app.command("doctor")(doctor)
+app.command("view")(view)
 app.command("quickstart")(quickstart)
 
 

@@ -1,0 +1,63 @@
+"""`openrlhf-lamer view`: trials as one page of HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.evaluation.viewer import Decode
+
+
+def view(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines, as --lamer.trials and `eval --out` write them.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("trials.html"),
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Folder of the model that played, to show prompts as text.", show_default=False),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Make one HTML page to browse trials in: boards, replies, reflections, returns and advantages.
+
+    The page needs no network and no other file. Its address says what it shows, such as
+    `trials.html#trial=3&won=2`.
+    """
+    from openrlhf_lamer.evaluation import viewer
+    from openrlhf_lamer.records import SchemaError
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            entries = viewer.read(lines)
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        fail(f"{file}: {error}")
+    if not entries:
+        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval --out` wrote")
+    text = viewer.page(entries, file.name, None if tokenizer is None else _decoder(tokenizer))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        fail(f"--out {out}: {error}")
+    typer.echo(f"{len(entries)} trials in {out}")
+    if open_page:
+        typer.launch(str(out))
+
+
+def _decoder(folder: str) -> Decode:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        fail("--tokenizer needs transformers: pip install transformers")
+    from openrlhf_lamer.chat import Chat
+
+    try:
+        return Chat(AutoTokenizer.from_pretrained(folder, local_files_only=True)).decode
+    except (OSError, ValueError) as error:
+        fail(f"--tokenizer {folder}: {error}")

@@ -1,0 +1,171 @@
+"""Trials as one page of HTML that needs nothing else: no server, no network, no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer.records import SchemaError, Trial, Turn
+
+HERE = Path(__file__).parent
+
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A trial and what training wrote beside it.
+
+    Attributes:
+        trial: The record.
+        step: The training step, if the file says.
+        group: The group of the step's batch, likewise.
+        returns: One number a turn, in the order of `Trial.turns`; empty where the file has none.
+        advantages: Likewise.
+    """
+
+    trial: Trial
+    step: int | None = None
+    group: int | None = None
+    returns: tuple[float, ...] = ()
+    advantages: tuple[float, ...] = ()
+
+
+def read(lines: Iterable[str]) -> list[Entry]:
+    """The trials of a file, one a line; empty lines are left out.
+
+    Raises:
+        SchemaError: naming the line that is no trial. A file that a running program still writes may end
+            in half a line: one without an end is left out where it is not whole.
+    """
+    entries = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entries.append(_entry(line))
+        except SchemaError as error:
+            if line.endswith("\n"):
+                raise SchemaError(f"line {number}: {error}") from error
+    return entries
+
+
+def _entry(line: str) -> Entry:
+    trial = Trial.from_json(line)
+    beside = json.loads(line)
+    step, group = (beside.get(key) for key in ("step", "group"))
+    return Entry(
+        trial,
+        step if isinstance(step, int) else None,
+        group if isinstance(group, int) else None,
+        _per_turn(beside, "returns", trial),
+        _per_turn(beside, "advantages", trial),
+    )
+
+
+def _per_turn(beside: dict[str, Any], key: str, trial: Trial) -> tuple[float, ...]:
+    numbers = beside.get(key) or []
+    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+        raise SchemaError(f"{key!r} is not a list of numbers")
+    if numbers and len(numbers) != len(trial.turns):
+        raise SchemaError(f"{len(numbers)} {key} for a trial of {len(trial.turns)} turns")
+    return tuple(numbers)
+
+
+def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> str:
+    """The page, as text of UTF-8 HTML.
+
+    Every trial is a line of JSON in an element that the browser does not run, and is parsed when it is
+    opened: the page itself only has a line in its list for each. What a trial says reaches the page as the
+    text of an element, never as HTML.
+
+    Args:
+        entries: The trials.
+        title: What the page is called, such as the name of the file.
+        decode: Turns prompt ids into text; without it, the page has the number of their tokens alone.
+    """
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(HERE)
+    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        style=(HERE / "viewer.css").read_text("utf-8"),
+        code=(HERE / "viewer.js").read_text("utf-8"),
+        index=_embed([_summary(entry) for entry in entries]),
+        trials="\n".join(_embed(_details(entry, decode)) for entry in entries),
+    )
+
+
+def _embed(value: Any) -> str:
+    # Without any "<", no text can end the element it stands in, nor open a comment there.
+    return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON of a browser does not have, as their names."""
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    """What the list shows and filters by."""
+    trial = entry.trial
+    return {
+        "task": trial.task.id,
+        "env": trial.task.env,
+        "step": entry.step,
+        "group": entry.group,
+        "won": next((n for n, episode in enumerate(trial.episodes, 1) if episode.won), None),
+        "failure": None if trial.failure is None else trial.failure.kind,
+        "stops": [episode.stop for episode in trial.episodes],
+        "turns": len(trial.turns),
+        "tokens": sum(len(turn.sampled_ids) for turn in trial.turns),
+    }
+
+
+def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
+    """What an opened trial shows."""
+    trial = entry.trial
+    place = {id(turn): number for number, turn in enumerate(trial.turns)}
+
+    def shown(turn: Turn) -> dict[str, Any]:
+        number = place[id(turn)]
+        return {
+            "text": turn.text,
+            "action": turn.action,
+            "valid": turn.valid,
+            "truncated": turn.truncated,
+            "reward": turn.reward,
+            "return": entry.returns[number] if entry.returns else None,
+            "advantage": entry.advantages[number] if entry.advantages else None,
+            "observation": turn.observation,
+            "prompt": None if decode is None else decode(turn.prompt_ids),
+            "prompt_tokens": len(turn.prompt_ids),
+            "tokens": len(turn.sampled_ids),
+        }
+
+    failure = trial.failure
+    return {
+        "split": trial.task.split,
+        "retries": trial.retries,
+        "environment_seconds": trial.environment_seconds,
+        "generation_seconds": trial.generation_seconds,
+        "failure": None if failure is None else [failure.kind, failure.stage, failure.message],
+        "episodes": [
+            {
+                "turns": [shown(turn) for turn in episode.turns],
+                "stop": episode.stop,
+                "final": episode.final_observation,
+                "reward": episode.reward,
+                "reflection": None if episode.reflection is None else shown(episode.reflection),
+            }
+            for episode in trial.episodes
+        ],
+    }
