@@ -178,6 +178,8 @@ class Trial:
         task: What was played.
         episodes: The attempts; the last is won, or all N are lost.
         failure: Why the trial is not to be used, or None.
+        sample: Which of the task's trials this is, from 0.
+        seed: What the replies were sampled by, if anything; see `policies.base.Request`.
         retries: How often the trial was begun anew after a failure.
         environment_seconds: Wall-clock time spent waiting for the environment.
         generation_seconds: Wall-clock time spent waiting for the engine.
@@ -186,6 +188,8 @@ class Trial:
     task: Task
     episodes: tuple[Episode, ...]
     failure: Failure | None = None
+    sample: int = 0
+    seed: int | None = None
     retries: int = 0
     environment_seconds: float = 0.0
     generation_seconds: float = 0.0

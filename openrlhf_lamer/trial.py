@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -44,6 +45,8 @@ async def run_trial(
     max_new_tokens: int,
     max_length: int,
     open_session: OpenSession = open_inline,
+    sample: int = 0,
+    seed: int | None = None,
 ) -> Trial:
     """Play `task` and return the record; never raises for what goes wrong inside.
 
@@ -57,9 +60,11 @@ async def run_trial(
         max_length: Most tokens of a prompt and its reply together. A prompt that leaves no
             room for a full reply ends the episode as `Stop.OVERLONG`.
         open_session: Where environments live; by default in this process, on its event loop.
+        sample: Which of the task's trials this is.
+        seed: Sampling's seed, from which each request's own follows; a retry draws the same.
     """
     for retry in range(config.retries + 1):
-        player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length, open_session)
+        player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length, open_session, seed)
         failure = None
         episodes: tuple[Episode, ...] = ()
         try:
@@ -69,7 +74,9 @@ async def run_trial(
         finally:
             await player.close()
         if failure is None or retry == config.retries:
-            return Trial(task, episodes, failure, retry, player.environment_seconds, player.generation_seconds)
+            return Trial(
+                task, episodes, failure, sample, seed, retry, player.environment_seconds, player.generation_seconds
+            )
     raise AssertionError("unreachable: the last retry returns")
 
 
@@ -86,6 +93,7 @@ class _Player:
         max_new_tokens: int,
         max_length: int,
         open_session: OpenSession,
+        seed: int | None,
     ) -> None:
         self._task, self._agent, self._policy, self._chat, self._config = task, agent, policy, chat, config
         self._max_turns = config.max_turns or agent.max_turns
@@ -93,6 +101,7 @@ class _Player:
         self._context = Context(config.context, chat)
         self._open_session = open_session
         self._session: Session | None = None
+        self._seeds = None if seed is None else random.Random(seed)
         self.environment_seconds = 0.0
         self.generation_seconds = 0.0
 
@@ -238,7 +247,8 @@ class _Player:
 
     async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> Generation:
         began = time.perf_counter()
-        request = Request(prompt, self._max_new_tokens, phase, session.env)
+        seed = None if self._seeds is None else self._seeds.getrandbits(31)
+        request = Request(prompt, self._max_new_tokens, phase, session.env, seed)
         try:
             reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
         except TimeoutError as error:

@@ -89,6 +89,8 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
         agent: Agent | None = None,
         max_new_tokens: int = 64,
         max_length: int = 9000,
+        sample: int = 0,
+        sampling_seed: int | None = None,
         **config: Any,
     ) -> Trial:
         agent = agent or minesweeper
@@ -101,6 +103,8 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
                 LamerConfig(**config),
                 max_new_tokens=max_new_tokens,
                 max_length=max_length,
+                sample=sample,
+                seed=sampling_seed,
             )
         )
 

@@ -222,8 +222,20 @@ def test_an_engine_that_raises_or_hangs_is_a_failure(play: Play, chat: Chat) -> 
     assert hung.failure.kind is FailureKind.ENGINE_TIMEOUT
 
 
+def test_the_seed_of_a_trial_gives_each_request_its_own(play: Play, chat: Chat) -> None:
+    def seeds(seed: int | None) -> list[int | None]:
+        policy = Replies(chat, ["nothing"])
+        trial = play(policy, max_turns=3, sample=4, sampling_seed=seed)
+        assert (trial.sample, trial.seed) == (4, seed)
+        return [request.seed for request in policy.requests]
+
+    assert seeds(7) == seeds(7)
+    assert len({*seeds(7), *seeds(8)}) == 2 * len(seeds(7))
+    assert set(seeds(None)) == {None}
+
+
 def test_a_trial_survives_json(play: Play, chat: Chat) -> None:
-    trial = play(RandomPolicy(chat, 0), seed=3)
+    trial = play(RandomPolicy(chat, 0), seed=3, sample=1, sampling_seed=5)
     assert Trial.from_json(trial.to_json()) == trial
     assert isinstance(Trial.from_json(trial.to_json()).episodes[0], Episode)
 

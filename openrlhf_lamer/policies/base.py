@@ -17,15 +17,16 @@ class EngineError(RuntimeError):
 class Request:
     """One reply that the trial loop asks for.
 
-    Engines look at `prompt_ids` and `max_tokens` alone; what follows is for scripted
-    players, which act on the state instead of reading the prompt. `env` is None where the
-    environment lives in another process.
+    Engines look at `prompt_ids`, `max_tokens` and `seed`, what sampling may be repeated by, alone.
+    `phase` and `env` are for scripted players, which act on the state instead of reading the
+    prompt; `env` is None where the environment lives in another process.
     """
 
     prompt_ids: tuple[int, ...]
     max_tokens: int
     phase: Phase
     env: TextEnv | None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
