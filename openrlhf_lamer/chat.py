@@ -3,7 +3,8 @@
 Sampled ids are never re-tokenised: a chat that goes on is the ids so far plus the
 ids of what the template puts between two replies. Text that comes from an
 environment or a remark passes `Chat.clean` first, so that it can make neither
-control tokens nor the tags that replies are parsed by.
+control tokens nor the tags that replies are parsed by; and a message makes no control
+tokens whatever it is put together from.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from openrlhf_lamer.cleaning import Breaker, marks, special_tokens
+
 TAGS = ("action", "remark")
 
 _PROBE = "\x00reply\x00"
-_TAG = re.compile(r"<(?=\s*/?\s*(?:" + "|".join(TAGS) + r")\s*>)", re.IGNORECASE)
 
 
 class TemplateError(ValueError):
@@ -42,11 +44,10 @@ class Chat:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; use an instruction-tuned model")
         self.tokenizer = tokenizer
-        specials = {str(token) for token in tokenizer.all_special_tokens}
-        specials |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile(
-            "|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True) if token)
-        )
+        specials = special_tokens(tokenizer)
+        self._special = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
+        self._without_control = Breaker(specials)
+        self._clean = Breaker({*specials, *marks(tokenizer), *(f"<{end}{tag}" for tag in TAGS for end in ("", "/"))})
         self._between = lru_cache(maxsize=4096)(self._encode_between)
         opening = self._render([{"role": "user", "content": "x"}])
         if opening.rstrip().endswith("<think>"):
@@ -56,7 +57,7 @@ class Chat:
 
     def opening(self, text: str) -> tuple[int, ...]:
         """Ids of a new conversation: one user message and the start of the reply."""
-        return self.encode(self._render([{"role": "user", "content": text}]))
+        return self.encode(self._render([{"role": "user", "content": self._without_control(text)}]))
 
     def continuation(self, text: str, reply: Sequence[int]) -> tuple[int, ...]:
         """Ids between a sampled reply and the next one, where the user says `text`.
@@ -75,9 +76,8 @@ class Chat:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def clean(self, text: str) -> str:
-        """`text` with control tokens and our tags broken up by a space, legible as before."""
-        text = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-        return _TAG.sub("< ", text)
+        """`text` with control tokens and our tags broken up by a space; see `cleaning.Breaker`."""
+        return self._clean(text)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         # `enable_thinking` is Qwen3's switch; templates without it ignore it.
@@ -90,12 +90,13 @@ class Chat:
             [
                 {"role": "user", "content": "x"},
                 {"role": "assistant", "content": _PROBE},
-                {"role": "user", "content": text},
+                {"role": "user", "content": self._without_control(text)},
             ]
         )
-        if rendered.count(_PROBE) != 1:
+        _, found, after = rendered.partition(_PROBE)
+        if not found:
             raise TemplateError("the chat template does not repeat the assistant's reply as it was")
-        return rendered.split(_PROBE)[1]
+        return after
 
     def _end_of_reply(self, after: str) -> tuple[int, ...]:
         """The control token that closes a reply: what the model samples last, if it stops by itself."""

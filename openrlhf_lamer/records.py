@@ -236,7 +236,9 @@ def _adapter(cls: type) -> Any:
 
 def _dump(record: Task | Trial) -> str:
     body = _adapter(type(record)).dump_python(record, mode="json")
-    return json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"))
+    # Half of a surrogate pair, as a game's text may have one, can't be written to a file; JSON has an escape for it.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _load(cls: type[T], text: str) -> T:

@@ -82,7 +82,7 @@ def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
 def write_trials(path: Path, batch: TrialBatch, step: int) -> None:
     """Append the batch's trials to a JSON lines file, with the step and each turn's return and advantage."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         for i, trial in enumerate(batch.trials):
             extra: dict[str, Any] = {"step": step, "group": int(batch.groups[i])}
             if batch.advantages is not None and batch.returns is not None:
