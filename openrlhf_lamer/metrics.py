@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from statistics import fmean
 
-from openrlhf_lamer.records import FailureKind, Phase, Trial
+from openrlhf_lamer.records import FailureKind, Phase, Stop, Trial
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -27,12 +27,19 @@ def success_at(trials: Sequence[Trial], attempts: int) -> float | None:
 def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> dict[str, float]:
     """Metrics of a batch of trials of one environment.
 
-    Keys: `success@1` to `success@N`, `return`, `episodes`, `turns`, `invalid_actions`
-    (share of play turns), `reply_tokens`, `truncated_replies`, `reflection_tokens` and
-    `reflection_valid` (of all, and with `/n` of those on episode n, counted from 1), `failed`
-    (share of trials), `failed/<kind>` (counts), `retries`, `environment_seconds` and
-    `generation_seconds` (per trial). What has no observation, such as reflections for
-    N = 1, has no key.
+    Keys, shares of live trials or of their turns:
+
+    - `success@1` to `success@N`, `return`, `episodes`, `turns`;
+    - of play turns, `malformed_replies` (none or several action tags), `refused_actions` (by the environment),
+      `invalid_actions` (both of these), and `reply_tokens`;
+    - of reflections, `reflection_tokens` and `reflection_valid` (a remark was found), of all and with `/n`
+      of those on episode n, counted from 1;
+    - of all turns, `truncated_replies` (the token limit cut them);
+    - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin.
+
+    And of all trials: `failed` (share), `failed/<kind>` and `failed_at/<stage>` (counts), `retries` (count),
+    `environment_seconds` and `generation_seconds` (per trial). What has no observation, such as reflections
+    for N = 1, has no key.
     """
     live = [trial for trial in trials if trial.failure is None]
     turns = [turn for trial in live for turn in trial.turns]
@@ -43,11 +50,14 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         "return": mean(trial.scalar_return(gamma_traj) for trial in live),
         "episodes": mean(len(trial.episodes) for trial in live),
         "turns": mean(len(trial.turns) for trial in live),
+        "malformed_replies": mean(turn.action is None for turn in play),
+        "refused_actions": mean(turn.action is not None and not turn.valid for turn in play),
         "invalid_actions": mean(not turn.valid for turn in play),
         "reply_tokens": mean(len(turn.sampled_ids) for turn in play),
         "truncated_replies": mean(turn.truncated for turn in turns),
         "reflection_tokens": mean(len(turn.sampled_ids) for turn in reflections),
         "reflection_valid": mean(turn.valid for turn in reflections),
+        "overlong": mean(_overlong(trial, num_episodes) for trial in live),
         "failed": mean(trial.failure is not None for trial in trials),
         "retries": float(sum(trial.retries for trial in trials)),
         "environment_seconds": mean(trial.environment_seconds for trial in trials),
@@ -57,9 +67,16 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         own = [turn for turn in reflections if turn.episode == n - 1]
         found[f"reflection_tokens/{n}"] = mean(len(turn.sampled_ids) for turn in own)
         found[f"reflection_valid/{n}"] = mean(turn.valid for turn in own)
-    kinds = Counter(trial.failure.kind for trial in trials if trial.failure is not None)
+    failures = [trial.failure for trial in trials if trial.failure is not None]
+    kinds, stages = Counter(each.kind for each in failures), Counter(each.stage for each in failures)
     found |= {f"failed/{kind}": float(kinds[kind]) for kind in FailureKind if kinds[kind]}
+    found |= {f"failed_at/{stage}": float(count) for stage, count in sorted(stages.items())}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _overlong(trial: Trial, num_episodes: int) -> bool:
+    cut = not trial.won and len(trial.episodes) < num_episodes
+    return cut or any(episode.stop is Stop.OVERLONG for episode in trial.episodes)
 
 
 def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int) -> dict[str, float]:

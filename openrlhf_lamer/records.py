@@ -48,7 +48,11 @@ class Stop(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """What broke a trial. A failed trial is masked and counted, never scored 0."""
+    """What broke a trial. A failed trial is masked and counted, never scored 0.
+
+    What a model does wrong breaks nothing: a reply without one action, an action that is refused or a reflection
+    without a remark costs a penalty, and a later prompt that does not fit ends its episode (`Stop.OVERLONG`).
+    """
 
     ENVIRONMENT = "environment"
     """The environment raised."""
@@ -59,7 +63,11 @@ class FailureKind(StrEnum):
     ENGINE_TIMEOUT = "engine_timeout"
     """Generation did not finish in time."""
     PROMPT = "prompt"
-    """A prompt could not be rendered, or not even the first one fits."""
+    """A prompt could not be rendered."""
+    PROMPT_TIMEOUT = "prompt_timeout"
+    """A prompt was not rendered in time."""
+    OVERLONG = "overlong"
+    """Not even the first prompt leaves room for a reply."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
 from openrlhf_lamer.chat import Chat, parse_tag
@@ -111,7 +113,7 @@ class _Player:
         self._session = session = await self._guard("make", self._open())
         episodes: list[Episode] = []
         for number in range(config.num_episodes):
-            opening = await self._guard("reset", session.reset(self._task))
+            opening = await self._guard("reset", self._reset(session))
             episode = await self._episode(session, opening, episodes)
             if episode is None:
                 break
@@ -122,7 +124,7 @@ class _Player:
             if episode.won:
                 break
         if not episodes:
-            raise TrialError(FailureKind.PROMPT, "render", ValueError("the first prompt leaves no room for a reply"))
+            raise TrialError(FailureKind.OVERLONG, "render", ValueError("the first prompt leaves no room for a reply"))
         return tuple(episodes)
 
     async def _open(self) -> Session:
@@ -133,7 +135,7 @@ class _Player:
 
     async def _episode(self, session: Session, opening: Opening, earlier: list[Episode]) -> Episode | None:
         """One attempt from the initial state; None if not even its first prompt fits."""
-        observation = initial = self._clean(opening.observation)
+        observation = initial = opening.observation
         anchor = opening.anchor
         turns: list[Turn] = []
         stop = Stop.MAX_TURNS
@@ -156,12 +158,11 @@ class _Player:
             if prompt is None:
                 stop = Stop.OVERLONG
                 break
-            reply = await self._generate(prompt, Phase.PLAY, session)
-            text = self._chat.decode(reply.ids)
+            reply, text = await self._generate(prompt, Phase.PLAY, session)
             action = parse_tag(text, "action")
             before, step = anchor, None
             if action is not None:
-                step, anchor = await self._guard("step", session.step(action))
+                step, anchor = await self._guard("step", self._step(session, action))
             turns.append(
                 Turn(
                     phase=Phase.PLAY,
@@ -180,7 +181,7 @@ class _Player:
                 )
             )
             if step is not None:
-                observation = self._clean(step.observation)
+                observation = step.observation
                 if step.terminated or step.truncated:
                     stop = Stop.WON if step.won else Stop.LOST if step.terminated else Stop.CAPPED
                     break
@@ -205,8 +206,7 @@ class _Player:
         )
         if prompt is None:
             return episode
-        reply = await self._generate(prompt, Phase.REFLECT, session)
-        text = self._chat.decode(reply.ids)
+        reply, text = await self._generate(prompt, Phase.REFLECT, session)
         remark = parse_tag(text, "remark") or None
         reflection = Turn(
             phase=Phase.REFLECT,
@@ -241,16 +241,20 @@ class _Player:
     def _prompt(self, continuing: bool, render: Callable[[], str]) -> tuple[int, ...] | None:
         try:
             prompt = self._context.prompt(render(), continuing=continuing)
+        except TimeoutError as error:
+            raise TrialError(FailureKind.PROMPT_TIMEOUT, "render", error) from error
         except Exception as error:
             raise TrialError(FailureKind.PROMPT, "render", error) from error
         return prompt if len(prompt) <= self._room else None
 
-    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> Generation:
+    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> tuple[Generation, str]:
+        """A reply to `prompt`, and its text."""
         began = time.perf_counter()
         seed = None if self._seeds is None else self._seeds.getrandbits(31)
         request = Request(prompt, self._max_new_tokens, phase, session.env, seed)
         try:
             reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
+            text = self._chat.decode(reply.ids)
         except TimeoutError as error:
             raise TrialError(FailureKind.ENGINE_TIMEOUT, "generate", error) from error
         except Exception as error:
@@ -258,7 +262,20 @@ class _Player:
         finally:
             self.generation_seconds += time.perf_counter() - began
         self._context.replied(prompt, reply.ids)
-        return reply
+        return reply, text
+
+    async def _reset(self, session: Session) -> Opening:
+        """Begin an episode; what comes of it is fit for prompts."""
+        opening = await session.reset(self._task)
+        facts = {name: self._clean(value) for name, value in opening.facts.items()}
+        return replace(opening, observation=self._clean_observation(opening.observation), facts=facts)
+
+    async def _step(self, session: Session, action: str) -> tuple[Step, str]:
+        """Play an action; what comes of it is fit for prompts, and to be counted with."""
+        step, anchor = await session.step(action)
+        if not math.isfinite(step.reward):
+            raise ValueError(f"the environment paid {step.reward}, which is no reward")
+        return replace(step, observation=self._clean_observation(step.observation)), anchor
 
     async def _guard(self, stage: str, call: Awaitable[T]) -> T:
         """Wait for the environment; what it raises becomes the trial's failure."""
@@ -272,6 +289,16 @@ class _Player:
         finally:
             self.environment_seconds += time.perf_counter() - began
 
-    def _clean(self, observation: Observation) -> Observation:
+    def _clean_observation(self, observation: Observation) -> Observation:
         clean = self._chat.clean
         return Observation(clean(observation.text), tuple(clean(action) for action in observation.admissible))
+
+    def _clean(self, fact: Any) -> Any:
+        """A plain value with the texts in it cleaned."""
+        if isinstance(fact, str):
+            return self._chat.clean(fact)
+        if isinstance(fact, Mapping):
+            return {self._clean(name): self._clean(value) for name, value in fact.items()}
+        if isinstance(fact, (list, tuple)):
+            return [self._clean(value) for value in fact]
+        return fact

@@ -397,7 +397,7 @@ def test_too_many_failures_abort_with_the_last_ones() -> None:
     trials[5] = trials[6] = failed(1)
     made = maker("lamer_gigpo")
     with pytest.raises(
-        TooManyFailuresError, match=r"(?s)3 of 8 trials failed \(3 engine\).*max_failed_share 0.25.*boom"
+        TooManyFailuresError, match=r"(?s)3 of 8 trials failed \(3 engine in generate\).*max_failed_share 0.25.*boom"
     ):
         made.make_experience_batch(samples_of(trials, made.config))
 

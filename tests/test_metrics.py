@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,8 +45,34 @@ def test_without_reflections_there_is_no_key_for_them() -> None:
 
 def test_failures_are_counted_by_kind_and_change_no_mean() -> None:
     broken = trial(failure=Failure(FailureKind.ENGINE, "generate", "boom"))
-    found = metrics.summarize([trial("a!"), broken], 1, 0.6)
-    assert (found["failed"], found["failed/engine"], found["success@1"]) == (0.5, 1, 1)
+    slow = [trial(failure=Failure(FailureKind.ENVIRONMENT_TIMEOUT, stage, "")) for stage in ("step", "step", "reset")]
+    found = metrics.summarize([trial("a!"), broken, *slow], 1, 0.6)
+    assert (found["failed"], found["failed/engine"], found["success@1"]) == (0.8, 1, 1)
+    assert {key: value for key, value in found.items() if key.startswith("failed")} == {
+        "failed": 0.8,
+        "failed/engine": 1,
+        "failed/environment_timeout": 3,
+        "failed_at/generate": 1,
+        "failed_at/reset": 1,
+        "failed_at/step": 2,
+    }
+
+
+def test_what_a_model_did_wrong_is_counted_by_what_it_was() -> None:
+    good, malformed = turn(0, 0, "a"), turn(0, 1, None)
+    refused = replace(turn(0, 2, "b"), valid=False)
+    cut = replace(turn(0, 3, None), truncated=True)
+    played = Trial(Task("minesweeper", seed=0), (Episode((good, malformed, refused, cut), Stop.MAX_TURNS, ""),))
+    found = metrics.summarize([played], 1, 0.6)
+    assert (found["malformed_replies"], found["refused_actions"], found["invalid_actions"]) == (0.5, 0.25, 0.75)
+    assert (found["truncated_replies"], found["overlong"]) == (0.25, 0)
+
+
+def test_a_prompt_that_did_not_fit_is_counted_where_it_ended_an_episode_or_let_none_begin() -> None:
+    ended = Trial(Task("minesweeper", seed=0), (Episode((turn(0, 0, "a"),), Stop.OVERLONG, ""),) * 2)
+    not_begun = trial("a")
+    found = metrics.summarize([ended, not_begun, trial("a", "b"), trial("a!")], 2, 0.6)
+    assert found["overlong"] == 0.5
 
 
 def test_diversity_is_the_entropy_of_what_the_trials_of_a_task_did() -> None:

@@ -135,7 +135,7 @@ def test_what_does_not_fit_ends_the_episode_and_no_message_is_cut(play: Play, ch
 def test_a_first_prompt_that_does_not_fit_is_a_failure(play: Play, chat: Chat) -> None:
     trial = play(Replies(chat, ["x"]), max_length=100)
     assert trial.failure is not None
-    assert trial.failure.kind is FailureKind.PROMPT
+    assert trial.failure.kind is FailureKind.OVERLONG
     assert trial.episodes == ()
 
 

@@ -12,6 +12,12 @@ from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
 from openrlhf_lamer.records import Trial
 
 
+SHOWN = 3
+"""Failures that the message of an abort shows."""
+MESSAGE_LIMIT = 300
+"""Characters that it shows of each."""
+
+
 class TooManyFailuresError(RuntimeError):
     """More trials of a batch failed than `--lamer.max_failed_share` allows."""
 
@@ -42,7 +48,7 @@ class TrialBatch:
         """Collect the trials of `samples`, which come in whole groups, one after the other.
 
         Raises:
-            TooManyFailuresError: with the last failures, where too many trials failed.
+            TooManyFailuresError: with the last failures, where too many trials failed, or all.
             RuntimeError: where a group mixes tasks, which would make every baseline wrong.
         """
         trials = tuple(sample.trial for sample in samples if sample.trial is not None)
@@ -55,7 +61,7 @@ class TrialBatch:
                 raise RuntimeError(f"one group holds trials of several tasks: {sorted(tasks)}")
         live = np.array([i for i, trial in enumerate(trials) if trial.failure is None], dtype=np.int64)
         failed = len(trials) - len(live)
-        if failed > max_failed_share * len(trials):
+        if failed > max_failed_share * len(trials) or not len(live):
             raise TooManyFailuresError(_failures(trials, failed, max_failed_share))
         return cls(trials, groups, live)
 
@@ -74,11 +80,19 @@ class TrialBatch:
 
 
 def _failures(trials: Sequence[Trial], failed: int, limit: float) -> str:
-    counts = Counter(trial.failure.kind.value for trial in trials if trial.failure)
-    last = [trial for trial in trials if trial.failure][-3:]
-    shown = "\n".join(f"  {t.task.id}: {t.failure.stage}: {t.failure.message}" for t in last if t.failure)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    return (
-        f"{failed} of {len(trials)} trials failed ({kinds}), more than --lamer.max_failed_share {limit} allows. "
-        f"The last ones:\n{shown}"
+    counts = Counter((trial.failure.kind.value, trial.failure.stage) for trial in trials if trial.failure)
+    kinds = ", ".join(f"{count} {kind} in {stage}" for (kind, stage), count in counts.most_common())
+    allowed = (
+        f"more than --lamer.max_failed_share {limit:g} allows" if failed < len(trials) else "so none can be trained"
     )
+    last = [trial for trial in trials if trial.failure][-SHOWN:]
+    shown = "\n".join(f"  {_failure(trial)}" for trial in last)
+    return f"{failed} of {len(trials)} trials failed ({kinds}), {allowed}. The last ones:\n{shown}"
+
+
+def _failure(trial: Trial) -> str:
+    """Where and how a trial failed, on one line, with what it takes to play it again."""
+    assert trial.failure is not None
+    sampled = "" if trial.seed is None else f", sampled by seed {trial.seed}"
+    message = " ".join(trial.failure.message.split())[:MESSAGE_LIMIT]
+    return f"{trial.task.id}, sample {trial.sample}{sampled}: {trial.failure.stage}: {message}"

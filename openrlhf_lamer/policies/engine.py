@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import Any, Protocol
 
@@ -51,4 +52,6 @@ class EnginePolicy:
             logprobs = tuple(
                 float(position[token].logprob) for position, token in zip(output.logprobs, ids, strict=True)
             )
+            if not all(map(math.isfinite, logprobs)):
+                raise EngineError("the engine returned a log-probability that is not finite")
         return Generation(ids, logprobs, truncated=output.finish_reason == "length")
