@@ -84,7 +84,9 @@ class LamerConfig(BaseModel):
         default=4, ge=1, description="Processes that play a slow environment for one rollout engine, at most."
     )
     env_timeout: float = Field(
-        default=60.0, gt=0, description="Seconds that one call into a slow environment may take before it is killed."
+        default=60.0,
+        gt=0,
+        description="Seconds that one call into an environment, or the rendering of one prompt, may take.",
     )
     retries: int = Field(default=1, ge=0, description="How often a failed trial is begun anew before it is masked.")
     trials: str | None = Field(

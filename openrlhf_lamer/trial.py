@@ -23,6 +23,7 @@ from openrlhf_lamer.context import Context
 from openrlhf_lamer.envs.base import Observation, Step
 from openrlhf_lamer.envs.session import Opening, OpenSession, Session, open_inline
 from openrlhf_lamer.memory import recall
+from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.policies.base import Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
@@ -141,7 +142,7 @@ class _Player:
         stop = Stop.MAX_TURNS
         while len(turns) < self._max_turns:
             continuing = self._context.continues(episode_begins=not turns)
-            prompt = self._prompt(
+            prompt = await self._prompt(
                 continuing,
                 lambda continuing=continuing, observation=observation: self._agent.play_message(
                     continuing=continuing,
@@ -191,7 +192,7 @@ class _Player:
         """The lost episode with the model's reflection on it, if the prompt for one fits."""
         continuing = self._context.continues(episode_begins=False)
         initial = Observation(episode.turns[0].observation)
-        prompt = self._prompt(
+        prompt = await self._prompt(
             continuing,
             lambda: self._agent.reflect_message(
                 continuing=continuing,
@@ -238,9 +239,12 @@ class _Player:
         charged = not step.valid and not opening.penalises_invalid
         return step.reward - self._config.invalid_penalty * charged
 
-    def _prompt(self, continuing: bool, render: Callable[[], str]) -> tuple[int, ...] | None:
+    async def _prompt(self, continuing: bool, render: Callable[[], str]) -> tuple[int, ...] | None:
+        """Ids of the next prompt; None if they leave no room for a reply."""
         try:
-            prompt = self._context.prompt(render(), continuing=continuing)
+            prompt = await off_loop(
+                lambda: self._context.prompt(render(), continuing=continuing), self._config.env_timeout
+            )
         except TimeoutError as error:
             raise TrialError(FailureKind.PROMPT_TIMEOUT, "render", error) from error
         except Exception as error:

@@ -24,7 +24,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
-from openrlhf_lamer.envs.session import InlineSession, OpenSession, Session, open_inline
+from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, open_inline
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
 from openrlhf_lamer.policies import Generation, Policy, Request
@@ -346,11 +346,11 @@ def test_a_worker_is_recycled_after_its_resets_when_its_last_session_ends(
     assert all_end(list(counts))
 
 
-def test_cheap_environments_are_played_inline_and_slow_ones_on_workers(cluster: Any) -> None:
+def test_cheap_environments_are_played_in_threads_and_slow_ones_on_workers(cluster: Any) -> None:
     async def opened(**options: Any) -> object:
         return await Pool(1, 30).open(partial(Sokoban, **options))
 
-    assert isinstance(asyncio.run(opened(boxes=2)), InlineSession)
+    assert isinstance(asyncio.run(opened(boxes=2)), ThreadedSession)
     assert isinstance(asyncio.run(opened(size=10, boxes=5)), PooledSession)
 
 

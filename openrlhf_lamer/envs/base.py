@@ -71,8 +71,9 @@ class TextEnv(ABC):
     name: ClassVar[str]
     """The name it is registered under."""
     slow: bool = False
-    """Calls may take longer than a few milliseconds, or hang, or crash: while a model is trained,
-    they run in another process. An instance may set it, where that depends on its options."""
+    """Calls may take longer than a few milliseconds, or hang, or crash, or must all come from one thread:
+    while a model is trained, they run in another process. An instance may set it, where that depends on
+    its options."""
     splits: ClassVar[Sequence[str]] = tuple(SEEDS)
     """Names of its task sets, as `tasks` takes them."""
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)

@@ -1,8 +1,8 @@
 """How a trial plays an environment: by a session, wherever the environment lives.
 
-Inline sessions call it here and now, on the event loop; that suits cheap environments, and
-tools in which nothing else waits. Where slow ones live while a model is trained, see
-`integration/pool.py`. Both run `begin` and `play`, so they answer the same.
+Inline sessions call it here and now, on the event loop; that suits tools, in which nothing else
+waits. While a model is trained, cheap environments have threaded sessions, and slow ones processes
+of their own (see `integration/pool.py`). All run `begin` and `play`, so they answer the same.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
+from openrlhf_lamer.offload import OverdueError, off_loop
 from openrlhf_lamer.records import Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +95,36 @@ class InlineSession:
 async def open_inline(make: partial[TextEnv]) -> Session:
     """A session in this process."""
     return InlineSession(make())
+
+
+class ThreadedSession:
+    """A session on an environment in this process, whose calls run off the event loop.
+
+    Args:
+        env: The environment.
+        timeout: Seconds that one call may take. One that takes longer is left at it: the environment is lost,
+            and nothing more is asked of it.
+    """
+
+    def __init__(self, env: TextEnv, timeout: float) -> None:
+        self.env: TextEnv | None = env
+        self._timeout = timeout
+
+    async def reset(self, task: Task) -> Opening:
+        return await self._call(lambda env: begin(env, task))
+
+    async def step(self, action: str) -> tuple[Step, str]:
+        return await self._call(lambda env: play(env, action))
+
+    async def close(self) -> None:
+        if self.env is not None:
+            await self._call(lambda env: env.close())
+
+    async def _call(self, function: Callable[[TextEnv], T]) -> T:
+        env = self.env
+        assert env is not None, "only `close` may follow a call that took too long"
+        try:
+            return await off_loop(lambda: function(env), self._timeout)
+        except OverdueError:
+            self.env = None
+            raise

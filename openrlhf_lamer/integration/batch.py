@@ -11,7 +11,6 @@ import numpy as np
 from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
 from openrlhf_lamer.records import Trial
 
-
 SHOWN = 3
 """Failures that the message of an abort shows."""
 MESSAGE_LIMIT = 300

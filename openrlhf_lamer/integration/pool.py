@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from openrlhf_lamer.envs.base import Step, TextEnv
-from openrlhf_lamer.envs.session import InlineSession, Opening, Session, begin, play
+from openrlhf_lamer.envs.session import Opening, Session, ThreadedSession, begin, play
+from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.records import Task
 
 RESETS = 1000
@@ -42,7 +43,7 @@ class NotStartedError(WorkerDiedError):
 
 
 class Pool:
-    """Opens sessions: inline on cheap environments, on workers for slow ones.
+    """Opens sessions: in threads of this process on cheap environments, on workers for slow ones.
 
     Args:
         size: Most workers, those aside that are replaced but still have sessions.
@@ -57,10 +58,11 @@ class Pool:
     async def open(self, make: partial[TextEnv]) -> Session:
         """A session on the environment that `make` builds."""
         if not getattr(make.func, "slow", False):
-            env = make()
+            env = await off_loop(make, self._timeout)
+            session = ThreadedSession(env, self._timeout)
             if not env.slow:
-                return InlineSession(env)
-            env.close()
+                return session
+            await session.close()
         return PooledSession(self, make)
 
     def worker(self) -> Worker:

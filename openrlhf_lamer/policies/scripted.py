@@ -28,7 +28,7 @@ class ScriptedPolicy(ABC):
     async def generate(self, request: Request) -> Generation:
         """The script's reply, cut at the request's limit."""
         if request.env is None:
-            raise EngineError("a scripted player needs its environment in its own process (InlineSession)")
+            raise EngineError("a scripted player needs its environment in its own process, not on a worker")
         text = self.act(request.env) if request.phase is Phase.PLAY else self.reflect(request.env)
         ids = self._chat.encode(text) + self._chat.end_of_reply
         return Generation(ids[: request.max_tokens], None, truncated=len(ids) > request.max_tokens)

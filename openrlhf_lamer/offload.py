@@ -1,0 +1,124 @@
+"""Calls that keep the event loop free: each off it, in a thread, with a time limit.
+
+One thread takes the calls, one after the other: two that compute would only fight with each other, and
+with the event loop, for the interpreter. A call that takes longer than `PATIENCE` keeps its thread, and
+a new one takes the calls behind it; so one that waits, or hangs, holds up nothing but its own trial.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 0.05
+"""Seconds after which a call no longer holds up those behind it. Time limits are kept to within as much."""
+
+
+class OverdueError(TimeoutError):
+    """A call did not come back in time. Its thread is left behind, in whatever it is at."""
+
+
+class Offload:
+    """Takes calls off the event loops of this process. Its threads end with the process, whatever they are at."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._taker: _Taker | None = None
+
+    async def __call__(self, function: Callable[[], T], seconds: float) -> T:
+        """What `function` returns or raises.
+
+        Raises:
+            OverdueError: It took longer than `seconds`, once its turn had come.
+        """
+        call = _Call(function)
+        self._calls.put(call)
+        if self._taker is None:
+            self._replace(None)
+        timer = call.loop.call_later(PATIENCE, self._look, call, seconds)
+        try:
+            result, error = await call.answer
+        finally:
+            timer.cancel()
+        if error is not None:
+            raise error
+        return result
+
+    def _look(self, call: _Call, seconds: float) -> None:
+        """Replace the taker where it is held up, by whatever call, and give this one up if it takes too long."""
+        now = time.monotonic()
+        taker = self._taker
+        if taker is not None and now - taker.began >= PATIENCE:
+            self._replace(taker)
+        if now - call.began >= seconds:
+            call.settle(None, OverdueError(f"no answer within {seconds:g} s"))
+        elif not call.answer.done():
+            call.loop.call_later(PATIENCE, self._look, call, seconds)
+
+    def _replace(self, taker: _Taker | None) -> None:
+        with self._lock:
+            if self._taker is taker:
+                self._taker = _Taker(self._calls)
+                if taker is not None:
+                    taker.replaced = True
+                self._taker.start()
+
+
+class _Taker(threading.Thread):
+    """A thread that makes calls, one after the other, until it is replaced."""
+
+    def __init__(self, calls: SimpleQueue[_Call]) -> None:
+        super().__init__(name="lamer-offload", daemon=True)
+        self._calls = calls
+        self.began = math.inf
+        self.replaced = False
+
+    def run(self) -> None:
+        while not self.replaced:
+            call = self._calls.get()
+            self.began = call.began = time.monotonic()
+            call.make()
+            self.began = math.inf
+            del call  # it is not to live until the next one comes
+
+
+class _Call:
+    """A call and who waits for it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self.loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[tuple[Any, Exception | None]] = self.loop.create_future()
+        self.began = math.inf
+
+    def make(self) -> None:
+        """Make the call, in this thread, unless nobody waits for it any more."""
+        if self.answer.cancelled():
+            return
+        result = error = None
+        try:
+            result = self._function()
+        except Exception as raised:
+            error = raised
+        except BaseException as raised:  # a game that exits ends its own trial, not this process
+            error = RuntimeError(repr(raised))
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            self.loop.call_soon_threadsafe(self.settle, result, error)
+
+    def settle(self, result: Any, error: Exception | None) -> None:
+        """Hand over what came of it, in the event loop; the first word counts."""
+        if not self.answer.done():
+            self.answer.set_result((result, error))
+
+
+off_loop = Offload()
+"""Takes a call off the event loop, in the threads that this process has for it."""
