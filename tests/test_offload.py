@@ -262,9 +262,13 @@ def test_a_template_that_hangs_or_raises_is_a_failure_of_its_prompt(
         return message(self, **values)
 
     monkeypatch.setattr(Agent, "play_message", broken)
-    for breaks, said in ((stuck, "no answer within 0.5 s"), (lambda: 1 // 0, "ZeroDivisionError")):  # noqa: B007
+    hung, raised = FailureKind.PROMPT_TIMEOUT, FailureKind.PROMPT
+    for breaks, kind, said in (  # noqa: B007
+        (stuck, hung, "no answer within 0.5 s"),
+        (lambda: 1 // 0, raised, "ZeroDivisionError"),
+    ):
         first, *others = trials(threaded, env_timeout=0.5)
         assert others == whole[1:]
         assert first.failure is not None
-        assert (first.failure.kind, first.failure.stage) == (FailureKind.PROMPT, "render")
+        assert (first.failure.kind, first.failure.stage) == (kind, "render")
         assert said in first.failure.message
