@@ -256,14 +256,20 @@ class _Player:
         began = time.perf_counter()
         seed = None if self._seeds is None else self._seeds.getrandbits(31)
         request = Request(prompt, self._max_new_tokens, phase, session.env, seed)
+        asked = asyncio.ensure_future(self._policy.generate(request))
         try:
-            reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
+            # Not `wait_for`: it would wait on for an engine that is deaf to being cancelled.
+            await asyncio.wait({asked}, timeout=self._config.timeout)
+            if not asked.done():
+                raise TimeoutError(f"no reply within {self._config.timeout:g} s")
+            reply = asked.result()
             text = self._chat.decode(reply.ids)
         except TimeoutError as error:
             raise TrialError(FailureKind.ENGINE_TIMEOUT, "generate", error) from error
         except Exception as error:
             raise TrialError(FailureKind.ENGINE, "generate", error) from error
         finally:
+            asked.cancel()
             self.generation_seconds += time.perf_counter() - began
         self._context.replied(prompt, reply.ids)
         return reply, text
@@ -271,12 +277,14 @@ class _Player:
     async def _reset(self, session: Session) -> Opening:
         """Begin an episode; what comes of it is fit for prompts."""
         opening = await session.reset(self._task)
+        _check_anchor(opening.anchor)
         facts = {name: self._clean(value) for name, value in opening.facts.items()}
         return replace(opening, observation=self._clean_observation(opening.observation), facts=facts)
 
     async def _step(self, session: Session, action: str) -> tuple[Step, str]:
         """Play an action; what comes of it is fit for prompts, and to be counted with."""
         step, anchor = await session.step(action)
+        _check_anchor(anchor)
         if not math.isfinite(step.reward):
             raise ValueError(f"the environment paid {step.reward}, which is no reward")
         return replace(step, observation=self._clean_observation(step.observation)), anchor
@@ -306,3 +314,8 @@ class _Player:
         if isinstance(fact, (list, tuple)):
             return [self._clean(value) for value in fact]
         return fact
+
+
+def _check_anchor(anchor: str) -> None:
+    if not isinstance(anchor, str):
+        raise TypeError(f"the environment's anchor is a {type(anchor).__name__}, not a str")

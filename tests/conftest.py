@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +110,48 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
         )
 
     return run
+
+
+@pytest.fixture
+def maker() -> Callable[..., Any]:
+    """Makes the host's experience maker for groups of four, one that calls no model.
+
+    Log-probabilities and divergences are zero, the critic's values random.
+    """
+    import torch
+
+    from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+
+    def make(
+        estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1
+    ) -> LamerExperienceMaker:
+        advantage = SimpleNamespace(estimator=estimator, gamma=gamma, lambd=0.9, no_std_norm=False)
+        args = SimpleNamespace(
+            algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
+            rollout=SimpleNamespace(n_samples_per_prompt=4, micro_batch_size=3, max_new_tokens=64),
+            train=SimpleNamespace(batch_size=8),
+            actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
+            ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+            reward=SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None),
+        )
+        strategy: Any = SimpleNamespace(args=args)
+        tokenizer: Any = SimpleNamespace(pad_token_id=0)
+        kl: Any = SimpleNamespace(value=0.0)
+        nothing: Any = None
+        given: dict[str, Any] = {"config": config or LamerConfig(), "estimator": estimator}
+        made = LamerExperienceMaker(nothing, nothing, nothing, nothing, kl, strategy, tokenizer, **given)
+
+        def score(samples_list: list[Any]) -> list[Any]:
+            generator = torch.Generator().manual_seed(0)
+            for sample in samples_list:
+                sample.action_log_probs = torch.zeros(sample.action_mask.shape)
+                sample.kl = torch.zeros(sample.action_mask.shape)
+                if estimator in ("gae", "lamer_ppo"):
+                    sample.values = torch.rand(sample.action_mask.shape, generator=generator) * sample.action_mask
+                sample.info["kl"] = (sample.kl * sample.action_mask).sum(-1) / sample.action_mask.sum(-1)
+            return samples_list
+
+        made.make_experience = score
+        return made
+
+    return make

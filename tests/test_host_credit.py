@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,7 @@ from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.report import batch_metrics
 
 GROUP = 4
+Maker = Callable[..., LamerExperienceMaker]
 
 
 def make_trial(rng: random.Random, seed: int, growing: bool, episodes: int = 2) -> Trial:
@@ -86,41 +88,6 @@ def samples_of(trials: list[Trial], config: LamerConfig) -> list[TrialExperience
     ]
 
 
-def maker(
-    estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1
-) -> LamerExperienceMaker:
-    """An experience maker whose models are stand-ins: log-probabilities of zero, random values."""
-    advantage = SimpleNamespace(estimator=estimator, gamma=gamma, lambd=0.9, no_std_norm=False)
-    args = SimpleNamespace(
-        algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
-        rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=3, max_new_tokens=64),
-        train=SimpleNamespace(batch_size=8),
-        actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
-        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
-        reward=SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None),
-    )
-    strategy: Any = SimpleNamespace(args=args)
-    tokenizer: Any = SimpleNamespace(pad_token_id=0)
-    kl: Any = SimpleNamespace(value=0.0)
-    nothing: Any = None
-    made = LamerExperienceMaker(
-        nothing, nothing, nothing, nothing, kl, strategy, tokenizer, config=config or LamerConfig(), estimator=estimator
-    )
-
-    def score(samples_list: list[Any]) -> list[Any]:
-        generator = torch.Generator().manual_seed(0)
-        for sample in samples_list:
-            sample.action_log_probs = torch.zeros(sample.action_mask.shape)
-            sample.kl = torch.zeros(sample.action_mask.shape)
-            if estimator in ("gae", "lamer_ppo"):
-                sample.values = torch.rand(sample.action_mask.shape, generator=generator) * sample.action_mask
-            sample.info["kl"] = (sample.kl * sample.action_mask).sum(-1) / sample.action_mask.sum(-1)
-        return samples_list
-
-    made.make_experience = score
-    return made
-
-
 def batch_of(growing: bool, seed: int = 0, groups: int = 2) -> list[Trial]:
     rng = random.Random(seed)
     return [make_trial(rng, group, growing) for group in range(groups) for _ in range(GROUP)]
@@ -132,7 +99,9 @@ def lines(experiences: list[Any]) -> dict[int, tuple[Any, int]]:
 
 @pytest.mark.parametrize("growing", [False, True])
 @pytest.mark.parametrize("estimator", ["lamer_gigpo", "lamer_grpo"])
-def test_each_sampled_token_carries_its_turns_advantage_and_no_other_token_any(growing: bool, estimator: str) -> None:
+def test_each_sampled_token_carries_its_turns_advantage_and_no_other_token_any(
+    maker: Maker, growing: bool, estimator: str
+) -> None:
     trials = batch_of(growing)
     made = maker(estimator)
     experiences = made.make_experience_batch(samples_of(trials, made.config))
@@ -183,7 +152,7 @@ def ppo_by_hand(trial: Trial, value: dict[int, float], config: LamerConfig, lamb
 @pytest.mark.parametrize("train_reflection", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_critic_is_read_and_taught_at_the_tokens_of_each_turn(
-    growing: bool, train_reflection: bool, ranks: int
+    maker: Maker, growing: bool, train_reflection: bool, ranks: int
 ) -> None:
     config = LamerConfig(train_reflection=train_reflection)
     trials = batch_of(growing, seed=4)
@@ -229,7 +198,7 @@ def test_the_chain_goes_on_where_the_critic_was_not_asked(missing: Phase) -> Non
     assert credit.advantages[absent] == pytest.approx(expected)
 
 
-def test_hgpo_compares_the_memory_that_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hgpo_compares_the_memory_that_was_configured(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     from openrlhf_lamer.advantage import TurnTable
 
     asked: list[str] = []
@@ -289,7 +258,7 @@ def test_dynamic_filtering_judges_groups_of_trials(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(ranks: int) -> None:
+def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(maker: Maker, ranks: int) -> None:
     made = maker("lamer_gigpo", ranks=ranks)
     experiences = made.make_experience_batch(samples_of(batch_of(False, seed=3), made.config))
     assert len(experiences) % ranks == 0
@@ -299,7 +268,7 @@ def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(ranks: int) -
     assert sum(rows) % 8 == 0
 
 
-def test_fillers_change_no_mean_that_is_logged() -> None:
+def test_fillers_change_no_mean_that_is_logged(maker: Maker) -> None:
     made = maker("lamer_gigpo")
     trials = batch_of(False, seed=5)
     experiences = made.make_experience_batch(samples_of(trials, made.config))
@@ -321,7 +290,7 @@ def test_fillers_change_no_mean_that_is_logged() -> None:
         torch.testing.assert_close(everything.mean(), everything[kept].mean())
 
 
-def host_on_one_row_a_trial(estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:
+def host_on_one_row_a_trial(maker: Maker, estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:
     """The host's own estimator where it is at home: one row a trial."""
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
@@ -347,11 +316,13 @@ def host_on_one_row_a_trial(estimator: str, trials: list[Trial], gamma: float) -
     ("estimator", "gamma"),
     [("group_norm", 1.0), ("rloo", 1.0), ("reinforce_baseline", 1.0), ("dr_grpo", 1.0), ("reinforce", 0.9)],
 )
-def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(growing: bool, estimator: str, gamma: float) -> None:
+def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(
+    maker: Maker, growing: bool, estimator: str, gamma: float
+) -> None:
     trials = batch_of(growing, seed=1)
     made = maker(estimator, gamma=gamma)
     experiences = made.make_experience_batch(samples_of(trials, made.config))
-    expected = host_on_one_row_a_trial(estimator, trials, gamma)
+    expected = host_on_one_row_a_trial(maker, estimator, trials, gamma)
     found: dict[int, list[float]] = {i: [] for i in range(len(trials))}
     assert made.batch is not None
     assert made.batch.rows is not None
@@ -363,7 +334,7 @@ def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(growing: bool, es
         np.testing.assert_allclose(advantages, expected[i].numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_stock_gae_gives_every_token_a_value_target() -> None:
+def test_stock_gae_gives_every_token_a_value_target(maker: Maker) -> None:
     made = maker("gae")
     experiences = made.make_experience_batch(samples_of(batch_of(False), made.config))
     for experience in experiences:
@@ -373,7 +344,7 @@ def test_stock_gae_gives_every_token_a_value_target() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["lamer_gigpo", "group_norm"])
-def test_a_group_with_a_failed_trial_is_baselined_on_the_others(estimator: str) -> None:
+def test_a_group_with_a_failed_trial_is_baselined_on_the_others(maker: Maker, estimator: str) -> None:
     trials = batch_of(False)
     trials[1] = failed(0)
     made = maker(estimator)
@@ -391,7 +362,7 @@ def test_a_group_with_a_failed_trial_is_baselined_on_the_others(estimator: str) 
     assert max(advantages) > 0
 
 
-def test_too_many_failures_abort_with_the_last_ones() -> None:
+def test_too_many_failures_abort_with_the_last_ones(maker: Maker) -> None:
     trials = batch_of(False)
     trials[0] = trials[5] = trials[6] = failed(0)
     trials[5] = trials[6] = failed(1)
@@ -429,7 +400,7 @@ def without_rewards(trial: Trial) -> Trial:
     return dataclasses.replace(trial, episodes=tuple(episodes))
 
 
-def test_the_log_of_a_batch_is_flat_and_by_phase_and_episode() -> None:
+def test_the_log_of_a_batch_is_flat_and_by_phase_and_episode(maker: Maker) -> None:
     config = LamerConfig(num_episodes=2)
     first, second = batch_of(False, seed=6)[:GROUP], batch_of(False, seed=6)[GROUP:]
     made = maker("lamer_gigpo", config=config)
