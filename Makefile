@@ -11,7 +11,7 @@ usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.ex
 PYTHON ?= $(call usable,python3.11 python3 python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast lint format clean
+.PHONY: help venv quickstart test test-fast soak lint format clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: lint $(BUILT) ## Lint, type check and run all tests, those with the real h
 
 test-fast: lint ## The same without the tests that start the real host
 	$(BIN)/pytest -m "not e2e"
+
+soak: $(BUILT) ## Watch memory over 20,000 trials from rollout to training; takes half an hour
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(STAMP) ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +15,9 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 BENCHMARK = str(BENCHMARKS / "envs.py")
 
 
-def run(*arguments: str, file: str = "envs.py") -> str:
-    result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / file), *arguments], capture_output=True, text=True, timeout=100, check=False
-    )
+def run(*arguments: str, file: str = "envs.py", seconds: float = 100) -> str:
+    command = [sys.executable, str(BENCHMARKS / file), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -67,3 +69,31 @@ def test_growth_is_noticed(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", leaky, BENCHMARK], capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["True", "True"], result.stderr
+
+
+@pytest.mark.timeout(300)
+def test_trials_leave_nothing_behind_in_any_process() -> None:
+    """The short version of `make soak`."""
+    pytest.importorskip("openrlhf")
+    pytest.importorskip("vllm")
+    output = run("--trials", "768", file="soak.py", seconds=280)
+    assert output.count("flat") == 3
+    counted = re.search(r"768 trials .*: (\d+) failed, (\d+) tries again, ([\d,]+) episodes, ([\d,]+) rows", output)
+    assert counted is not None
+    failed, again, episodes, rows = (int(number.replace(",", "")) for number in counted.groups())
+    assert failed <= 20
+    assert 1 <= again <= 150
+    assert 2 * 768 < episodes <= 3 * 768
+    assert rows > 3 * episodes
+
+
+def test_a_slope_is_told_from_noise() -> None:
+    """What a soak is judged by: a leak over a level that sways and jumps, in a short run and a long one."""
+    growth = runpy.run_path(str(BENCHMARKS / "soak.py"))["growth"]
+    rng = random.Random(0)
+    for batches, leak in ((12, 50.0), (300, 3.0)):
+        trials = [64 * (i + 1) for i in range(batches)]
+        flat = [500 + 40 * (i > 1) + rng.uniform(-3, 3) + 20 * (i == batches // 2) for i in range(batches)]
+        leaky = [level + leak * number / 1000 for level, number in zip(flat, trials, strict=True)]
+        assert growth(trials, flat)[1] < 1.0
+        assert growth(trials, leaky)[1] > 1.0

@@ -488,6 +488,51 @@ def test_the_executor_plays_slow_environments_on_workers(
     assert worker != os.getpid()
 
 
+def test_a_worker_that_is_killed_costs_a_training_step_one_trial_at_most(
+    cluster: Any,
+    chat: Chat,
+    tokenizer: Any,
+    agent: Agent,
+    maker: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the executor to rows and advantages; the rest of the fault matrix is in `test_faults.py`."""
+    pytest.importorskip("openrlhf")
+    from openrlhf_lamer.integration import cpu
+
+    if not cpu.cuda_available():
+        cpu.install()
+    from openrlhf_lamer.integration.executor import executor_class
+    from openrlhf_lamer.integration.experience import TrialExperience
+    from openrlhf_lamer.integration.report import batch_metrics
+
+    class Engine:
+        async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
+            ids = chat.encode("<action>up</action>") + chat.end_of_reply
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
+
+    options = {"log": str(tmp_path), "breaks": "step:die", "times": 1}
+    config = LamerConfig(env_options=options, env_workers=1, retries=0, num_episodes=2)
+    monkeypatch.setenv(ENV_VAR, config.to_env())
+    executor = executor_class(agent)()
+    params = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None)
+
+    async def play() -> list[dict[str, Any]]:
+        labels = [Task("sokoban", seed=seed).to_json() for seed in (0, 1) for _ in range(4)]
+        return await asyncio.gather(
+            *(executor.execute("", label, params, 9000, tokenizer, Engine()) for label in labels)
+        )
+
+    made = maker("lamer_gigpo", config=config)
+    experiences = made.make_experience_batch([TrialExperience.from_response(each) for each in asyncio.run(play())])
+    logged = batch_metrics(made.batch, config)
+    assert (logged["sokoban/failed"], logged["sokoban/failed/environment"]) == (1 / 8, 1)
+    assert len(made.batch.live) == 7
+    assert set(made.batch.rows.owner.tolist()) == set(made.batch.live.tolist())
+    assert all(bool(each.advantages.isfinite().all()) for each in experiences)
+
+
 def test_a_scripted_player_says_what_it_needs(cluster: Any, chat: Chat, agent: Agent, tmp_path: Path) -> None:
     trial = asyncio.run(
         run_trial(

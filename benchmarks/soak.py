@@ -1,0 +1,277 @@
+"""Whether memory stays flat while trials go from rollout to training: `make soak`.
+
+    python benchmarks/soak.py [--trials 20000]
+
+As in a training run there are three processes. A rollout actor plays trials of three episodes, MineSweeper and
+Sokoban in turn, on the real executor; its engine is made up, and answers at once with random actions and remarks.
+A trainer actor dispatches tasks to it, turns each batch into rows and credits them; the models that would score
+them are made up too. The driver asks for one batch after the other. Now and then the engine raises or says
+nothing of use, and an environment raises or hangs.
+
+Printed is each process's private memory (what it shares with Ray's object store aside). It may grow by no more
+than `LIMIT` for 1,000 trials once the first fifth is over: a robust slope (Theil and Sen's) is held against it,
+by the lower end of its 95% interval, so that a short run fails for a leak and not for noise. Exit 1 if it grows,
+or if trials were lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import theilslopes
+
+from openrlhf_lamer import envs
+from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.agents.base import PROMPTS
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.envs import Step, Task
+from openrlhf_lamer.envs.minesweeper import MineSweeper
+from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.quickstart.model import build_tokenizer
+
+GROUP = 8
+TASKS = 8
+"""Tasks in a batch."""
+LIMIT = 1.0
+"""Megabytes that a process may grow by for each 1,000 trials."""
+WARM_UP = 0.2
+"""Share of the batches that are not judged."""
+MAX_TOKENS, MAX_LENGTH = 128, 6000
+ENV_TIMEOUT = 2.0
+LUCK = random.Random(0)
+PROCESSES = ("driver", "trainer", "rollout")
+CONFIG = LamerConfig(num_episodes=3, env_timeout=ENV_TIMEOUT, max_failed_share=0.5)
+
+
+def breaks() -> None:
+    """Raise or hang, once in a thousand and in ten thousand calls."""
+    drawn = LUCK.random()
+    if drawn < 0.0001:
+        time.sleep(ENV_TIMEOUT + 1)
+    elif drawn < 0.001:
+        raise OSError("the game server is busy")
+
+
+class FlakyMineSweeper(MineSweeper):
+    """MineSweeper that breaks now and then."""
+
+    name = "flaky_minesweeper"
+
+    def step(self, action: str) -> Step:
+        breaks()
+        return super().step(action)
+
+
+class FlakySokoban(Sokoban):
+    """Sokoban that breaks now and then."""
+
+    name = "flaky_sokoban"
+
+    def step(self, action: str) -> Step:
+        breaks()
+        return super().step(action)
+
+
+FLAKY = {"minesweeper": FlakyMineSweeper, "sokoban": FlakySokoban}
+
+
+def flaky_agent(name: str) -> Agent:
+    """The agent of a game, on the environment of it that breaks."""
+    envs.register(FLAKY[name].name, FLAKY[name])
+    return replace(load_agent(f"openrlhf_lamer.agents.{name}")[0], env=FLAKY[name].name, prompts=PROMPTS / name)
+
+
+class Rollout:
+    """What the host's rollout actor is to an executor, with an engine that is made up."""
+
+    def __init__(self) -> None:
+        if not cpu.cuda_available():
+            cpu.install()
+        from openrlhf_lamer.integration.executor import executor_class
+
+        self._executors = {FLAKY[name].name: executor_class(flaky_agent(name))() for name in FLAKY}
+        self._rng = random.Random(1)
+        self._chat: Chat | None = None
+
+    async def generate_responses(
+        self, prompt: str, label: str, params: Any, max_length: int, tokenizer: Any, num_samples: int
+    ) -> list[dict[str, Any]]:
+        """As the host's: the samples of one prompt, played at once."""
+        self._chat = self._chat or Chat(tokenizer)
+        executor = self._executors[Task.from_json(label).env]
+        return await asyncio.gather(
+            *(executor.execute(prompt, label, params, max_length, tokenizer, self) for _ in range(num_samples))
+        )
+
+    async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
+        """A reply in vLLM's form."""
+        assert self._chat is not None
+        await asyncio.sleep(0)
+        drawn = self._rng.random()
+        if drawn < 0.001:
+            raise RuntimeError("the engine is out of memory")
+        asked = self._chat.decode(prompt_token_ids[-80:])
+        text = "hm " * self._rng.randrange(30) + self._say(asked) if drawn < 0.97 else "hm " * 200
+        ids = [*self._chat.encode(text), *self._chat.end_of_reply][: sampling_params.max_tokens]
+        logprobs = [{token: SimpleNamespace(logprob=-0.1)} for token in ids]
+        reason = "length" if len(ids) == sampling_params.max_tokens else "stop"
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)])
+
+    def _say(self, asked: str) -> str:
+        rng = self._rng
+        if "<remark>" in asked:
+            return f"<remark>Attempt {rng.randrange(1000)} was no good.</remark>"
+        if "cell" in asked:
+            return f"<action>({rng.randint(1, 6)}, {rng.randint(1, 6)})</action>"
+        return f"<action>{', '.join(rng.choices(('up', 'down', 'left', 'right'), k=3))}</action>"
+
+    def memory(self) -> float:
+        """Megabytes of this process."""
+        return private()
+
+
+class Trainer:
+    """Dispatches tasks, and does with their trials what the trainer does before the optimiser."""
+
+    def __init__(self, rollout: Any, tokenizer: Any) -> None:
+        if not cpu.cuda_available():
+            cpu.install()
+        from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+
+        class Maker(LamerExperienceMaker):
+            def make_experience(self, samples_list: list[Any]) -> list[Any]:
+                for sample in samples_list:
+                    sample.kl = sample.action_mask * 0.0
+                    sample.action_log_probs = sample.action_mask * -0.1
+                return samples_list
+
+        self._rollout, self._tokenizer = rollout, tokenizer
+        args = SimpleNamespace(
+            algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
+            rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=8),
+            train=SimpleNamespace(batch_size=64),
+            actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=1),
+            ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+        )
+        host: list[Any] = [None] * 4  # the models' groups
+        others: list[Any] = [SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
+        self._maker = Maker(*host, *others, config=CONFIG, estimator="lamer_gigpo")
+
+    def step(self, tasks: Sequence[Task]) -> dict[str, float]:
+        """Counts of one batch: trials, failed ones, retries, and rows."""
+        from openrlhf_lamer.integration.experience import TrialExperience
+        from openrlhf_lamer.integration.report import batch_metrics
+
+        params = SimpleNamespace(max_tokens=MAX_TOKENS, min_tokens=0, logprobs=0)
+        references = [
+            self._rollout.generate_responses.remote(task.id, task.to_json(), params, MAX_LENGTH, self._tokenizer, GROUP)
+            for task in tasks
+        ]
+        samples = [TrialExperience.from_response(each) for found in ray.get(references) for each in found]
+        self._maker.make_experience_batch(samples)
+        batch = self._maker.batch
+        assert batch is not None
+        logged = batch_metrics(batch, CONFIG)
+        return {
+            "trials": len(batch.trials),
+            "failed": len(batch.trials) - len(batch.live),
+            "retries": sum(trial.retries for trial in batch.trials),
+            "episodes": sum(len(trial.episodes) for trial in batch.trials),
+            "rows": logged["rows"],
+        }
+
+    def memory(self) -> float:
+        """Megabytes of this process."""
+        return private()
+
+
+def private() -> float:
+    """Megabytes of this process that it shares with no other."""
+    gc.collect()
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def growth(trials: Sequence[int], megabytes: Sequence[float]) -> tuple[float, float]:
+    """Growth in megabytes for each 1,000 trials after the warm-up: the estimate, and what it is at least (95%)."""
+    start = int(len(trials) * WARM_UP)
+    found: Any = theilslopes(megabytes[start:], [number / 1000 for number in trials[start:]])
+    return float(found.slope), float(found.low_slope)
+
+
+def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], float]:
+    """Play and train so many; returns trials so far and each process's memory after each batch, counts, seconds."""
+    corpus = [path.read_text("utf-8") for path in sorted(PROMPTS.rglob("*.j2"))]
+    tokenizer = build_tokenizer(corpus, 2000, MAX_LENGTH)
+    # Exactly one batch in flight: a small store is enough, and one that is not emptied soon overflows.
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    try:
+        rollout_class: Any = ray.remote(num_cpus=1)(Rollout)
+        rollout: Any = rollout_class.options(max_concurrency=1000).remote()
+        trainer: Any = ray.remote(num_cpus=1)(Trainer).remote(rollout, tokenizer)
+        counts: Counter[str] = Counter()
+        done: list[int] = []
+        memory: dict[str, list[float]] = {name: [] for name in PROCESSES}
+        ray.get([rollout.memory.remote(), trainer.memory.remote()])
+        began = time.monotonic()
+        for batch in range(-(-trials // (TASKS * GROUP))):
+            name = list(FLAKY.values())[batch % 2].name
+            tasks = [Task(name, seed=seed) for seed in range(batch * TASKS, (batch + 1) * TASKS)]
+            counts.update(ray.get(trainer.step.remote(tasks)))
+            done.append(int(counts["trials"]))
+            found = private(), *ray.get([trainer.memory.remote(), rollout.memory.remote()])
+            for process, megabytes in zip(PROCESSES, found, strict=True):
+                memory[process].append(megabytes)
+        return done, memory, counts, time.monotonic() - began
+    finally:
+        ray.shutdown()
+
+
+def main() -> int:
+    """Soak, print tables, and say whether memory stayed flat."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=20_000)
+    args = parser.parse_args()
+    os.environ[ENV_VAR] = CONFIG.to_env()
+    done, memory, counts, seconds = soak(args.trials)
+
+    table = Table(title="Private memory (MB)")
+    for heading in ("trials", *PROCESSES):
+        table.add_column(heading, justify="right")
+    for i in sorted({round(share * (len(done) - 1) / 20) for share in range(21)}):
+        table.add_row(f"{done[i]:,}", *(f"{memory[process][i]:,.1f}" for process in PROCESSES))
+    table.add_section()
+    slopes = {process: growth(done, memory[process]) for process in PROCESSES}
+    table.add_row("per 1,000", *(f"{slope:+.2f}" for slope, _ in slopes.values()))
+    table.add_row("at least", *(f"{low:+.2f}" for _, low in slopes.values()))
+    grown = {process for process, (_, low) in slopes.items() if low > LIMIT}
+    table.add_row(f"≤ {LIMIT:g}", *("[red]grew[/]" if process in grown else "flat" for process in PROCESSES))
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+        f"{counts['trials']:,.0f} trials in {seconds:,.0f} s ({counts['trials'] / seconds:.1f} a second): "
+        f"{counts['failed']:.0f} failed, {counts['retries']:.0f} tries again, {counts['episodes']:,.0f} episodes, "
+        f"{counts['rows']:,.0f} rows"
+    )
+    return 1 if grown or counts["trials"] < args.trials else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
