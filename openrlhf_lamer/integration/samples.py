@@ -92,8 +92,8 @@ class LamerSamplesGenerator(SamplesGenerator):
         if partial or self._ready() < size:
             while True:
                 self._fill(window, size, generate_kwargs)
+                bar.set_postfix({"groups": len(self._groups)}, refresh=False)
                 bar.update(min(self._ready(), size) - bar.n)
-                bar.set_postfix({"prompts_drawn": len(self._groups)})
                 if all(group.complete for _, group in self._groups) or (partial and self._ready() >= size):
                     break
                 self._wait()
