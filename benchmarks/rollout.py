@@ -8,9 +8,9 @@ The trials are recorded (see `recorded.py`): whoever plays them samples the same
 its own time is printed beside. `vllm` is the real engine with a tiny model, which generates as many tokens as recorded.
 
 lockstep  trials a second of our executor, over those of a loop in which all trials wait for each other's turns.
-episodes  seconds a batch takes with 3 episodes a trial, over those with as many episodes in trials of 1, and the limit of
-          that ratio: tokens over tokens. In sync mode a batch ends with its last trial; in async mode the next one's
-          trials take the slots that it leaves free.
+episodes  seconds that a batch takes with 3 episodes a trial, over those with as many episodes in trials of 1, and the
+          limit of that ratio: tokens over tokens. In sync mode a batch ends with its last trial; in async mode the next
+          one's trials take the slots that it leaves free.
 executor  our executor against the host's own, in real time, on an engine that sleeps for as long as a reply takes.
 
 Intervals are 95% of the mean over seeds.
@@ -19,196 +19,71 @@ Intervals are 95% of the mean over seeds.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, Protocol, TypeVar
+from statistics import fmean, median, stdev
+from typing import TypeVar
 
-from courses import at_once, in_lockstep, overlapping
-from recorded import Engine, Lengths, Player, Record, draw
 from rich.console import Console
 from rich.table import Table
-from simulated import Clocked, Costs, Load, Simulated
-
-from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.records import Trial
+from rollouts.courses import at_once
+from rollouts.measures import EPISODES, Cost, Duel, Gain, Size, Stage, async_cost, duel, gain, sync_cost
+from rollouts.recorded import Lengths, draw
+from rollouts.simulated import Costs, Simulated
 
 T = TypeVar("T")
 
 STEP = 0.01
-"""Seconds of a decode step of a simulated engine, the replies in it aside (a)."""
+"""Seconds of a decode step of a simulated engine, what its replies cost aside (a)."""
 RATIOS = ("1:0", "1000:1", "100:1", "32:1", "10:1", "1:1", "0:1")
 """a : b of the simulated engines, from idle to saturated."""
 SATURATIONS = (0.0, 0.25, 1.0, 4.0, 8.0, 16.0)
-"""b · batch / a of the simulated engines, the batch being LaMer's trials."""
-EPISODES = 3
+"""b · batch / a of the simulated engines, where the batch is all of LaMer's trials."""
 SUCCESSES = {0.0: "every trial plays all its episodes", 0.5: "half of the attempts succeed"}
-BATCHES = 6
-"""Batches in async mode; the first and the last are not counted."""
+PER_TOKEN = 0.001
+"""Seconds a token of the engine that the executors are compared on."""
 WIDTH = 120
 
 
-class Stage(Protocol):
-    """Where trials are played: engines that are simulated, or one that is real."""
-
-    def run(self, course: Callable[[Any], Coroutine[Any, Any, T]]) -> tuple[T, Clocked, list[Load]]: ...
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is played: `samples` trials of up to 3 episodes at each task, with what their replies are drawn from."""
-
-    tasks: int
-    samples: int
-    lengths: Lengths
-
-    def records(self, seed: int) -> list[Record]:
-        """LaMer's trials."""
-        return draw(self.lengths, seed, tasks=self.tasks, samples=self.samples, episodes=EPISODES)
-
-    def single(self, seed: int) -> list[Record]:
-        """RL's trials: the same attempts, each a trial of its own."""
-        return draw(self.lengths, seed, tasks=self.tasks, samples=self.samples * EPISODES, episodes=1)
-
-    def player(self, episodes: int = EPISODES, *, logprobs: bool = False) -> Player:
-        """Our executor for such trials, with one chat an episode and no limit of time."""
-        config = LamerConfig(num_episodes=episodes, context="episode", timeout=1e9)
-        return Player(config, self.lengths.turns, logprobs=logprobs)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """One seed's trials by themselves and in lockstep."""
-
-    trials: int
-    tokens: int
-    free: Clocked
-    lockstep: Clocked
-
-    @property
-    def ratio(self) -> float:
-        """Trials a second by themselves over those in lockstep, on the engine's clock."""
-        return self.lockstep.seconds / self.free.seconds
-
-    @property
-    def with_python(self) -> float:
-        """The same if the engine stood still whenever this process computes."""
-        return (self.lockstep.seconds + self.lockstep.cpu) / (self.free.seconds + self.free.cpu)
-
-
-def gain(stage: Stage, size: Size, seed: int) -> Gain:
-    """Play one seed's trials both ways; raises AssertionError where not all tokens, prompts included, are the same."""
-    records, player = size.records(seed), size.player(logprobs=True)
-    free, free_clock, _ = stage.run(lambda engine: at_once(player, engine, records))
-    locked, locked_clock, _ = stage.run(lambda engine: in_lockstep(player, engine, records))
-    assert transcript(free) == transcript(locked), "other tokens in lockstep"
-    return Gain(len(records), tokens(records), free_clock, locked_clock)
-
-
-def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Every token of the trials, as the engine was given and sampled it."""
-    return [[(turn.prompt_ids, turn.sampled_ids) for turn in trial.turns] for trial in trials]
-
-
-def tokens(records: Sequence[Record]) -> int:
-    """Tokens that the trials sample."""
-    return sum(sum(record.tokens) for record in records)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one kind of trials took of an engine: seconds and tokens a batch, and its load over time."""
-
-    seconds: float
-    tokens: float
-    slots: int
-    loads: Sequence[Load] = field(repr=False)
-
-    @property
-    def running(self) -> float:
-        """Replies in the batch, on average over the time that something ran."""
-        return sum(
-            load.running * (after.time - load.time) for load, after in zip(self.loads, self.loads[1:], strict=False)
-        ) / (self.loads[-1].time - self.loads[0].time)
-
-    @property
-    def idle(self) -> float:
-        """Share of the slots in which no reply was generated."""
-        return 1 - self.running / self.slots
-
-
-@dataclass(frozen=True)
-class Cost:
-    """LaMer's batches against RL's, in one mode."""
-
-    lamer: Batch
-    rl: Batch
-
-    @property
-    def ratio(self) -> float:
-        """Seconds over seconds."""
-        return self.lamer.seconds / self.rl.seconds
-
-    @property
-    def limit(self) -> float:
-        """Tokens over tokens: what the ratio is on an engine that never waits."""
-        return self.lamer.tokens / self.rl.tokens
-
-
-def sync_cost(stage: Stage, size: Size, seed: int) -> Cost:
-    """One batch of each, alone on the engine."""
-
-    def batch(records: Sequence[Record], episodes: int) -> Batch:
-        player = size.player(episodes)
-        _, clock, loads = stage.run(lambda engine: at_once(player, engine, records))
-        return Batch(clock.seconds, tokens(records), len(records), loads)
-
-    return Cost(batch(size.records(seed), EPISODES), batch(size.single(seed), 1))
-
-
-def async_cost(stage: Stage, size: Size, seed: int) -> Cost:
-    """Batch after batch of each, with as many slots as LaMer's batch has trials; seconds at the mean speed."""
-    slots = size.tasks * size.samples
-
-    def batch(batches: Sequence[Sequence[Record]], episodes: int) -> Batch:
-        player = size.player(episodes)
-        ends, _, loads = stage.run(lambda engine: overlapping(player, engine, batches, slots))
-        counted = [load for load in loads if ends[0] <= load.time <= ends[-2]]
-        speed = (counted[-1].tokens - counted[0].tokens) / (counted[-1].time - counted[0].time)
-        each = fmean(map(tokens, batches))
-        return Batch(each / speed, each, slots, counted)
-
-    seeds = [seed * BATCHES + number for number in range(BATCHES)]
-    return Cost(batch([size.records(each) for each in seeds], EPISODES), batch([size.single(each) for each in seeds], 1))
-
-
-def costs(a_to_b: str) -> Costs:
+def by_ratio(ratio: str) -> Simulated:
     """A simulated engine by its a : b."""
-    a, b = map(float, a_to_b.split(":"))
-    return Costs(STEP, STEP * b / a) if a else Costs(0.0, STEP / 100)
+    a, b = map(float, ratio.split(":"))
+    return Simulated(Costs(STEP, STEP * b / a) if a else Costs(0.0, STEP))
 
 
-def saturated(size: Size, saturation: float) -> Simulated:
-    """A simulated engine by its b · batch / a."""
-    return Simulated(Costs(STEP, STEP * saturation / (size.tasks * size.samples)))
+def by_saturation(saturation: float, trials: int) -> Simulated:
+    """A simulated engine by its b · trials / a."""
+    return Simulated(Costs(STEP, STEP * saturation / trials))
 
 
-def simulated_gains(size: Size, seed: int) -> list[Gain]:
-    """One seed at every a : b."""
-    return [gain(Simulated(costs(ratio)), size, seed) for ratio in RATIOS]
+def gains(stages: Sequence[Stage], size: Size, seed: int) -> list[Gain]:
+    """What not to wait gives on each engine."""
+    return [gain(stage, size, seed) for stage in stages]
 
 
-def simulated_costs(size: Size, seed: int) -> list[tuple[Cost, Cost]]:
-    """One seed at every saturation, in sync and in async mode."""
-    stages = [saturated(size, saturation) for saturation in SATURATIONS]
+def both_costs(stages: Sequence[Stage], size: Size, seed: int) -> list[tuple[Cost, Cost]]:
+    """LaMer against RL on each engine, in sync and in async mode."""
     return [(sync_cost(stage, size, seed), async_cost(stage, size, seed)) for stage in stages]
+
+
+def by_stage(
+    measure: Callable[[Sequence[Stage], Size, int], list[T]], stages: Mapping[str, Stage], size: Size, seeds: int
+) -> dict[str, list[T]]:
+    """The figure of each seed on each engine. Simulated ones are measured in some processes at once."""
+    function = partial(measure, list(stages.values()), size)
+    workers = min(seeds, max(1, (os.cpu_count() or 1) // 2))
+    if workers == 1 or not all(isinstance(stage, Simulated) for stage in stages.values()):
+        columns = [function(seed) for seed in range(seeds)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            columns = list(pool.map(function, range(seeds)))
+    return {name: list(row) for name, row in zip(stages, zip(*columns, strict=True), strict=True)}
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -245,10 +120,9 @@ def gains_table(engine: str, size: Size, rows: dict[str, list[Gain]]) -> Table:
     return table
 
 
-def costs_table(engine: str, size: Size, rows: dict[str, list[tuple[Cost, Cost]]]) -> Table:
+def costs_table(engine: str, size: Size, title: str, rows: dict[str, list[tuple[Cost, Cost]]]) -> Table:
     """A row for each engine, with one cost in sync and in async mode a seed."""
     lengths = size.lengths
-    title = SUCCESSES.get(lengths.success, f"{lengths.success:.0%} of the attempts succeed")
     trials = size.tasks * size.samples
     seeds = len(next(iter(rows.values())))
     table = Table(
@@ -257,7 +131,19 @@ def costs_table(engine: str, size: Size, rows: dict[str, list[tuple[Cost, Cost]]
         f"{described(lengths)}\nasync: {trials} slots for both; ÷: ratio over its limit"
     )
     table.add_column(f"b · {trials} / a")
-    headings = ("mean batch", "sync ratio", "limit", "÷", "idle", "idle RL", "async ratio", "limit", "÷", "idle", "idle RL")
+    headings = (
+        "mean batch",
+        "sync ratio",
+        "limit",
+        "÷",
+        "idle",
+        "idle RL",
+        "async ratio",
+        "limit",
+        "÷",
+        "idle",
+        "idle RL",
+    )
     for heading in headings:
         table.add_column(heading, justify="right")
     for name, pairs in rows.items():
@@ -309,15 +195,97 @@ def plot_idle(path: Path, panels: dict[str, tuple[Cost, Cost]]) -> None:
     print(f"share of idle slots over time: {path}")
 
 
-def over_seeds(function: Callable[[int], T], seeds: int) -> list[T]:
-    """`function` of each seed, in processes of their own on half of the cores."""
-    workers = min(seeds, max(1, (os.cpu_count() or 1) // 2))
-    if workers == 1:
-        return [function(seed) for seed in range(seeds)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(function, range(seeds)))
+def duel_table(duel: Duel, trials: int, per_token: float) -> Table:
+    """A row each for wall-clock time and CPU time."""
+    runs = len(duel.ours)
+    table = Table(
+        title=f"Our executor against the host's MultiTurnAgentExecutor: {trials} chats of {duel.replies // trials} "
+        f"turns at once\n{1e3 * per_token:g} ms a token; medians of {runs} runs by turns; the same tokens from both",
+        min_width=90,
+    )
+    for heading in ("", "host", "ours", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    wall, cpu = [each.seconds for each in duel.host], [each.seconds for each in duel.ours]
+    table.add_row("wall-clock s", f"{median(wall):.2f}", f"{median(cpu):.2f}", f"{duel.ratio(lambda c: c.seconds):.3f}")
+    host, ours = (1e3 * median(each.cpu for each in side) / duel.replies for side in (duel.host, duel.ours))
+    table.add_row("CPU ms a turn", f"{host:.2f}", f"{ours:.2f}", f"{duel.ratio(lambda c: c.cpu):.3f}")
+    return table
 
 
-def by_row(names: Sequence[str], columns: Sequence[Sequence[T]]) -> dict[str, list[T]]:
-    """Rows by name from one column a seed."""
-    return {name: list(row) for name, row in zip(names, zip(*columns, strict=True), strict=True)}
+@contextmanager
+def served(size: Size) -> Iterator[Stage]:
+    """The real engine, warm."""
+    from rollouts.served import Served
+
+    lengths = size.lengths
+    stage = Served(size.tasks * size.samples * EPISODES, 3000 + (lengths.turns + 1) * (lengths.longest + 100))
+    try:
+        stage.run(lambda engine: at_once(size.player(), engine, size.records(1 << 16)[:8]))
+        yield stage
+    finally:
+        stage.close()
+
+
+def lockstep(size: Size, args: argparse.Namespace, real: Stage | None) -> Iterator[Table]:
+    """Ours against a loop in lockstep."""
+    stages = {args.engine: real} if real else {ratio: by_ratio(ratio) for ratio in RATIOS}
+    yield gains_table(args.engine, size, by_stage(gains, stages, size, args.seeds))
+
+
+def episodes(size: Size, args: argparse.Namespace, real: Stage | None) -> Iterator[Table]:
+    """LaMer against RL."""
+    trials = size.tasks * size.samples
+    simulated = {f"{each:g}": by_saturation(each, trials) for each in SATURATIONS}
+    stages: Mapping[str, Stage] = {args.engine: real} if real else simulated
+    shown: dict[str, tuple[Cost, Cost]] = {}
+    for success, title in SUCCESSES.items():
+        some = replace(size, lengths=replace(size.lengths, success=success))
+        rows = by_stage(both_costs, stages, some, args.seeds)
+        name = args.engine if real else "4"
+        shown[f"{title}, {args.engine if real else f'b · {trials} = 4a'}"] = rows[name][0]
+        yield costs_table(args.engine, some, title, rows)
+    if args.out:
+        plot_idle(args.out, shown)
+
+
+def executor(size: Size, args: argparse.Namespace, real: Stage | None) -> Iterator[Table]:
+    """Ours against the host's."""
+    lengths = replace(
+        size.lengths, success=1.0
+    )  # the defaults of an executor that nobody configures end with a success
+    records = draw(lengths, 0, tasks=args.tasks, samples=args.samples, episodes=1)
+    yield duel_table(duel(records, lengths.turns, PER_TOKEN, args.runs), len(records), PER_TOKEN)
+
+
+PARTS = {"lockstep": lockstep, "episodes": episodes, "executor": executor}
+
+
+def main() -> None:
+    """Measure what is asked for and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where left out")
+    parser.add_argument("--engine", choices=("simulated", "vllm"), default="simulated", help="for the first two parts")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=8, help="LaMer's trials of a task")
+    parser.add_argument("--turns", type=int, default=12, help="of an episode")
+    parser.add_argument("--median", type=int, default=200, help="tokens of a reply")
+    parser.add_argument("--longest", type=int, default=1024, help="tokens of a reply, at most")
+    parser.add_argument("--success", type=float, default=0.3, help="share of the attempts that succeed, in `lockstep`")
+    parser.add_argument("--runs", type=int, default=7, help="of each executor")
+    parser.add_argument("--out", type=Path, help="image file for the share of idle slots over time, in `episodes`")
+    args = parser.parse_args()
+    parts = args.parts or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
+    lengths = Lengths(turns=args.turns, success=args.success, median=args.median, longest=args.longest)
+    size = Size(args.tasks, args.samples, lengths)
+    console = Console(width=max(Console().width, WIDTH))
+    with served(size) if args.engine == "vllm" else nullcontext() as real:
+        for part in parts:
+            for table in PARTS[part](size, args, real):
+                console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor
-from recorded import LONGEST, TOKENIZER, Engine, Record, Recorded, Seat, agent, sampling_params
 
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import parse_tag
 from openrlhf_lamer.envs import Observation, Task
 from openrlhf_lamer.quickstart.model import START, STOP
+
+from .recorded import LONGEST, TOKENIZER, Engine, Record, Recorded, Seat, agent, sampling_params
 
 
 class HostPlayer:
@@ -22,8 +23,8 @@ class HostPlayer:
 
     async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
         """What the executor returns to the host."""
-        sampling = sampling_params(logprobs=True)
-        return await self._executor.execute("", record.label, sampling, LONGEST, TOKENIZER, Seat(engine, record))
+        sampling, seat = sampling_params(logprobs=True), Seat(engine, record)
+        return await self._executor.execute("", record.task.to_json(), sampling, LONGEST, TOKENIZER, seat)
 
 
 class _Instance(AgentInstanceBase):

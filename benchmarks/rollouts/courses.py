@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from recorded import Engine, Player, Record
+from openrlhf_lamer.integration.dispatch import Dispatcher, Expectation
+from openrlhf_lamer.records import Task, Trial
 
-from openrlhf_lamer.records import Trial
+from .recorded import Engine, Player, Record, Recorded
 
 
 async def at_once(player: Player, engine: Engine, records: Sequence[Record]) -> list[Trial]:
@@ -69,28 +70,39 @@ class _Gate:
         await self._engine.generate(prompt, tokens)
 
 
-async def overlapping(
-    player: Player, engine: Engine, batches: Sequence[Sequence[Record]], limit: int
-) -> list[float]:
-    """At most `limit` trials at a time, those of the next batch in slots that the last one leaves free.
+async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence[Record]], limit: int) -> list[float]:
+    """The rollout's own scheduling in async mode, on one engine with so many slots.
 
-    One batch at most is ahead of the oldest that is not complete. Gives the time at which each batch was complete.
+    Two batches at most are not complete. Those of the earlier one start first, and in it those that are expected to
+    take longest, by what is known of their tasks: each batch has new ones. Gives the time at which each batch and all
+    before it were complete.
     """
+
+    def task_of(batch: int, record: Record) -> Task:  # the record's own task tells how its trial ends
+        return Task(Recorded.name, seed=(batch << 16) + record.number)
+
     clock = asyncio.get_running_loop().time
-    slots = asyncio.Semaphore(limit)
-
-    async def play(record: Record) -> None:
-        async with slots:
-            await player.play(record, engine)
-
-    async def complete(batch: Sequence[Record], before: Awaitable[float] | None) -> float:
-        await asyncio.gather(*map(play, batch))
-        return max(clock(), await before) if before else clock()
-
-    ends: list[asyncio.Task[float]] = []
-    for number, batch in enumerate(batches):
-        if number >= 2:
-            await ends[number - 2]
-        ends.append(asyncio.create_task(complete(batch, ends[-1] if ends else None)))
-        await asyncio.sleep(0)
-    return [await end for end in ends]
+    dispatcher: Dispatcher[tuple[int, int]] = Dispatcher(1, limit)
+    expectation = Expectation()
+    running: dict[asyncio.Task[Trial], tuple[int, int]] = {}
+    left = [len(batch) for batch in batches]
+    ends: list[float] = []
+    queued = 0
+    while len(ends) < len(batches):
+        while queued < min(len(ends) + 2, len(batches)):
+            for number, record in enumerate(batches[queued]):
+                dispatcher.add((queued, number), expectation.tokens(task_of(queued, record)), queued)
+            queued += 1
+        for (batch, number), _ in dispatcher.start(clock()):
+            running[asyncio.create_task(player.play(batches[batch][number], engine))] = batch, number
+        ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            trial = task.result()
+            sampled = sum(len(turn.sampled_ids) for turn in trial.turns)
+            batch, number = running.pop(task)
+            dispatcher.end((batch, number), sampled, clock())
+            expectation.learn(task_of(batch, batches[batch][number]), sampled)
+            left[batch] -= 1
+        while len(ends) < queued and not left[len(ends)]:
+            ends.append(clock())
+    return ends

@@ -19,9 +19,10 @@ import numpy as np
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
-from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.envs import Observation, Step, Task, TextEnv
 from openrlhf_lamer.envs.base import SUCCESS_REWARD
+from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.quickstart.model import STOP, build_tokenizer
 from openrlhf_lamer.records import Trial
 
@@ -59,7 +60,7 @@ class Lengths:
     success: float = 0.0
     median: int = 200
     sigma: float = 0.5
-    longest: int = 1024
+    longest: int = MAX_NEW_TOKENS
 
     def attempt(self, seed: int, task: int, number: int) -> Attempt:
         """Attempt `number` at a task: the same whoever plays it."""
@@ -75,8 +76,8 @@ class Lengths:
 class Record:
     """One trial as recorded, up to and with its first success."""
 
-    task: int
-    sample: int
+    number: int
+    """Of the task."""
     attempts: tuple[Attempt, ...]
 
     @cached_property
@@ -96,11 +97,11 @@ class Record:
             if episode + 1 < len(self.attempts):
                 yield episode, LONGEST, attempt.reflection
 
-    @property
-    def label(self) -> str:
-        """The task as the host's dataset holds it."""
+    @cached_property
+    def task(self) -> Task:
+        """What the environment plays."""
         ends = [[len(attempt.replies), attempt.won] for attempt in self.attempts]
-        return Task(Recorded.name, spec={"task": self.task, "ends": ends}).to_json()
+        return Task(Recorded.name, spec={"task": self.number, "ends": ends})
 
 
 def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int) -> list[Record]:
@@ -114,7 +115,7 @@ def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int
             attempts: list[Attempt] = []
             while len(attempts) < episodes and not (attempts and attempts[-1].won):
                 attempts.append(lengths.attempt(seed, task, sample * episodes + len(attempts)))
-            records.append(Record(task, sample, tuple(attempts)))
+            records.append(Record(task, tuple(attempts)))
     return records
 
 
@@ -203,25 +204,30 @@ class Player:
         if config is not None:
             os.environ[ENV_VAR] = config.to_env()
         self._executor = executor_class(agent(turns))()
-        self._logprobs = logprobs
+        self._executor.take(TOKENIZER)
+        self._sampling = sampling_params(logprobs)
 
     async def play(self, record: Record, engine: Engine) -> Trial:
-        """Play a record to its end; raises AssertionError where that is not what happened."""
-        trial: Trial = (await self.execute(record, engine))["trial"]
+        """Play a record as our own rollout actor does; raises AssertionError where that is not what happened."""
+        policy = EnginePolicy(Seat(engine, record), self._sampling)
+        response = await self._executor.play(
+            "", record.task, policy, sample=0, seed=None, max_new_tokens=MAX_NEW_TOKENS, max_length=LONGEST
+        )
+        trial: Trial = response["trial"]
         assert trial.failure is None, trial.failure
         assert tuple(len(turn.sampled_ids) for turn in trial.turns) == record.tokens, "not played as recorded"
         return trial
 
     async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
-        """What the executor returns to the host."""
-        sampling = sampling_params(self._logprobs)
-        return await self._executor.execute("", record.label, sampling, LONGEST, TOKENIZER, Seat(engine, record))
+        """Play a record as a stock rollout actor does; what the host gets."""
+        seat = Seat(engine, record)
+        return await self._executor.execute("", record.task.to_json(), self._sampling, LONGEST, TOKENIZER, seat)
 
 
 def sampling_params(logprobs: bool) -> SimpleNamespace:
     """What the host asks the engine for."""
     return SimpleNamespace(
-        temperature=1.0, top_p=1.0, top_k=-1, max_tokens=1024, min_tokens=1, logprobs=1 if logprobs else None
+        temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1 if logprobs else None
     )
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from recorded import TOKENIZER
-from simulated import Clocked, Load
-
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart.model import build_model, save
+
+from .recorded import TOKENIZER
+from .simulated import Clocked, Load
 
 T = TypeVar("T")
 
