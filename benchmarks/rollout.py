@@ -220,7 +220,7 @@ def served(size: Size) -> Iterator[Stage]:
     lengths = size.lengths
     stage = Served(size.tasks * size.samples * EPISODES, 3000 + (lengths.turns + 1) * (lengths.longest + 100))
     try:
-        stage.run(lambda engine: at_once(size.player(), engine, size.records(1 << 16)[:8]))
+        stage.run(lambda engine: at_once(size.player(), engine, size.records(1 << 16)))
         yield stage
     finally:
         stage.close()
