@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import runpy
@@ -45,6 +46,67 @@ def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_
     assert 0.97 < sampled / (23 * 150) < 1.03
     assert sampled < episode <= 0.45 * turn
     assert float(one[5]) > float(seven[5])
+
+
+def test_rollouts_take_as_long_as_computed_by_hand() -> None:
+    pytest.importorskip("openrlhf")
+    code = """
+import asyncio, collections, json, sys
+sys.path.insert(0, sys.argv[1])
+from rollouts.measures import Size, async_cost, gain, sync_cost
+from rollouts.recorded import Lengths
+from rollouts.simulated import Costs, Simulated
+
+async def joined(engine):
+    async def late():
+        await asyncio.sleep(2.5)
+        await engine.generate((), 5)
+        return asyncio.get_running_loop().time()
+    second = asyncio.create_task(late())
+    await engine.generate((), 10)
+    return asyncio.get_running_loop().time(), await second
+
+a, b = 0.01, 0.0005
+size = Size(4, 4, Lengths(turns=4, success=0.4, median=60))
+stage, busy, idle = Simulated(Costs(a, b)), Simulated(Costs(0.0, b)), Simulated(Costs(a, 0.0))
+records = size.records(0)
+rounds = collections.defaultdict(list)
+for record in records:
+    for its_round, tokens in zip(record.rounds, record.tokens, strict=True):
+        rounds[its_round].append(tokens)
+sampled = sum(map(sum, rounds.values()))
+gained, sync, later = gain(stage, size, 0), sync_cost(busy, size, 0), async_cost(stage, size, 0)
+print(json.dumps({
+    "joined": Simulated(Costs(1.0, 1.0)).run(joined)[0],
+    "free": [gained.free.seconds, a * max(sum(record.tokens) for record in records) + b * sampled],
+    "lockstep": [gained.lockstep.seconds, sum(a * max(each) + b * sum(each) for each in rounds.values())],
+    "busy": [sync.ratio, sync.limit], "waits": gain(idle, size, 0).ratio,
+    "full": gain(busy, size, 0).ratio, "async": [later.ratio, later.limit], "idle": [later.rl.idle, later.lamer.idle],
+}))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(BENCHMARKS)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["joined"] == pytest.approx([25.0, 19.0])
+    for name in ("free", "lockstep", "busy"):
+        measured, expected = found[name]
+        assert measured == pytest.approx(expected), name
+    assert found["full"] == pytest.approx(1.0)
+    assert found["waits"] > 1.5
+    ratio, limit = found["async"]
+    assert 0.95 * limit < ratio < 2 * limit
+    assert all(0 <= share < 0.6 for share in found["idle"])
+
+
+def test_rollouts_are_compared_on_the_same_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("openrlhf")
+    small = "--tasks 2 --samples 2 --turns 2 --median 40 --seeds 1 --runs 1".split()
+    output = run(*small, "--out", str(tmp_path / "idle.png"), file="rollout.py")
+    for text in ("100:1", "every trial plays all its episodes", "half of the attempts succeed", "CPU ms a turn"):
+        assert text in output
+    assert (tmp_path / "idle.png").stat().st_size > 10_000
 
 
 def test_growth_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What `benchmarks/rollout.py` measures with."""

@@ -1,0 +1,236 @@
+"""Trials whose course is known beforehand: how many tokens each reply has, and which attempts succeed.
+
+A record is drawn once, by the numbers of task, attempt and turn alone, and played by whatever is measured: the trial
+loop, the environment's session, the prompts and the tokenizer are the real ones, and so is the executor that the host
+calls. Only the replies are not the engine's own: it generates as many tokens as recorded, and the text that comes back
+is the recorded one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+
+from openrlhf_lamer import envs
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.envs import Observation, Step, Task, TextEnv
+from openrlhf_lamer.envs.base import SUCCESS_REWARD
+from openrlhf_lamer.policies.engine import EnginePolicy
+from openrlhf_lamer.quickstart.model import STOP, build_tokenizer
+from openrlhf_lamer.records import Trial
+
+LONGEST = 1 << 20
+RULES = (
+    "You stand in a field of six by six cells and look for what is hidden in one of them. Each turn you go to a cell, "
+    "and are told what is there. The search ends when it is found, or when no turns are left."
+)
+FIELD = "\n".join(f"Row {row}: . . . . . ." for row in range(1, 7))
+REPLY = "I look at what is known so far. <action>go to (3, 4)</action><remark>Begin elsewhere.</remark>"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One episode as recorded: tokens of each reply, of the reflection that follows if it is lost, and its end."""
+
+    replies: tuple[int, ...]
+    reflection: int
+    won: bool
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What records are drawn from.
+
+    Attributes:
+        turns: Turns of an episode that is lost; one that is won ends in the second half of them.
+        success: Share of the attempts that succeed, each by itself.
+        median: Tokens of a reply, whose lengths are log-normal.
+        sigma: Spread of their logarithm.
+        longest: Most tokens of a reply.
+    """
+
+    turns: int = 12
+    success: float = 0.0
+    median: int = 200
+    sigma: float = 0.5
+    longest: int = MAX_NEW_TOKENS
+
+    def attempt(self, seed: int, task: int, number: int) -> Attempt:
+        """Attempt `number` at a task: the same whoever plays it."""
+        rng = np.random.default_rng([seed, task, number])
+        won = bool(rng.random() < self.success)
+        turns = int(rng.integers(self.turns // 2 + 1, self.turns + 1)) if won else self.turns
+        drawn = self.median * np.exp(self.sigma * rng.standard_normal(self.turns + 1))
+        tokens = [int(each) for each in np.clip(drawn.round(), MINIMUM, self.longest)]
+        return Attempt(tuple(tokens[:turns]), tokens[-1], won)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial as recorded, up to and with its first success."""
+
+    number: int
+    """Of the task."""
+    attempts: tuple[Attempt, ...]
+
+    @cached_property
+    def rounds(self) -> tuple[tuple[int, int], ...]:
+        """Episode and turn of each reply in order; a reflection counts as the turn after the last possible one."""
+        return tuple((episode, turn) for episode, turn, _ in self._replies())
+
+    @cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of each reply in order."""
+        return tuple(tokens for *_, tokens in self._replies())
+
+    def _replies(self) -> Iterator[tuple[int, int, int]]:
+        for episode, attempt in enumerate(self.attempts):
+            for turn, tokens in enumerate(attempt.replies):
+                yield episode, turn, tokens
+            if episode + 1 < len(self.attempts):
+                yield episode, LONGEST, attempt.reflection
+
+    @cached_property
+    def task(self) -> Task:
+        """What the environment plays."""
+        ends = [[len(attempt.replies), attempt.won] for attempt in self.attempts]
+        return Task(Recorded.name, spec={"task": self.number, "ends": ends})
+
+
+def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int) -> list[Record]:
+    """Records of `samples` trials of up to `episodes` attempts at each task.
+
+    Attempts are numbered through the trials of a task, so that 8 trials of 3 and 24 of 1 have the same ones.
+    """
+    records = []
+    for task in range(tasks):
+        for sample in range(samples):
+            attempts: list[Attempt] = []
+            while len(attempts) < episodes and not (attempts and attempts[-1].won):
+                attempts.append(lengths.attempt(seed, task, sample * episodes + len(attempts)))
+            records.append(Record(task, tuple(attempts)))
+    return records
+
+
+class Recorded(TextEnv):
+    """Plays the ends of a record, whatever the actions."""
+
+    name = "recorded"
+
+    def __init__(self, reward: Any = "sparse") -> None:
+        super().__init__(reward)
+        self._episode = -1
+
+    def reset(self, task: Task) -> Observation:
+        assert task.spec is not None
+        self._episode += 1
+        self._turn, self._task = 0, task.spec["task"]
+        self._turns, self._won = task.spec["ends"][self._episode]
+        return self._observation()
+
+    def step(self, action: str) -> Step:
+        self._turn += 1
+        over = self._turn == self._turns
+        won = over and self._won
+        return Step(self._observation(), SUCCESS_REWARD * won, won, over and not won, won, True)
+
+    def anchor(self) -> str:
+        return f"{self._task}: {self._turn}"
+
+    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
+        return 0.0, SUCCESS_REWARD
+
+    def _observation(self) -> Observation:
+        return Observation(f"{FIELD}\nTask {self._task}, looked at {self._turn} cells.")
+
+
+envs.register(Recorded.name, Recorded)
+
+TOKENIZER = build_tokenizer([RULES, FIELD, REPLY], 400, LONGEST)
+ENDING = tuple(TOKENIZER(REPLY + STOP, add_special_tokens=False)["input_ids"])
+FILL = " cell"
+(FILLER,) = TOKENIZER(FILL, add_special_tokens=False)["input_ids"]
+LOGPROB = SimpleNamespace(logprob=-1.0)
+MINIMUM = len(ENDING)
+"""Fewest tokens of a reply."""
+
+
+class Engine(Protocol):
+    """Generates so many tokens after a prompt; what they are does not matter."""
+
+    async def generate(self, prompt: Sequence[int], tokens: int) -> None: ...
+
+
+class Seat:
+    """The engine as an executor sees it for one trial: the host's rollout actor, which answers by the record."""
+
+    def __init__(self, engine: Engine, record: Record) -> None:
+        self._engine = engine
+        self._left = iter(record.tokens)
+
+    async def generate(self, prompt_token_ids: list[int], sampling_params: Any, **unused: Any) -> Any:
+        """What vLLM returns, log-probabilities included where they are asked for."""
+        tokens = next(self._left)
+        await self._engine.generate(prompt_token_ids, tokens)
+        fill = tokens - MINIMUM
+        output = SimpleNamespace(
+            token_ids=[FILLER] * fill + list(ENDING), text=FILL * fill + REPLY, finish_reason="stop", logprobs=None
+        )
+        if sampling_params.logprobs is not None:
+            output.logprobs = [{FILLER: LOGPROB}] * fill + [{token: LOGPROB} for token in ENDING]
+        return SimpleNamespace(outputs=[output])
+
+
+class Player:
+    """Our executor, as the host's rollout actor would have it, for trials of the recorded environment.
+
+    Args:
+        config: What the launcher would hand on; None for an executor in a run that it did not launch.
+        turns: Turns of an episode.
+        logprobs: Whether each token comes with its log-probability, as where training corrects for the policy's lag.
+    """
+
+    def __init__(self, config: LamerConfig | None, turns: int, *, logprobs: bool = False) -> None:
+        from openrlhf_lamer.integration.executor import executor_class
+
+        os.environ.pop(ENV_VAR, None)
+        if config is not None:
+            os.environ[ENV_VAR] = config.to_env()
+        self._executor = executor_class(agent(turns))()
+        self._executor.take(TOKENIZER)
+        self._sampling = sampling_params(logprobs)
+
+    async def play(self, record: Record, engine: Engine) -> Trial:
+        """Play a record as our own rollout actor does; raises AssertionError where that is not what happened."""
+        policy = EnginePolicy(Seat(engine, record), self._sampling)
+        response = await self._executor.play(
+            "", record.task, policy, sample=0, seed=None, max_new_tokens=MAX_NEW_TOKENS, max_length=LONGEST
+        )
+        trial: Trial = response["trial"]
+        assert trial.failure is None, trial.failure
+        assert tuple(len(turn.sampled_ids) for turn in trial.turns) == record.tokens, "not played as recorded"
+        return trial
+
+    async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
+        """Play a record as a stock rollout actor does; what the host gets."""
+        seat = Seat(engine, record)
+        return await self._executor.execute("", record.task.to_json(), self._sampling, LONGEST, TOKENIZER, seat)
+
+
+def sampling_params(logprobs: bool) -> SimpleNamespace:
+    """What the host asks the engine for."""
+    return SimpleNamespace(
+        temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1 if logprobs else None
+    )
+
+
+def agent(turns: int) -> Agent:
+    """Who plays."""
+    return Agent(env=Recorded.name, max_turns=turns, rules=RULES)
