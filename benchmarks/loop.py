@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import session
 from openrlhf_lamer.envs.base import TextEnv
+from openrlhf_lamer.envs.session import Session
 from openrlhf_lamer.integration.pool import Pool, PooledSession
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.policies.scripted import RandomPolicy
@@ -45,6 +47,7 @@ from openrlhf_lamer.trial import run_trial
 SLOW_MS = 5.0
 THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
 LIMITS: dict[str, Any] = {"max_new_tokens": 1024, "max_length": 1 << 17}
+ON_WORKERS = ("alfworld", "webshop")
 PARAMS = SimpleNamespace(max_tokens=1024, min_tokens=1, logprobs=1)
 
 
@@ -157,8 +160,8 @@ def measure(env: str, chat: Chat, trials: int, tasks: int, workers: int) -> Meas
         (trial, "parse_tag", "parse"),
         (session, "begin", "reset"),
         (session, "play", "step"),
-        (PooledSession, "reset", "reset, with the way to a worker"),
-        (PooledSession, "step", "step, with the way to a worker"),
+        (PooledSession, "reset", "reset by a worker"),
+        (PooledSession, "step", "step by a worker"),
     )
 
     async def play() -> None:
@@ -168,6 +171,10 @@ def measure(env: str, chat: Chat, trials: int, tasks: int, workers: int) -> Meas
         ]
         assert all(record.failure is None for record in records), [record.failure for record in records]
         pool = Pool(workers, 60.0)
+
+        async def on_a_worker(make: partial[TextEnv]) -> Session:
+            return PooledSession(pool, make)  # a small shop too, as the whole one is
+
         gc.collect()
         gc.freeze()  # as the executor does
         with ExitStack() as stack:
@@ -184,7 +191,7 @@ def measure(env: str, chat: Chat, trials: int, tasks: int, workers: int) -> Meas
                         EnginePolicy(Recorded(records[number % tasks], random.Random(number)), PARAMS),
                         chat,
                         config,
-                        open_session=pool.open,
+                        open_session=on_a_worker if env in ON_WORKERS else pool.open,
                         **LIMITS,
                     )
                     for number in range(trials)
@@ -239,6 +246,10 @@ def main() -> None:
     else:
         docs = sorted((Path(__file__).parent.parent / "docs").rglob("*.md"))
         tokenizer = build_tokenizer([file.read_text("utf-8") for file in docs], 30_000, LIMITS["max_length"])
+    if set(args.env) & set(ON_WORKERS):
+        import ray
+
+        ray.init(include_dashboard=False, configure_logging=False)
     chat = Chat(tokenizer)
     table = Table(title=f"{args.trials} trials at once")
     for heading in ("environment", "played", "trials/s", "turns/s", "lag p50 ms", "p99", "max"):
@@ -247,7 +258,7 @@ def main() -> None:
         measured = measure(env, chat, args.trials, args.tasks, args.workers)
         show(env, measured)
         rates = (f"{number / measured.seconds:,.1f}" for number in (measured.trials, measured.turns))
-        where = "by workers" if envs.lookup(env).slow else "in threads"
+        where = "by workers" if env in ON_WORKERS else "in threads"
         table.add_row(env, where, *rates, *_spread(measured.lags, "{:.2f}"))
     Console().print(table)
 
