@@ -7,6 +7,7 @@ in the response, as long as the trial is a single row.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 from typing import Any
@@ -48,6 +49,7 @@ class LamerExecutor(AgentExecutorBase):
     def take(self, tokenizer: Any) -> None:
         """Play by the chat of `tokenizer`."""
         self._chat = Chat(tokenizer)
+        freeze_heap()
 
     async def play(
         self,
@@ -134,6 +136,15 @@ class LamerExecutor(AgentExecutorBase):
             "action_ranges": [(span.start, span.end) for span in row.spans],
             "rollout_log_probs": logprobs,
         }
+
+
+def freeze_heap() -> None:
+    """Take all that is loaded by now out of the garbage collector's sight.
+
+    It stays anyway, and to go through it takes some tenths of a second, in which the event loop stands still.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def executor_class(agent: Agent) -> type[LamerExecutor]:
