@@ -77,7 +77,10 @@ class LamerConfig(BaseModel):
         default=0.25, ge=0, le=1, description="Abort when more than this share of a batch's trials failed."
     )
     max_concurrent_trials: int | None = Field(
-        default=None, ge=1, description="Trials that run at once on one rollout engine; by default all of a batch."
+        default=None,
+        ge=1,
+        description="Trials that run at once on one rollout engine, which bounds its memory; the rest start as these "
+        "end, longest expected first. By default all of a batch start at once.",
     )
     timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation may take.")
     env_workers: int = Field(

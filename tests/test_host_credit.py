@@ -256,38 +256,6 @@ def test_the_configuration_reaches_the_estimator_whole() -> None:
     assert credit_config(LamerConfig(), 1.0) == CreditConfig()
 
 
-def test_dynamic_filtering_judges_groups_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's filter sees one score a trial, whatever its rows; a group with a failure counts towards its limit."""
-    import openrlhf.trainer.ppo_utils.samples_generator as host
-
-    from openrlhf_lamer.integration.samples import LamerSamplesGenerator
-
-    outcomes = {"all lost": "0000", "mixed": "0110", "all won": "1111", "one failed": "00f0", "second": "1000"}
-
-    def group(name: str) -> list[dict[str, Any]]:
-        trials = [
-            failed(0) if outcome == "f" else make_trial(random.Random(i), 0, False)
-            for i, outcome in enumerate(outcomes[name])
-        ]
-        return [
-            {"prompt": name, "label": "l", "reward": 0.0, "scores": float(o == "1"), "truncated": False, "trial": t}
-            for o, t in zip(outcomes[name], trials, strict=True)
-        ]
-
-    monkeypatch.setattr(host.ray, "wait", lambda refs, **_: (refs[:1], refs[1:]))
-    monkeypatch.setattr(host.ray, "get", group)
-    algo = SimpleNamespace(dynamic_filtering_enable=True, dynamic_filtering_range=(0, 1))
-    strategy: Any = SimpleNamespace(args=SimpleNamespace(algo=algo))
-    nothing: Any = None
-    generator = LamerSamplesGenerator(strategy, nothing, nothing, nothing, nothing)
-    monkeypatch.setattr(generator, "_dispatch_prompts_to_vllm", lambda prompts, labels, **_: list(prompts))
-    prompts = iter([(None, [name], ["l"], [None]) for name in outcomes])
-    samples, consumed, _ = generator._generate_vllm(prompts, num_prompts=3, dynamic_filtering=True)
-    assert [sample.prompts[0] for sample in samples] == ["mixed"] * 4 + ["one failed"] * 4 + ["second"] * 4
-    assert consumed == 5
-    assert all(isinstance(sample, TrialExperience) for sample in samples)
-
-
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(ranks: int) -> None:
     made = maker("lamer_gigpo", ranks=ranks)

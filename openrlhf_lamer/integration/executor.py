@@ -1,14 +1,13 @@
-"""Where a trial meets OpenRLHF's rollout actor: one call of `execute` plays one trial.
+"""Where a trial meets OpenRLHF's rollout actor, which loads an agent's file and takes its class `AgentExecutor`.
 
-The rollout actor loads an agent's file, takes its class `AgentExecutor`, and calls it
-once for each sample. Our response carries the whole trial under the key `trial`, which
-our samples generator reads; a stock generator finds its own keys filled as well, as
-long as the trial is a single row.
+Our own rollout actor plays trials with `play`. A stock one calls `execute` once for each sample, and finds its own keys
+in the response, as long as the trial is a single row.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from typing import Any
 
@@ -18,6 +17,7 @@ from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.integration.pool import Pool
+from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.rows import trial_rows
@@ -25,7 +25,11 @@ from openrlhf_lamer.trial import run_trial
 
 
 class LamerExecutor(AgentExecutorBase):
-    """Plays trials of one agent against the engine of the rollout actor that holds it."""
+    """Plays trials of one agent against the engine of the rollout actor that holds it.
+
+    Attributes:
+        playing: The trials that are being played: their tasks' ids, in no order, by numbers of their own.
+    """
 
     agent: Agent
 
@@ -37,7 +41,55 @@ class LamerExecutor(AgentExecutorBase):
             self.config = self.config.model_copy(update={"context": "trial"})
         self._slots = asyncio.Semaphore(self.config.max_concurrent_trials or 1_000_000)
         self._pool = Pool(self.config.env_workers, self.config.env_timeout)
-        self._chats: dict[str, Chat] = {}
+        self._chat: Chat | None = None
+        self.playing: dict[int, str] = {}
+        self._numbers = itertools.count()
+
+    def take(self, tokenizer: Any) -> None:
+        """Play by the chat of `tokenizer`."""
+        self._chat = Chat(tokenizer)
+
+    async def play(
+        self,
+        prompt: str,
+        task: Task,
+        policy: Policy,
+        *,
+        sample: int,
+        seed: int | None,
+        max_new_tokens: int | None,
+        max_length: int,
+    ) -> dict[str, Any]:
+        """The host's response with the trial under the key `trial`; failures are inside the record."""
+        assert self._chat is not None, "asked to play before a tokenizer was given"
+        number = next(self._numbers)
+        self.playing[number] = task.id
+        try:
+            trial = await run_trial(
+                task,
+                self.agent,
+                policy,
+                self._chat,
+                self.config,
+                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+                max_length=max_length,
+                open_session=self._pool.open,
+                sample=sample,
+                seed=seed,
+            )
+        finally:
+            del self.playing[number]
+        return {
+            "prompt": prompt,
+            "label": task.to_json(),
+            "images": None,
+            "mm_train_inputs": None,
+            "reward": trial.scalar_return(self.config.gamma_traj),
+            "scores": float(trial.won),
+            "truncated": any(turn.truncated for turn in trial.turns),
+            "extra_logs": {},
+            "trial": trial,
+        }
 
     async def execute(
         self,
@@ -49,54 +101,35 @@ class LamerExecutor(AgentExecutorBase):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """Play the task in `label` and return the trial; failures are inside the record.
-
-        Under a stock host a failed trial raises, because the host has no way to mask one.
-        """
+        """Play the task in `label` for a stock host, which has no way to mask a failed trial: it raises."""
+        if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
+            self.take(hf_tokenizer)
         async with self._slots:
-            trial = await run_trial(
+            response = await self.play(
+                prompt,
                 Task.from_json(label),
-                self.agent,
                 EnginePolicy(llm_engine, sampling_params),
-                self._chat(hf_tokenizer),
-                self.config,
-                max_new_tokens=sampling_params.max_tokens or MAX_NEW_TOKENS,
+                sample=0,
+                seed=None,
+                max_new_tokens=sampling_params.max_tokens,
                 max_length=max_length,
-                open_session=self._pool.open,
             )
-        if not self.launched and trial.failure is not None:
-            raise RuntimeError(f"{trial.task.id}: {trial.failure.stage}: {trial.failure.message}")
-        return self._response(prompt, label, trial)
-
-    def _chat(self, tokenizer: Any) -> Chat:
-        """The chat of `tokenizer`, made once: Ray hands every call a fresh copy of the same one."""
-        key = tokenizer.name_or_path
-        if key not in self._chats:
-            self._chats[key] = Chat(tokenizer)
-        return self._chats[key]
-
-    def _response(self, prompt: str, label: str, trial: Trial) -> dict[str, Any]:
-        reward = trial.scalar_return(self.config.gamma_traj)
-        response: dict[str, Any] = {
-            "prompt": prompt,
-            "label": label,
-            "images": None,
-            "mm_train_inputs": None,
-            "reward": reward,
-            "scores": float(trial.won),
-            "truncated": any(turn.truncated for turn in trial.turns),
-            "extra_logs": {},
-            "trial": trial,
-        }
         if self.launched:
             return response
+        trial: Trial = response["trial"]
+        if trial.failure is not None:
+            raise RuntimeError(f"{trial.task.id}: {trial.failure.stage}: {trial.failure.message}")
+        return response | self._row(trial)
+
+    def _row(self, trial: Trial) -> dict[str, Any]:
+        """What a stock host trains."""
         (row,) = trial_rows(trial, train_reflection=self.config.train_reflection)
         logprobs = None
         if all(span.logprobs is not None for span in row.spans):
             logprobs = [0.0] * len(row.ids)
             for span in row.spans:
                 logprobs[span.start : span.end] = span.logprobs or ()
-        return response | {
+        return {
             "observation_tokens": list(row.ids),
             "action_ranges": [(span.start, span.end) for span in row.spans],
             "rollout_log_probs": logprobs,

@@ -37,9 +37,9 @@ class Seam:
 
 SEAMS = (
     Seam("utils/agent.py", "AgentExecutorBase.execute", "an agent is called through it"),
-    Seam("trainer/ray/vllm_engine.py", "RolloutRayActor.generate_responses", "it plays the samples of a prompt"),
+    Seam("trainer/ray/vllm_engine.py", "create_vllm_engines", "engines are watched"),
     Seam("trainer/ray/vllm_engine.py", "RolloutRayActor.generate", "token ids in, token ids out"),
-    Seam("trainer/ppo_utils/samples_generator.py", "SamplesGenerator._process_response_into_experience", "one a trial"),
+    Seam("trainer/ppo_utils/samples_generator.py", "SamplesGenerator.generate_samples", "a batch of trials"),
     Seam("trainer/ppo_utils/samples_generator.py", "SamplesGenerator.generate_eval_samples", "evaluation"),
     Seam("trainer/ppo_utils/experience.py", "Experience.concat_experiences", "micro-batches of rows"),
     Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.make_experience", "scoring of rows"),

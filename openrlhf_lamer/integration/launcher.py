@@ -24,6 +24,7 @@ from openrlhf_lamer.integration.checks import check, needs_critic
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
+from openrlhf_lamer.integration.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 
 HOST_ENV = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 """What the host sets in `ray.init`; it does so no longer once Ray is up, so we do."""
@@ -92,7 +93,11 @@ def prepare(argv: Sequence[str]) -> Plan:
 
 
 def launch(plan: Plan) -> None:
-    """Start or join Ray, put our classes where the host looks for its own, and run the host's command."""
+    """Start or join Ray, put our classes where the host looks for its own, and run the host's command.
+
+    Raises:
+        EngineDiedError: A rollout engine died meanwhile.
+    """
     env = _worker_env(plan)
     os.environ.update(env)
     if plan.cpu:
@@ -100,22 +105,43 @@ def launch(plan: Plan) -> None:
     import ray
 
     _init_ray(plan, env)
-    _place_classes(plan)
+    watch = EngineWatch(_remedy(plan.line))
+    _place_classes(plan, watch)
     sys.argv = [CLI, *plan.host_argv]
     try:
         runpy.run_module(CLI, run_name="__main__", alter_sys=True)
+    except (Exception, KeyboardInterrupt) as error:
+        death = watch.death(0 if isinstance(error, KeyboardInterrupt) else GRACE_SECONDS)
+        if death is None:
+            raise
+        raise EngineDiedError(death) from None
     finally:
+        watch.stop()
         ray.shutdown()
+        watch.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: exit code 2 and one message for a configuration that cannot work."""
+    """The command: one message, and exit code 2 for a configuration that cannot work, 1 for an engine that died."""
     try:
-        plan = prepare(sys.argv[1:] if argv is None else argv)
-        launch(plan)
+        launch(prepare(sys.argv[1:] if argv is None else argv))
     except (ConfigError, AgentError, HostError, cpu.CudaPresentError) as error:
         print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except EngineDiedError as error:
+        print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _remedy(line: CommandLine) -> str:
+    """How a run goes on after an engine died."""
+    if line["ckpt.save_steps"] < 1:
+        return (
+            "No checkpoint was written: start the same command again with --ckpt.save_steps and --ckpt.load_enable, so "
+            "that it can be resumed the next time."
+        )
+    again = "the same command again" if line["ckpt.load_enable"] else "the same command again with --ckpt.load_enable"
+    return f"Start {again}: it goes on from the last checkpoint in {line['ckpt.path']}."
 
 
 def _cpu_mode(asked: bool | None) -> bool:
@@ -172,22 +198,33 @@ def _check_resources(plan: Plan, found: Cluster) -> None:
         )
 
 
-def _place_classes(plan: Plan) -> None:
-    """Replace the host's actor classes, which travel by value from this process."""
+def _place_classes(plan: Plan, watch: EngineWatch) -> None:
+    """Replace the host's actor classes, which travel by value from this process, and have its engines watched."""
     import openrlhf.trainer.ppo_trainer as host_trainer
     import openrlhf.trainer.ppo_trainer_async as host_async
+    import openrlhf.trainer.ray as host_ray
     import openrlhf.trainer.ray.ppo_actor as host_actor
     import openrlhf.trainer.ray.ppo_critic as host_critic
+    import openrlhf.trainer.ray.vllm_engine as host_engine
     import ray
 
     from openrlhf_lamer.integration.actors import LamerCriticActor, LamerPolicyActor
+    from openrlhf_lamer.integration.rollout import CALLS, LamerRolloutActor
     from openrlhf_lamer.integration.trainer import LamerGenerateSamplesActor, LamerTrainer, LamerTrainingActor
+
+    def create_watched(*args: Any, **kwargs: Any) -> list[Any]:
+        engines = host_engine.create_vllm_engines(*args, **kwargs)
+        watch.begin(engines)
+        return engines
 
     def placed(base: type) -> Any:
         return ray.remote(type(base.__name__, (base,), {"config": plan.line.config, "estimator": plan.estimator}))
 
+    engine_options: dict[str, Any] = {"max_concurrency": CALLS}
     host_trainer.PPOTrainer = placed(LamerTrainer)
     host_async.TrainingActor = placed(LamerTrainingActor)
     host_async.GenerateSamplesActor = placed(LamerGenerateSamplesActor)
     host_actor.PolicyModelActor = ray.remote(num_gpus=1)(LamerPolicyActor)
+    host_engine.RolloutRayActor = ray.remote(**engine_options)(LamerRolloutActor)
+    host_ray.create_vllm_engines = create_watched
     host_critic.CriticModelActor = ray.remote(num_gpus=1)(LamerCriticActor)

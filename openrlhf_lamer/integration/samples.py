@@ -1,21 +1,192 @@
-"""The host's samples generator, with one sample a trial."""
+"""The host's samples generator, playing trials: which prompts are drawn when, and which groups make a batch."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
+from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
+from openrlhf.utils.logging_utils import init_logger
+from tqdm import tqdm
+from vllm import SamplingParams
 
-from openrlhf_lamer.integration.experience import TrialExperience
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.integration.engines import Engines, Group
+from openrlhf_lamer.integration.prompts import Draw, PromptStream, trial_seed
+
+logger = init_logger(__name__)
+
+EVALUATION = -1
+"""The batch that an evaluation counts as: before all that are to be trained."""
+
+
+class Rollout(list[Experience]):
+    """A batch of trials in whole groups, in the order of their prompts, with what its rollout showed.
+
+    It is what the host's loops hand from generation to training, through a queue where that is asynchronous.
+
+    Attributes:
+        metrics: Flat scalars.
+    """
+
+    def __init__(self, groups: Iterable[Group], metrics: dict[str, float]) -> None:
+        super().__init__(sample for group in groups for sample in group.samples if sample is not None)
+        self.metrics = metrics
 
 
 class LamerSamplesGenerator(SamplesGenerator):
-    """Dispatch, buffering and filtering are the host's; a response becomes a `TrialExperience`."""
+    """Batches of trials, one call of an engine each.
+
+    A batch is the first `--rollout.batch_size` groups, in the order of their prompts, that dynamic filtering lets pass.
+    So which tasks a step trains depends on the trials' outcomes alone, and not on which of them was fastest.
+
+    Weights must not change while a trial runs, unless `--train.partial_rollout_enable` says that they may: the host
+    locks the engines through a whole batch, and this generator leaves nothing running when it returns. With partial
+    rollouts there is no such lock, and the trials of the next batch start as those of this one end. They run on while
+    this one is trained, so a trial may have been begun one batch before the host alone would have begun it, no more.
+
+    Attributes:
+        prompts_dataloader: The host's, as a stream that is read ahead.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        prompts_dataloader: Any,
+        eval_dataloader: Any,
+        tokenizer: Any,
+        vllm_engines: Any,
+        config: LamerConfig,
+    ) -> None:
+        stream = PromptStream(prompts_dataloader, strategy.args.train.seed)
+        super().__init__(strategy, stream, eval_dataloader, tokenizer, vllm_engines)
+        self._stream = stream
+        self._engines = Engines(self.vllm_engines, tokenizer, config, seeded=self.args.train.full_determinism_enable)
+        self._groups: deque[tuple[Draw, Group]] = deque()
 
     @classmethod
-    def instead_of(cls, host: SamplesGenerator) -> LamerSamplesGenerator:
+    def instead_of(cls, host: SamplesGenerator, config: LamerConfig) -> LamerSamplesGenerator:
         """A generator that draws from the same prompts and engines as `host`."""
-        return cls(host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines)
+        return cls(
+            host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines, config
+        )
 
-    def _process_response_into_experience(self, response: dict[str, Any], **generate_kwargs: Any) -> TrialExperience:
-        return TrialExperience.from_response(response)
+    def generate_samples(self, **generate_kwargs: Any) -> tuple[Rollout, float | None, int, bool]:
+        """One batch to train.
+
+        Returns:
+            The batch, smaller or empty where the prompts end; the share of its groups in percent that passed dynamic
+            filtering, if that is on; the prompts that it used up; and whether the epoch's prompts are all used up.
+        """
+        args = self.args
+        size = args.rollout.batch_size
+        partial = args.train.partial_rollout_enable
+        window = max(args.rollout.vllm_generate_batch_size or size, 2 * size if partial else size)
+        if not self._groups and not self._stream.open:
+            self._stream.begin()
+        self._wake()
+        bar = tqdm(total=size, desc="Generate samples")
+        if partial or self._ready() < size:
+            while True:
+                self._fill(window, size, generate_kwargs)
+                bar.set_postfix({"groups": len(self._groups)}, refresh=False)
+                bar.update(min(self._ready(), size) - bar.n)
+                if all(group.complete for _, group in self._groups) or (partial and self._ready() >= size):
+                    break
+                self._wait()
+        bar.close()
+        metrics = self._engines.metrics()
+        self._sleep()
+        return self._deliver(size, metrics)
+
+    def generate_eval_samples(self, **generate_kwargs: Any) -> Rollout:
+        """Play the evaluation set once; its trials go before those of training that may wait."""
+        self._wake()
+        try:
+            groups = [
+                self._group(prompt, label, "eval", number, generate_kwargs)
+                for number, (_, (prompt,), (label,), _) in enumerate(self.eval_dataloader)
+            ]
+            for group in groups:
+                self._engines.submit(group, EVALUATION)
+            with tqdm(total=len(groups), desc="Evaluate") as bar:
+                while not all(group.complete for group in groups):
+                    self._wait()
+                    bar.update(sum(group.complete for group in groups) - bar.n)
+            return Rollout(groups, self._engines.metrics())
+        finally:
+            self._sleep()
+
+    def _ready(self) -> int:
+        """Groups to train that have ended, those alone that no group before them can delay."""
+        count = 0
+        for _, group in self._groups:
+            if not group.complete:
+                break
+            count += bool(group.passed)
+        return count
+
+    def _fill(self, window: int, size: int, generate_kwargs: dict[str, Any]) -> None:
+        """Draw prompts until `window` groups are played or ready to be trained."""
+        while sum(group.passed is not False for _, group in self._groups) < window:
+            draw = self._stream.draw()
+            if draw is None:
+                break
+            group = self._group(draw.prompt, draw.label, "train", draw.number, generate_kwargs)
+            self._groups.append((draw, group))
+            self._engines.submit(group, draw.number // size)
+
+    def _wait(self) -> None:
+        """Wait for a trial; judge its group if that was the last one."""
+        group = self._engines.wait()
+        if group.complete:
+            group.passed = not self.args.algo.dynamic_filtering_enable or self._passes(group)
+
+    def _passes(self, group: Group) -> bool:
+        """Whether a group's mean score lies within the host's bounds; a group with a failed trial passes."""
+        scores = [sample.scores for sample in group.samples if sample is not None]
+        if any(score is None for score in scores):
+            return True
+        mean = sum(float(score) for score in scores if score is not None) / len(scores)
+        low, high = self.args.algo.dynamic_filtering_range
+        if not low < mean < high:
+            logger.info(f"Filtered out {group.prompt}: a mean score of {mean:.2f} is not within ({low:g}, {high:g})")
+        return low < mean < high
+
+    def _deliver(self, size: int, metrics: dict[str, float]) -> tuple[Rollout, float | None, int, bool]:
+        chosen: list[Group] = []
+        used = 0
+        while self._groups and self._groups[0][1].complete and len(chosen) < size:
+            draw, group = self._groups.popleft()
+            self._stream.deliver(draw)
+            used += 1
+            if group.passed:
+                chosen.append(group)
+        rate = 100 * len(chosen) / used if used and self.args.algo.dynamic_filtering_enable else None
+        return Rollout(chosen, metrics), rate, used, not self._groups and not self._stream.open
+
+    def _group(self, prompt: str, label: str, split: str, number: int, generate_kwargs: dict[str, Any]) -> Group:
+        args, given = self.args, generate_kwargs
+        size = given.get("n_samples_per_prompt", args.rollout.n_samples_per_prompt)
+        sampling_params = SamplingParams(
+            temperature=given.get("temperature", 1.0),
+            top_p=given.get("top_p", 1.0),
+            top_k=given.get("top_k", -1),
+            max_tokens=given.get("max_new_tokens"),
+            min_tokens=given.get("min_new_tokens", 1),
+            skip_special_tokens=given.get("skip_special_tokens", False),
+            logprobs=1 if args.algo.advantage.is_correction_level != "off" else None,
+        )
+        seeds = tuple(trial_seed(args.train.seed, split, number, sample) for sample in range(size))
+        return Group(prompt, label, seeds, sampling_params, given.get("max_len", 2048))
+
+    def _wake(self) -> None:
+        if self.args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.vllm_engines, "wake_up")
+
+    def _sleep(self) -> None:
+        if self.args.vllm.enable_sleep:
+            batch_vllm_engine_call(self.vllm_engines, "sleep")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +15,10 @@ from openrlhf.utils.logging_utils import init_logger
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.actors import ROWS_TRAINED, TOKENS_TRAINED
 from openrlhf_lamer.integration.batch import TrialBatch
-from openrlhf_lamer.integration.experience import TrialExperience
 from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.remote import plain_class
 from openrlhf_lamer.integration.report import batch_metrics, evaluation_metrics, write_trials
-from openrlhf_lamer.integration.samples import LamerSamplesGenerator
+from openrlhf_lamer.integration.samples import LamerSamplesGenerator, Rollout
 
 logger = init_logger(__name__)
 
@@ -52,13 +50,14 @@ class TrialTraining:
             estimator=self.estimator,
         )
 
-    def train_step(self, rollout_samples: Sequence[TrialExperience], global_step: int) -> tuple[dict[str, Any], int]:
+    def train_step(self, rollout_samples: Rollout, global_step: int) -> tuple[dict[str, Any], int]:
         """One step of the host's, then check what was trained against what was sampled, and record it."""
         host: Any = super()
         status, global_step = host.train_step(rollout_samples, global_step)
         batch = self._batch
         self._check_trained(batch, status)
-        status |= {f"lamer/{key}": value for key, value in batch_metrics(batch, self.config).items()}
+        found = batch_metrics(batch, self.config) | rollout_samples.metrics
+        status |= {f"lamer/{key}": value for key, value in found.items()}
         if self.config.trials:
             write_trials(Path(self.config.trials), batch, global_step)
         return status, global_step
@@ -113,7 +112,8 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
@@ -137,7 +137,8 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def _run_eval(self) -> dict[str, float]:
         """Play the host's evaluation set; the training half logs what comes back."""

@@ -1,0 +1,97 @@
+"""The host's prompts, drawn one by one and some of them ahead of what is trained.
+
+A checkpoint must say how far *training* got. So what it saves of the dataloader is the state as of the last prompt that
+was delivered, not of the last one drawn: a resumed run draws the rest again, and neither skips nor repeats a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+DRAWN = "lamer_drawn"
+"""Key of the number of prompts drawn, in the dataloader's state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A prompt that was drawn.
+
+    Attributes:
+        number: How many were drawn before it since the run began, resumptions included.
+        prompt: The host's prompt, which names the task.
+        label: The task as JSON.
+        state: The dataloader's state once this prompt is used up.
+    """
+
+    number: int
+    prompt: str
+    label: str
+    state: dict[str, Any]
+
+
+class PromptStream:
+    """A dataloader that is read ahead; to the host's checkpoints it is one that is not.
+
+    Args:
+        loader: The host's dataloader of single prompts, which can save and load its state.
+        seed: What the order of its tasks follows from.
+    """
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        self._loader = loader
+        generator = getattr(loader.sampler, "generator", None)
+        if generator is not None:
+            generator.manual_seed(seed)
+        self._prompts: Iterator[Any] | None = None
+        self._drawn = 0
+        self._delivered: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    @property
+    def open(self) -> bool:
+        """Whether an epoch has begun and has not been found to be over."""
+        return self._prompts is not None
+
+    def begin(self) -> None:
+        """Begin an epoch, or go on with the one that was loaded."""
+        self._prompts = iter(self._loader)
+
+    def draw(self) -> Draw | None:
+        """The next prompt; None if the epoch is over, which closes the stream."""
+        if self._prompts is None:
+            return None
+        try:
+            _, (prompt,), (label,), _ = next(self._prompts)
+        except StopIteration:
+            self._prompts = None
+            return None
+        self._drawn += 1
+        return Draw(self._drawn - 1, prompt, label, {**self._loader.state_dict(), DRAWN: self._drawn})
+
+    def deliver(self, last: Draw) -> None:
+        """All prompts up to `last` are used up: a run resumed from here begins after it."""
+        self._delivered = last.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a resumed run goes on."""
+        return self._delivered or {**self._loader.state_dict(), DRAWN: self._drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was saved."""
+        self._drawn = state.get(DRAWN, 0)
+        self._delivered = state or None
+        self._loader.load_state_dict({key: value for key, value in state.items() if key != DRAWN})
+
+
+def trial_seed(run: int, split: str, number: int, sample: int) -> int:
+    """The seed of a trial: of sample `sample` of the prompt drawn as number `number`.
+
+    It follows from the run's seed and the place in the order of prompts alone, so a resumed run, which knows that place
+    from its checkpoint, seeds its trials as one without interruption.
+    """
+    return int.from_bytes(sha256(repr((run, split, number, sample)).encode()).digest()[:6], "big")

@@ -1,0 +1,66 @@
+"""The host's rollout actor, playing one trial a call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+from openrlhf_lamer.integration.remote import plain_class
+from openrlhf_lamer.integration.watch import EngineReport
+from openrlhf_lamer.policies.engine import EnginePolicy
+from openrlhf_lamer.records import Task
+
+CALLS = 100_000
+"""Calls that an engine answers at once. Ray's own limit of 1000 would let trials hold up an update of the weights."""
+
+
+class LamerRolloutActor(plain_class(RolloutRayActor)):
+    """A vLLM engine with the agent that plays on it, which the launcher puts in the place of the host's."""
+
+    executor: Any
+    llm: Any
+
+    async def prepare(self, tokenizer: Any, *, seeded: bool) -> None:
+        """Take what all trials share: the tokenizer, and whether replies are sampled by their own seeds."""
+        self.executor.take(tokenizer)
+        self._seeded = seeded
+
+    async def play_trial(
+        self, prompt: str, label: str, sample: int, seed: int, sampling_params: Any, max_length: int
+    ) -> dict[str, Any]:
+        """Play trial number `sample` of the task in `label`; failures are inside the record."""
+        policy = EnginePolicy(self, sampling_params, seeded=self._seeded)
+        return await self.executor.play(
+            prompt,
+            Task.from_json(label),
+            policy,
+            sample=sample,
+            seed=seed,
+            max_new_tokens=sampling_params.max_tokens,
+            max_length=max_length,
+        )
+
+    async def prefix_cache(self) -> tuple[int, int]:
+        """Prompt tokens that were looked up in the prefix cache since the start, and those found; (0, 0) without it."""
+        from vllm.v1.metrics.reader import Counter, get_metrics_snapshot
+
+        counters = {m.name: m.value for m in get_metrics_snapshot() if isinstance(m, Counter)}
+        return counters.get("vllm:prefix_cache_queries", 0), counters.get("vllm:prefix_cache_hits", 0)
+
+    async def report(self) -> EngineReport:
+        """Where this engine runs and what it plays."""
+        return EngineReport(socket.gethostname(), os.getpid(), tuple(self.executor.playing.values()))
+
+    async def until_death(self) -> None:
+        """Never return: whoever waits for the answer hears of this process's death, and of its engine's, at once.
+
+        Raises:
+            RuntimeError: vLLM's own process has died, and this one is of no use without it.
+        """
+        while not self.llm.errored:  # noqa: ASYNC110  (vLLM has no event for it)
+            await asyncio.sleep(1)
+        raise RuntimeError(f"vLLM's engine process died: {self.llm.dead_error}")

@@ -1,0 +1,309 @@
+"""Which prompts are drawn and which groups make a batch, on engines that end trials in any order."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openrlhf")
+
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration.prompts import PromptStream, trial_seed
+from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+
+if not cpu.cuda_available():
+    cpu.install()
+
+TASKS = 24
+SIZE = 4
+SAMPLES = 3
+
+
+def loader(*, shuffle: bool = True) -> Any:
+    """Prompts as the host loads them: one by one, able to save where it is; those of training in a random order."""
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    rows = [(None, f"minesweeper:seed={seed}", Task("minesweeper", seed=seed).to_json(), None) for seed in range(TASKS)]
+    return StatefulDataLoader(
+        rows,  # pyright: ignore[reportArgumentType]
+        batch_size=1,
+        shuffle=shuffle,
+        collate_fn=lambda batch: tuple(list(column) for column in zip(*batch, strict=True)),
+    )
+
+
+def trial_of(label: str, sample: int, seed: int, outcome: str) -> Trial:
+    """A trial that was won (1), lost (0) or failed (f)."""
+    turn = Turn(Phase.PLAY, 0, 0, (1, 2), tuple(range(5 + sample)), None, "", "(1, 1)", True, 0.0, "s", "")
+    failure = Failure(FailureKind.ENGINE, "generate", "no") if outcome == "f" else None
+    stop = Stop.WON if outcome == "1" else Stop.LOST
+    return Trial(Task.from_json(label), (Episode((turn,), stop, ""),), failure, sample, seed)
+
+
+class Simulated:
+    """Engines of which one ends a trial, chosen at random, whenever somebody waits for one."""
+
+    def __init__(self, engines: int, seed: int, outcome: Callable[[Task, int], str]) -> None:
+        self.rng = random.Random(seed)
+        self.outcome = outcome
+        self.running: list[tuple[int, Future[Any], dict[str, Any]]] = []
+        self.most = [0] * engines
+        self.played: list[tuple[str, int, int]] = []
+        self.tokenizers = 0
+        self.actors = [self._actor(number) for number in range(engines)]
+        self.results: deque[Any] = deque()
+
+    def _actor(self, number: int) -> Any:
+        def play_trial(prompt: str, label: str, sample: int, seed: int, sampling_params: Any, max_length: int) -> Any:
+            trial = trial_of(label, sample, seed, self.outcome(Task.from_json(label), sample))
+            response = {"prompt": prompt, "label": label, "reward": 0.0, "truncated": False, "trial": trial}
+            future: Future[Any] = Future()
+            self.played.append((trial.task.id, sample, seed))
+            self.running.append((number, future, response | {"scores": float(trial.won)}))
+            self.most[number] = max(self.most[number], sum(engine == number for engine, *_ in self.running))
+            return SimpleNamespace(future=lambda: future)
+
+        def prepare(tokenizer: Any, *, seeded: bool) -> None:
+            self.tokenizers += 1
+
+        methods = {"play_trial": play_trial, "prepare": prepare, "prefix_cache": lambda: (100, 40)}
+        return SimpleNamespace(**{name: SimpleNamespace(remote=method) for name, method in methods.items()})
+
+    # What stands in for the queue of trials that have ended:
+    def put(self, item: Any) -> None:
+        self.results.append(item)
+
+    def get(self) -> Any:
+        while not self.results:
+            _, future, response = self.running.pop(self.rng.randrange(len(self.running)))
+            future.set_result(response)
+        return self.results.popleft()
+
+
+Make = Callable[..., tuple[Any, Simulated]]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Makes a generator of trials on simulated engines."""
+    import ray
+
+    from openrlhf_lamer.integration import engines as module
+    from openrlhf_lamer.integration.samples import LamerSamplesGenerator
+
+    monkeypatch.setattr(ray, "get", lambda answers: answers)
+
+    def made(
+        *,
+        outcome: Callable[[Task, int], str] = lambda task, sample: "1",
+        seed: int = 0,
+        limit: int | None = None,
+        partial: bool = False,
+        filtering: bool = False,
+        generated: int = SIZE,
+        state: Any = None,
+    ) -> tuple[Any, Simulated]:
+        simulated = Simulated(2, seed, outcome)
+        monkeypatch.setattr(module.queue, "SimpleQueue", lambda: simulated)
+        args = SimpleNamespace(
+            rollout=SimpleNamespace(batch_size=SIZE, n_samples_per_prompt=SAMPLES, vllm_generate_batch_size=generated),
+            train=SimpleNamespace(seed=42, partial_rollout_enable=partial, full_determinism_enable=False),
+            algo=SimpleNamespace(
+                advantage=SimpleNamespace(is_correction_level="off"),
+                dynamic_filtering_enable=filtering,
+                dynamic_filtering_range=(0, 1),
+            ),
+            vllm=SimpleNamespace(enable_sleep=False),
+        )
+        strategy: Any = SimpleNamespace(args=args)
+        config = LamerConfig(max_concurrent_trials=limit)
+        nothing: Any = None
+        generator = LamerSamplesGenerator(strategy, loader(), loader(shuffle=False), nothing, simulated.actors, config)
+        if state is not None:
+            generator.prompts_dataloader.load_state_dict(state)
+        return generator, simulated
+
+    return made
+
+
+def epoch(generator: Any) -> list[tuple[list[Trial], int, Any]]:
+    """All batches of an epoch, each with the prompts it used up and the checkpoint after it."""
+    batches = []
+    while True:
+        samples, _, used, exhausted = generator.generate_samples(temperature=1.0, max_len=100)
+        if samples:
+            batches.append(([s.trial for s in samples], used, generator.prompts_dataloader.state_dict()))
+        if exhausted:
+            return batches
+
+
+def tasks(batch: Sequence[Trial]) -> list[str]:
+    return [trial.task.id for trial in batch]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("limit", [None, 1, 3])
+@pytest.mark.parametrize("generated", [SIZE, 3 * SIZE])
+def test_an_epoch_is_played_in_whole_groups_in_the_order_of_its_prompts(
+    make: Make, partial: bool, limit: int | None, generated: int
+) -> None:
+    generator, simulated = make(limit=limit, partial=partial, generated=generated)
+    batches = epoch(generator)
+    played = [trial for batch, _, _ in batches for trial in batch]
+    assert len(batches) == TASKS // SIZE
+    assert [used for _, used, _ in batches] == [SIZE] * len(batches)
+    assert [trial.sample for trial in played] == list(range(SAMPLES)) * TASKS
+    order = [trial.task.id for trial in played[::SAMPLES]]
+    assert order == list(dict.fromkeys(name for name, _, _ in simulated.played))
+    assert len(set(order)) == TASKS
+    assert [trial.seed for trial in played] == [
+        trial_seed(42, "train", number, sample) for number in range(TASKS) for sample in range(SAMPLES)
+    ]
+    assert sorted(simulated.played) == sorted((t.task.id, t.sample, t.seed) for t in played)
+    assert simulated.tokenizers == 2
+    assert limit is None or max(simulated.most) == limit
+
+    again = [trial.task.id for batch, _, _ in epoch(generator) for trial in batch]
+    assert sorted(again) == sorted(tasks(played))
+    assert again != tasks(played)
+
+
+def test_nothing_runs_on_but_with_partial_rollouts_and_then_one_batch_at_most(make: Make) -> None:
+    generator, simulated = make(generated=2 * SIZE)
+    for _ in range(3):
+        generator.generate_samples()
+        assert not simulated.running
+    generator, simulated = make(partial=True)
+    ahead = []
+    for delivered in range(1, TASKS // SIZE + 1):
+        generator.generate_samples()
+        ahead.append(len(simulated.running))
+        begun = len({name for name, _, _ in simulated.played})
+        assert begun <= (delivered + 1) * SIZE
+    assert max(ahead) > 0
+    assert ahead[-1] == 0
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("filtering", [False, True])
+@pytest.mark.parametrize("generated", [SIZE, 2 * SIZE])
+def test_a_run_resumed_after_any_batch_goes_on_as_one_without_interruption(
+    make: Make, partial: bool, filtering: bool, generated: int
+) -> None:
+    """The same tasks, the same seeds, nothing skipped or repeated, over the end of an epoch too."""
+    settings = {"partial": partial, "filtering": filtering, "generated": generated, "outcome": some_alike}
+    generator, _ = make(**settings)
+    whole = epoch(generator) + epoch(generator)
+    first = next(i for i, (_, _, state) in enumerate(whole) if state["lamer_drawn"] > TASKS)
+    for place in range(len(whole) - 1):
+        resumed, _ = make(seed=place + 1, state=whole[place][2], **settings)
+        rest = epoch(resumed)
+        if place < first:  # the epoch's last checkpoint has an empty rest
+            rest += epoch(resumed)
+        expected = [[(t.task.id, t.sample, t.seed) for t in batch] for batch, _, _ in whole[place + 1 :]]
+        assert [[(t.task.id, t.sample, t.seed) for t in batch] for batch, _, _ in rest] == expected
+
+
+def some_alike(task: Task, sample: int) -> str:
+    """A third of the groups is all won, one group has a failure, the others are mixed."""
+    assert task.seed is not None
+    if task.seed % 3 == 0:
+        return "1"
+    return "f" if task.seed == 7 and sample == 1 else "01"[sample % 2]
+
+
+def test_dynamic_filtering_judges_groups_of_trials(make: Make) -> None:
+    """A group that is all won is replaced; one with a failed trial passes, and counts towards the limit on failures."""
+    generator, simulated = make(filtering=True, outcome=some_alike)
+    passed = []
+    for batch, used, _ in epoch(generator):
+        names = tasks(batch)[::SAMPLES]
+        assert names == sorted(names, key=lambda name: [n for n, _, _ in simulated.played].index(name))
+        assert used >= len(names)
+        passed += names
+    assert len(passed) == TASKS - TASKS // 3
+    assert "minesweeper:seed=7" in passed
+    assert not any(int(name.split("=")[1]) % 3 == 0 for name in passed)
+
+
+def test_the_share_that_passed_is_in_percent(make: Make) -> None:
+    generator, _ = make(filtering=True, outcome=some_alike)
+    samples, rate, used, _ = generator.generate_samples()
+    assert rate == pytest.approx(100 * len(samples) / SAMPLES / used)
+
+
+def test_an_evaluation_is_in_the_order_of_its_prompts_and_draws_no_seed_of_training(make: Make) -> None:
+    """It may run while trials of training do: these go on, and are delivered after it."""
+    generator, simulated = make(partial=True, limit=2)
+    first, *_ = generator.generate_samples()
+    assert simulated.running
+    before = len(simulated.played)
+    twice = [generator.generate_eval_samples(n_samples_per_prompt=2, temperature=0.0) for _ in range(2)]
+    assert {name for name, _, _ in simulated.played[before : before + 4]} <= set(tasks([s.trial for s in twice[0]]))
+    one, other = ([(s.trial.task.id, s.trial.sample, s.trial.seed) for s in samples] for samples in twice)
+    assert one == other
+    assert [name for name, _, _ in one[::2]] == [f"minesweeper:seed={seed}" for seed in range(TASKS)]
+    assert [sample for _, sample, _ in one] == [0, 1] * TASKS
+    seeds = {seed for _, _, seed in one}
+    rest = [trial for batch, _, _ in epoch(generator) for trial in batch]
+    trained = [s.trial for s in first] + rest
+    assert len(trained) == TASKS * SAMPLES
+    assert not seeds & {trial.seed for trial in trained}
+
+
+def test_what_a_rollout_showed_comes_with_it_through_a_pickle(make: Make) -> None:
+    import pickle
+
+    generator, _ = make(limit=2)
+    samples, *_ = generator.generate_samples()
+    copy = pickle.loads(pickle.dumps(samples))
+    assert copy.metrics == samples.metrics
+    assert [s.trial for s in copy] == [s.trial for s in samples]
+    assert samples.metrics["prefix_cache_hit_rate"] == pytest.approx(0.4)
+    assert 0 < samples.metrics["concurrent_trials"] <= 4
+    assert 0 <= samples.metrics["idle_slots"] < 1
+
+
+def test_an_engine_that_dies_ends_the_batch_at_once(make: Make) -> None:
+    generator, simulated = make()
+    simulated.get = lambda: (0.0, (None, 0), broken())  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ConnectionError, match="the actor died"):
+        generator.generate_samples()
+
+
+def broken() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(ConnectionError("the actor died"))
+    return future
+
+
+def test_a_checkpoint_of_the_host_itself_can_be_read() -> None:
+    """One that was written before prompts were numbered: the place in the data is right, the numbers begin anew."""
+    host = loader()
+    prompts = iter(host)
+    seen = [next(prompts)[1][0] for _ in range(5)]
+    stream = PromptStream(loader(), 42)
+    stream.load_state_dict(host.state_dict())
+    stream.begin()
+    draws = []
+    while (draw := stream.draw()) is not None:
+        draws.append(draw)
+    assert [draw.number for draw in draws] == list(range(TASKS - 5))
+    assert not {draw.prompt for draw in draws} & set(seen)
+    assert not stream.open
+
+
+def test_the_order_of_tasks_follows_from_the_seed_of_the_run() -> None:
+    def order(seed: int) -> list[str]:
+        stream = PromptStream(loader(), seed)
+        stream.begin()
+        return [draw.prompt for draw in iter(stream.draw, None)]
+
+    assert order(1) == order(1) != order(2)
