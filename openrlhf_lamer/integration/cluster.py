@@ -52,7 +52,7 @@ class Cluster:
         return any(node.accelerators for node in self.nodes)
 
     def __str__(self) -> str:
-        kinds = Counter(map(str, self.nodes))
+        kinds = Counter(map(str, sorted(self.nodes, key=lambda node: (node.gpus, node.cpus))))
         return "; ".join(f"{number} × {kind}" if number > 1 else kind for kind, number in kinds.items())
 
 
