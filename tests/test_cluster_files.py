@@ -49,6 +49,8 @@ def test_training_commands_pass_the_launchers_checks(
     plan = launcher.prepare(flags(file, tmp_path))
     assert plan.estimator == "lamer_gigpo"
     assert plan.gpus == 16
+    assert plan.line["ckpt.load_enable"]
+    assert plan.line["ckpt.save_steps"] > 0
 
 
 def test_the_manifest_asks_for_what_training_needs() -> None:

@@ -67,14 +67,15 @@ class TestEnvironments:
         assert result.exit_code == 0, result.output
 
 
-def test_the_page_of_options_names_flags_that_there_are() -> None:
+@pytest.mark.parametrize(("page", "least"), [("host-options.md", 25), ("cluster.md", 5)])
+def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
     pytest.importorskip("openrlhf")
     from openrlhf_lamer.integration.host import host_parser
 
     known = {action.dest for action in host_parser()._actions} | {f"lamer.{name}" for name in LamerConfig.model_fields}
-    named = set(re.findall(r"`--([\w.]+\w)(?![\w*])", (DOCS / "host-options.md").read_text("utf-8")))
+    named = set(re.findall(r"`--([\w.]+\w)(?![\w*])", (DOCS / page).read_text("utf-8")))
     groups = {name for name in named if any(flag.startswith((f"{name}.", f"{name}_")) for flag in known)}
-    assert len(named) > 25
+    assert len(named) > least
     assert named - groups <= known
 
 

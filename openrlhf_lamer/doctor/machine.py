@@ -93,7 +93,7 @@ def checks(weights: int = 0) -> list[Check]:
     """What there is to say about this machine; `weights` as for `disk`."""
     shm = Path("/dev/shm")
     here = shutil.disk_usage(Path.cwd())
-    ray = _existing(Path(os.environ.get("RAY_TMPDIR") or "/tmp"))
+    ray = _existing(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
     temporary = shutil.disk_usage(ray)
     return [
         memory(available_memory()),

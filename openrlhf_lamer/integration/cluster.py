@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,71 +13,120 @@ from openrlhf_lamer.config import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """What a Ray cluster offers.
+class Node:
+    """What one node offers.
 
     Attributes:
-        nodes: Nodes that are alive.
-        cpus: CPUs of all nodes.
-        gpus: GPUs of all nodes, logical ones among them.
+        cpus: Its CPUs.
+        gpus: Its GPUs, logical ones among them.
         accelerators: Whether some of them are real.
     """
 
-    nodes: int
     cpus: int
     gpus: int
-    accelerators: bool
+    accelerators: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs, {self.gpus} GPUs"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the nodes of a Ray cluster offer that are alive."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the host can take, which wants a CPU of the same node with each."""
+        return sum(min(node.cpus, node.gpus) for node in self.nodes)
+
+    @property
+    def accelerators(self) -> bool:
+        """Whether there are real GPUs."""
+        return any(node.accelerators for node in self.nodes)
+
+    def __str__(self) -> str:
+        kinds = Counter(map(str, sorted(self.nodes, key=lambda node: (node.gpus, node.cpus))))
+        return "; ".join(f"{number} × {kind}" if number > 1 else kind for kind, number in kinds.items())
+
+
+def find() -> str | None:
+    """The address of the cluster that `ray.init` is going to join, None where it starts one of its own.
+
+    As in Ray: RAY_ADDRESS, else what was started last on this machine.
+
+    Raises:
+        ConfigError: nobody listens there. Ray itself would try for minutes.
+    """
+    given = os.environ.get("RAY_ADDRESS", "")
+    if given == "local":
+        return None
+    if "://" in given:
+        raise ConfigError(
+            f"RAY_ADDRESS={given}: training runs on a node of the cluster, and joins it at HOST:6379; "
+            "unset RAY_ADDRESS, and from elsewhere use `ray job submit --address http://HEAD:8265`"
+        )
+    if given not in ("", "auto"):
+        _knock(given, f"RAY_ADDRESS={given}: no Ray there", "start one with `ray start --head`, or unset RAY_ADDRESS")
+        return given
+    file = _temporary() / "ray" / "ray_current_cluster"
+    address = file.read_text().strip() if file.is_file() else ""
+    if address:
+        gone = f"the Ray that was started last on this machine ({file}: {address}) is gone"
+        _knock(address, gone, "`ray stop` forgets it")
+        return address
+    if given:
+        raise ConfigError("RAY_ADDRESS=auto: no Ray was started on this machine; start one with `ray start --head`")
+    return None
 
 
 def look(address: str) -> Cluster:
-    """Join the cluster at `address` ("auto": the one on this machine) for a moment, and leave it.
+    """Join the cluster at `address` for a moment, and leave it.
 
     Raises:
-        ConfigError: there is none, or none that this Ray can talk to.
+        ConfigError: there is none that this Ray can talk to.
     """
-    if address == "auto":
-        address = local_address()
-    check_address(address)
     import ray
 
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray could not be joined (address {address!r}): {error}") from error
+        raise ConfigError(f"Ray at {address} could not be joined: {error}; see `ray status` there") from error
     try:
-        resources = ray.cluster_resources()
-        return Cluster(
-            nodes=sum(node["Alive"] for node in ray.nodes()),
-            cpus=int(resources.get("CPU", 0)),
-            gpus=int(resources.get("GPU", 0)),
-            # Ray adds this resource for hardware that it finds, and not for the logical GPUs of `--num-gpus`.
-            accelerators=any(name.startswith("accelerator_type:") for name in resources),
-        )
+        return joined()
     finally:
         ray.shutdown()
 
 
-def local_address() -> str:
-    """The address of the Ray that was started last on this machine, which may have died since.
+def joined() -> Cluster:
+    """The cluster that this process is in."""
+    import ray
 
-    Raises:
-        ConfigError: there was none.
-    """
-    # `ray.init(address="auto")` reads the same file, but tries a dead address for minutes.
-    file = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
-    if file.is_file() and (address := file.read_text().strip()):
-        return address
-    raise ConfigError(f"no Ray was started on this machine ({file} names none)")
+    def node(resources: dict[str, float]) -> Node:
+        # Ray adds this resource for hardware that it finds, and not for the logical GPUs of `--num-gpus`.
+        real = any(name.startswith("accelerator_type:") for name in resources)
+        return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), real)
+
+    return Cluster(tuple(node(each["Resources"]) for each in ray.nodes() if each["Alive"]))
 
 
-def check_address(address: str) -> None:
-    """Refuse an address that nobody listens at; Ray itself would try for minutes."""
+def _temporary() -> Path:
+    """Where Ray keeps its files."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
+def _knock(address: str, problem: str, remedy: str) -> None:
+    """Raise where nobody listens; an address of another form is left to Ray."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"RAY_ADDRESS={address}: no Ray there ({error}). Start one with `ray start --head`"
-        ) from error
+        raise ConfigError(f"{problem} ({error}); {remedy}") from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from openrlhf_lamer.config import ConfigError
-from openrlhf_lamer.doctor import Check, error, ok, warning
+from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.cpu.environment import extensions_dir
@@ -102,29 +102,30 @@ def compilers(compiler: str | None, nvcc: str | None, *, built: bool, cpu_mode: 
     return ok(name, compiler if cpu_mode else f"{compiler}, {nvcc}")
 
 
-def ray(joined: Cluster | None, problem: str = "", *, cpu_mode: bool) -> Check:
-    """The Ray cluster that training will join; None for one of its own, or because of `problem`."""
-    if problem:
-        return error("Ray", problem, "see `ray status` there, or unset RAY_ADDRESS for a Ray of the training's own")
+def ray(joined: Cluster | None, *, cpu_mode: bool) -> Check:
+    """The Ray cluster that training will join; None for one of its own."""
     if joined is None:
         return ok("Ray", "none is running: training starts one of its own on this machine")
-    found = f"{joined.nodes} nodes, {joined.cpus} CPUs, {joined.gpus} GPUs"
+    found = f"{len(joined.nodes)} nodes ({joined})"
     if not joined.gpus:
         logical = "`ray start --head --num-gpus 4` (logical GPUs do in CPU mode)"
         remedy = logical if cpu_mode else "add nodes with GPUs, or unset CUDA_VISIBLE_DEVICES and start Ray anew"
         return error("Ray", f"{found}: OpenRLHF's actors would wait for ever", remedy)
-    return ok("Ray", found + ("" if joined.accelerators else ", logical ones"))
+    if any(node.gpus > node.cpus for node in joined.nodes):
+        remedy = "start these nodes with more `--num-cpus`"
+        return warning("Ray", f"{found}: OpenRLHF takes a CPU along with each GPU, so some stay idle", remedy)
+    return ok("Ray", found + ("" if joined.accelerators else ", logical GPUs"))
 
 
 def checks() -> list[Check]:
     """What there is to say about the host, its stack, the mode and Ray."""
-    installed, address = _installed(), os.environ.get("RAY_ADDRESS", "")
-    joined, problem = None, ""
+    installed, joined, unreachable = _installed(), None, None
     if "ray" in installed:
         try:
-            joined = cluster.look(address or "auto")
-        except ConfigError as none:
-            problem = str(none) if address else ""  # without an address, training starts its own
+            address = cluster.find()
+            joined = cluster.look(address) if address else None
+        except ConfigError as problem:
+            unreachable = told("Ray", Verdict.ERROR, problem)
     usable, torch = cpu.cuda_available(), installed.get("torch")
     cpu_mode = not usable and not (joined is not None and joined.accelerators)
     toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "bin" / "nvcc"
@@ -135,7 +136,7 @@ def checks() -> list[Check]:
         *stack(installed, _pins(), cpu_mode=cpu_mode),
         mode(len(cpu.cuda_devices()), usable=usable, torch=torch, joined=joined),
         compilers(compiler, nvcc, built=built, cpu_mode=cpu_mode),
-        ray(joined, problem, cpu_mode=cpu_mode),
+        unreachable or ray(joined, cpu_mode=cpu_mode),
     ]
 
 

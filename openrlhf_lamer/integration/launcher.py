@@ -21,6 +21,7 @@ from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.checks import check, needs_critic
+from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
 from openrlhf_lamer.integration.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
@@ -151,8 +152,8 @@ def _cpu_mode(asked: bool | None) -> bool:
 
 def _cluster_has_cuda() -> bool:
     """Whether the Ray cluster that this driver is to join has real GPUs, though this machine has none."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    return bool(address) and cluster.look(address).accelerators
+    address = cluster.find()
+    return address is not None and cluster.look(address).accelerators
 
 
 def _worker_env(plan: Plan) -> dict[str, str]:
@@ -167,18 +168,20 @@ def _init_ray(plan: Plan, env: dict[str, str]) -> None:
 
     # What the job was submitted with cannot be given again, and wins.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env", {}).get("env_vars", {})
-    address = os.environ.get("RAY_ADDRESS", "")
-    cluster.check_address(address)
+    address = cluster.find() or "local"
     options: dict[str, Any] = {"runtime_env": {"env_vars": {k: v for k, v in env.items() if k not in job}}}
-    if plan.cpu and not address:
+    if plan.cpu and address == "local":
         options |= cpu.ray_options(plan.gpus)
     try:
-        ray.init(**options)
+        ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray could not be started or joined (RAY_ADDRESS={address!r}): {error}") from error
-    available = int(ray.cluster_resources().get("GPU", 0))
-    if available < plan.gpus:
-        ray.shutdown()
+        raise ConfigError(f"Ray could not be started or joined (address {address!r}): {error}") from error
+    _check_resources(plan, cluster.joined())
+
+
+def _check_resources(plan: Plan, found: Cluster) -> None:
+    """Refuse a cluster that is too small: the host waits for what is missing, and says nothing."""
+    if found.gpus < plan.gpus:
         hint = (
             f"start Ray with `ray start --head --num-gpus {plan.gpus}` (logical ones do in CPU mode)"
             if plan.cpu
@@ -186,7 +189,12 @@ def _init_ray(plan: Plan, env: dict[str, str]) -> None:
         )
         raise ConfigError(
             f"--actor.num_gpus_per_node, --vllm.num_engines and the other models ask for {plan.gpus} GPUs, "
-            f"but Ray has {available}: {hint}"
+            f"but Ray has {found.gpus} with a CPU on the same node ({found}): {hint}"
+        )
+    if found.cpus <= plan.gpus:
+        raise ConfigError(
+            f"the host takes {plan.gpus} CPUs along with its GPUs, and the trainer and the environments want more, "
+            f"but Ray has {found.cpus} ({found}): start its nodes with more `--num-cpus`"
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from openrlhf_lamer.envs.base import Step, TextEnv
 from openrlhf_lamer.envs.session import Opening, Session, ThreadedSession, begin, play
+from openrlhf_lamer.integration import cluster
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.records import Task
 
@@ -148,7 +149,7 @@ class Worker:
 
         if not ray.is_initialized():
             # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
-            ray.init(include_dashboard=False)
+            ray.init(address=cluster.find() or "local", include_dashboard=False)
         # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
         # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
         options = {"num_cpus": 0.1, "scheduling_strategy": "SPREAD"}

@@ -13,4 +13,4 @@ exec ray job submit --address "$RAY_API_SERVER_ADDRESS" -- \
     --actor.num_nodes 2 --actor.num_gpus_per_node 8 --vllm.num_engines 16 --train.colocate_all \
     --vllm.enable_sleep --ds.enable_sleep --vllm.gpu_memory_utilization 0.6 \
     --actor.adam.lr 1e-6 --actor.gradient_checkpointing_enable \
-    --ckpt.path "$RUNS/checkpoints" --ckpt.output_dir "$RUNS/model"
+    --ckpt.path "$RUNS/checkpoints" --ckpt.save_steps 20 --ckpt.load_enable --ckpt.output_dir "$RUNS/model"
