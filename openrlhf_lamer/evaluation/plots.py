@@ -77,7 +77,7 @@ def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     looks: dict[str, tuple[str, str]] = dict(zip(labels, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.4, 4.2 * len(panels)), 4.0), layout="constrained")
+        figure = Figure(figsize=(max(6.0, 4.6 * len(panels)), 4.2), layout="constrained")
         every: Any = figure.subplots(1, len(panels), squeeze=False)[0]
         handles: dict[str, Any] = {}
         for axes, panel in zip(every, panels, strict=True):
@@ -121,6 +121,9 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
         axes.set_ylim(-2, 102)
     elif panel.ceiling is not None:
         axes.axhline(panel.ceiling, color="0.45", linestyle=":", linewidth=1.2)
+        axes.annotate(
+            "at most", (0.99, panel.ceiling), ("axes fraction", "data"), ha="right", va="bottom", color="0.35"
+        )
         axes.set_ylim(0, 1.08 * max(panel.ceiling, axes.get_ylim()[1] / 1.08))
     else:
         axes.set_ylim(bottom=0)

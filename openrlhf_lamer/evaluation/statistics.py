@@ -191,12 +191,13 @@ def mcnemar(first: Samples, second: Samples) -> McNemar | None:
     """McNemar's exact test on the tasks that both have; None where a task has several samples, which depend."""
     if any(len(values) > 1 for run in (first, second) for values in run.values()):
         return None
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     pairs = [(first[task][0], second[task][0]) for task in first.keys() & second.keys()]
     gained = sum(ours < theirs for ours, theirs in pairs)
     lost = sum(ours > theirs for ours, theirs in pairs)
-    return McNemar(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)
+    # Both tails of the binomial distribution at one half, which are equal.
+    return McNemar(gained, lost, min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))))
 
 
 def _cells(runs: Sequence[Samples]) -> Array:
@@ -250,8 +251,10 @@ def _spread(by_task: Array, *methods: Array) -> tuple[float, float]:
             free = (runs - 1) * (tasks - 1)
             parts.append((float(np.var(by_run, ddof=1)) / runs, runs - 1))
             parts.append((-float(np.nansum(rest**2)) / free / (runs * tasks), free))
-    variance = max(sum(part for part, _ in parts), *(part for part, _ in parts))
-    return variance, variance**2 / sum(part**2 / free for part, free in parts) if variance else math.inf
+    variance, (largest, freedom) = sum(part for part, _ in parts), max(parts)
+    if variance <= largest:
+        return largest, freedom
+    return variance, variance**2 / sum(part**2 / free for part, free in parts)
 
 
 def _t(freedom: float) -> float:
