@@ -110,7 +110,7 @@ def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) 
     report = write_report(tmp_path, measured)
     page = (tmp_path / "report.md").read_text()
     for name, panel in (("before", before), ("after", after)):
-        assert f"| {name} | 60 tasks | {' | '.join(str(success(panel, k)) for k in (1, 2, 3))} |" in page
+        assert f"| {name} | 60 tasks | success | {' | '.join(str(success(panel, k)) for k in (1, 2, 3))} |" in page
     assert measured.verdict.endswith("] points: a gain.")
     assert measured.verdict in page
     assert "Peak memory of all processes: 3.0 GiB" in page

@@ -80,7 +80,7 @@ def test_two_players_are_told_apart_in_every_form(players: tuple[Path, Path], tm
     markdown = called(*players, "--markdown")
     for name, text in zip(("random", "oracle"), shown, strict=True):
         assert f"<td>{text}</td>" in html
-        assert f"| {name} | 20 tasks | {text} |" in markdown
+        assert f"| {name} | 20 tasks | success | {text} |" in markdown
         assert text.split(" ", 1)[1] in printed
 
     tables = {table["name"]: table["rows"] for table in json.loads(called(*players, "--json"))["tables"]}
@@ -89,7 +89,7 @@ def test_two_players_are_told_apart_in_every_form(players: tuple[Path, Path], tm
     (row,) = tables["comparison"]
     assert test is not None
     assert (row["method"], row["p@3"]) == ("oracle", test.p)
-    assert [row["success@3"][key] for key in ("value", "low", "high")] == [gain.value, gain.low, gain.high]
+    assert [row["@3"][key] for key in ("value", "low", "high")] == [gain.value, gain.low, gain.high]
 
     lines = {(r["table"], r["row"], r["column"]): r for r in csv.DictReader(io.StringIO(called(*players, "--csv")))}
     figures = 0
@@ -135,7 +135,7 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
         "lamer (cold0)": "12 tasks, 3 seeds",
         "lamer (hot)": "12 tasks",
     }
-    pooled, alone = methods["lamer (cold0)"]["success@1"], methods["lamer (hot)"]["success@1"]
+    pooled, alone = methods["lamer (cold0)"]["@1"], methods["lamer (hot)"]["@1"]
     assert pooled["value"] == alone["value"] == 0.75
     assert pooled["high"] - pooled["low"] < alone["high"] - alone["low"]
     # A label given by hand pools what has no settings; a path does not.
@@ -150,10 +150,12 @@ def test_several_samples_bring_pass_at_k_and_diversity() -> None:
     trials = [
         made(task, 1 if sample == 0 else None, ways=2, sample=sample) for task in range(10) for sample in range(4)
     ]
-    tables = {table.name: table for table in build([Run.of("a", trials)]).tables}
+    report = build([Run.of("a", trials)])
+    tables = {table.name: table for table in report.tables}
     assert tables["pass"].columns[2:] == ("pass@1", "pass@2", "pass@3", "pass@4")
     values = [cell.value for cell in tables["pass"].rows[0] if isinstance(cell, Estimate)]
     assert values == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert report.to_html().count("<img") == 2
     label, tasks, samples, plain, *_ = tables["diversity"].rows[0]
     assert (label, tasks, samples) == ("a, attempt 1", 10, "4")
     assert f"{plain}".startswith("0.69 [")
@@ -166,9 +168,30 @@ def test_attempts_that_were_not_played_have_no_success() -> None:
     perfect = [made(task, 1) for task in range(5)]
     three = [made(task, 3) for task in range(5)]
     single, best, long = build([Run.of("one", one), Run.of("best", perfect), Run.of("three", three)]).tables[0].rows
-    assert single[3:] == (None, None)
-    assert [str(cell)[:6] for cell in best[2:]] == ["100.0%"] * 3
-    assert [str(cell)[:4] for cell in long[2:]] == ["0.0%", "0.0%", "100."]
+    assert single[4:] == (None, None)
+    assert [str(cell)[:6] for cell in best[3:]] == ["100.0%"] * 3
+    assert [str(cell)[:4] for cell in long[3:]] == ["0.0%", "0.0%", "100."]
+
+
+def test_independent_attempts_are_samples_and_are_compared_with_sequential_ones() -> None:
+    """Three samples of one episode against trials of three episodes: what k attempts solve, each by its name."""
+    alone = [
+        replace(made(task, first, sample=sample), episodes=made(task, first).episodes[:1])
+        for task in range(10)
+        for sample, first in enumerate((1, None, None))
+    ]
+    trials = [made(task, 2 if task else 3) for task in range(10)]
+    report = build([Run.of("rl", alone), Run.of("lamer", trials)])
+    tables = {table.name: table for table in report.tables}
+    independent, sequential = tables["success"].rows
+    assert independent[:3] == ("rl", "10 tasks × 3", "pass")
+    assert sequential[:3] == ("lamer", "10 tasks", "success")
+    values = [[cell.value for cell in row if isinstance(cell, Estimate)] for row in tables["success"].rows]
+    assert values == [pytest.approx([1 / 3, 2 / 3, 1]), [0, 0.9, 1]]
+    (row,) = tables["comparison"].rows
+    assert [cell.value for cell in row if isinstance(cell, Estimate)] == pytest.approx([-1 / 3, 0.9 - 2 / 3, 0])
+    assert tables["comparison"].columns == ("method", "@1", "@2", "@3")
+    assert "pass" not in tables
 
 
 def test_failures_unfinished_runs_and_other_tasks_are_flagged() -> None:

@@ -140,21 +140,21 @@ def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimat
     return _estimate(by_task, [cells], unit, reach)
 
 
-def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
-    """Whether one of k independent samples of a task succeeds: not what `success` means by k attempts.
+def passed(run: Samples, k: int) -> dict[str, list[float]]:
+    """By task, the chance that one of k independent samples succeeds; tasks with fewer samples are left out.
 
-    The unbiased estimator of each task, 1 - C(n-c, k) / C(n, k) with c successes among n samples (Chen et al.,
-    2021), its mean over the tasks with at least k samples, and an interval as `mean` has it.
+    The unbiased estimator 1 - C(n-c, k) / C(n, k), with c successes among n samples (Chen et al., 2021).
     """
-    values = [
-        {
-            task: [1 - math.comb(len(own) - round(sum(own)), k) / math.comb(len(own), k)]
-            for task, own in run.items()
-            if len(own) >= k
-        }
-        for run in runs
-    ]
-    found = mean(values, "%")
+    return {
+        task: [1 - math.comb(len(own) - round(sum(own)), k) / math.comb(len(own), k)]
+        for task, own in run.items()
+        if len(own) >= k
+    }
+
+
+def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
+    """The mean of `passed` over tasks, with an interval as `mean` has it: not what `success` means by k attempts."""
+    found = mean([passed(run, k) for run in runs], "%")
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.tasks, "%")
 
 

@@ -122,6 +122,8 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
             )
         if run.expected is not None and total < run.expected:
             yield f"{name}: {total} of {run.expected} trials are there; the run has not ended"
+        if str(run.settings.get("player")).endswith("by chat messages"):
+            yield f"{name}: its server took text, so that characters are counted where it says tokens"
     panels = {method.runs[0].panel for method in methods}
     if len(panels) > 1:
         yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
