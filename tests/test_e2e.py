@@ -177,7 +177,7 @@ def check(
         trained = [u for trial in own for u in trial.turns if config.train_reflection or u.phase is Phase.PLAY]
         assert status["lamer/rows"] == len(rows)
         for k in range(1, config.num_episodes + 1):
-            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).share)
+            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).value)
         if number - first < frozen:
             assert "lamer/rows_trained" not in status
             continue
