@@ -16,7 +16,8 @@ from typing import Any
 
 from openrlhf_lamer.cleaning import Breaker, marks, special_tokens
 
-TAGS = ("action", "remark")
+TAGS = tuple(f"<{end}{tag}" for tag in ("action", "remark") for end in ("", "/"))
+"""How the tags begin that replies are parsed by."""
 
 _PROBE = "\x00reply\x00"
 
@@ -47,7 +48,7 @@ class Chat:
         specials = special_tokens(tokenizer)
         self._special = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
         self._without_control = Breaker(specials)
-        self._clean = Breaker({*specials, *marks(tokenizer), *(f"<{end}{tag}" for tag in TAGS for end in ("", "/"))})
+        self._clean = Breaker({*specials, *marks(tokenizer), *TAGS})
         self._between = lru_cache(maxsize=4096)(self._encode_between)
         opening = self._render([{"role": "user", "content": "x"}])
         if opening.rstrip().endswith("<think>"):

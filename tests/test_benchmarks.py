@@ -174,3 +174,12 @@ def test_a_slope_is_told_from_noise() -> None:
         assert not growth.of(trials, flat).exceeds
         assert growth.of(trials, leaky).exceeds
         assert growth.of(trials, leaky).slope == pytest.approx(leak, rel=0.2)
+
+
+def test_evaluation_keeps_its_slots_busy() -> None:
+    table = run("--trials", "40", "--concurrency", "8", "--milliseconds", "20", file="eval.py")
+    slots, milliseconds, _, busy, whole, asking = table.splitlines()[-2].replace("│", " ").split()
+    assert (slots, milliseconds) == ("8", "20")
+    assert float(busy[:-1]) > 90
+    assert 0 < float(asking[:-1]) <= float(busy[:-1]) <= 100
+    assert 0 < float(whole[:-1]) <= 100

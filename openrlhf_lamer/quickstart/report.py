@@ -108,6 +108,6 @@ on {len(measured.after)} held-out tasks at temperature {settings.eval_temperatur
 
 Peak memory of all processes: {measured.peak_bytes / 2**30:.1f} GiB.
 
-Beside this page: `report.html` (the same with every curve), `trials.jsonl` (every training trial), `before.jsonl` and \
-`after.jsonl` (the panel), `checkpoint/` (Hugging Face form), `tensorboard/`, `results.json`, and `logs/`.
+Beside this page: `report.html` (the same with every curve), `trials.jsonl` (every training trial), `before/` and \
+`after/` (the panel), `checkpoint/` (Hugging Face form), `tensorboard/`, `results.json`, and `logs/`.
 """

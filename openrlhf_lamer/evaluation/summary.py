@@ -1,0 +1,49 @@
+"""What one run shows, as figures: how often a task is solved within k attempts, and how that was played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from openrlhf_lamer import metrics
+from openrlhf_lamer.evaluation.methods import Method
+from openrlhf_lamer.evaluation.statistics import Estimate, pass_at_k, success, won
+from openrlhf_lamer.evaluation.tables import Table
+from openrlhf_lamer.records import Trial
+
+
+def solved(trials: Sequence[Trial], method: Method, attempts: int) -> dict[str, Estimate]:
+    """`success@k` or `pass@k` (see `Method.measure`) for k = 1 to `attempts`, by that name."""
+    if method.memory is None:
+        return {f"pass@{k}": pass_at_k([won(trials, 1)], k) for k in range(1, attempts + 1)}
+    return {f"success@{k}": success(trials, k) for k in range(1, attempts + 1)}
+
+
+def summarize(
+    trials: Sequence[Trial], method: Method, attempts: int, *, gamma_traj: float, counts_tokens: bool
+) -> dict[str, Any]:
+    """All figures of a run, ready for JSON; where ids are no tokens, what counts them is called by characters."""
+    found = metrics.summarize(trials, attempts, gamma_traj)
+    played = {key: value for key, value in found.items() if not key.startswith("success@")}
+    if not counts_tokens:
+        played = {key.replace("_tokens", "_characters"): value for key, value in played.items()}
+    return {
+        "method": method.name,
+        "tasks": len({trial.task.id for trial in trials}),
+        "trials": len(trials),
+        "failed": sum(trial.failure is not None for trial in trials),
+        **{name: _plain(each) for name, each in solved(trials, method, attempts).items()},
+        "played": played,
+    }
+
+
+def table(title: str, shares: dict[str, Estimate], note: str) -> Table:
+    """The shares as a table."""
+    rows = tuple((name, each, each.tasks) for name, each in shares.items())
+    return Table("solved", title, ("measure", "share", "tasks"), rows, note)
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    """An estimate for JSON, which has no NaN."""
+    return {key: None if value != value else value for key, value in asdict(estimate).items() if key != "unit"}
