@@ -77,7 +77,7 @@ class Chat:
     def clean(self, text: str) -> str:
         """`text` with control tokens and our tags broken up by a space, legible as before."""
         text = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-        return _TAG.sub("< ", text)
+        return break_tags(text)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         # `enable_thinking` is Qwen3's switch; templates without it ignore it.
@@ -105,6 +105,11 @@ class Chat:
     def _encode_between(self, text: str, ended: bool) -> tuple[int, ...]:
         ids = self.encode(self._after_reply(text))
         return ids[len(self.end_of_reply) :] if ended else ids
+
+
+def break_tags(text: str) -> str:
+    """`text` with the tags that replies are parsed by broken up by a space."""
+    return _TAG.sub("< ", text)
 
 
 def parse_tag(text: str, tag: str) -> str | None:

@@ -21,7 +21,7 @@ from openrlhf_lamer.context import Context
 from openrlhf_lamer.envs.base import Observation, Step
 from openrlhf_lamer.envs.session import Opening, OpenSession, Session, open_inline
 from openrlhf_lamer.memory import recall
-from openrlhf_lamer.policies.base import Generation, Policy, Request
+from openrlhf_lamer.policies.base import EngineGoneError, Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ async def run_trial(
     sample: int = 0,
     seed: int | None = None,
 ) -> Trial:
-    """Play `task` and return the record; never raises for what goes wrong inside.
+    """Play `task` and return the record; never raises for what goes wrong inside, `EngineGoneError` aside.
 
     Args:
         task: What to play; every episode begins from its initial state.
@@ -253,6 +253,8 @@ class _Player:
             reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
         except TimeoutError as error:
             raise TrialError(FailureKind.ENGINE_TIMEOUT, "generate", error) from error
+        except EngineGoneError:
+            raise
         except Exception as error:
             raise TrialError(FailureKind.ENGINE, "generate", error) from error
         finally:

@@ -1,5 +1,5 @@
 """What generates: an engine, an endpoint, or a script. The trial loop does not know which."""
 
-from openrlhf_lamer.policies.base import EngineError, Generation, Policy, Request
+from openrlhf_lamer.policies.base import EngineError, EngineGoneError, Generation, Policy, Request
 
-__all__ = ["EngineError", "Generation", "Policy", "Request"]
+__all__ = ["EngineError", "EngineGoneError", "Generation", "Policy", "Request"]

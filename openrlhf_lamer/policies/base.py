@@ -13,6 +13,10 @@ class EngineError(RuntimeError):
     """Generation failed; the trial is begun anew or masked."""
 
 
+class EngineGoneError(Exception):
+    """Nothing will be generated any more, for this trial or another: the run is to stop, by no fault of a trial."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One reply that the trial loop asks for.
@@ -42,5 +46,5 @@ class Policy(Protocol):
     """Anything that answers a request; it may be asked by many trials at once."""
 
     async def generate(self, request: Request) -> Generation:
-        """Reply to a request. Raises `EngineError` where it cannot."""
+        """Reply to a request. Raises `EngineError` where it cannot, `EngineGoneError` where no request can be met."""
         ...

@@ -35,11 +35,17 @@ class ScriptedPolicy(ABC):
 
 
 class RandomPolicy(ScriptedPolicy):
-    """Plays a random legal action each turn."""
+    """Plays a random legal action each turn: drawn by the request's own seed, if it has one."""
 
-    def __init__(self, chat: Chat, seed: int) -> None:
+    def __init__(self, chat: Chat, seed: int = 0) -> None:
         super().__init__(chat)
         self._rng = random.Random(seed)
+
+    async def generate(self, request: Request) -> Generation:
+        """The script's reply."""
+        if request.seed is not None:
+            self._rng = random.Random(request.seed)
+        return await super().generate(request)
 
     def act(self, env: TextEnv) -> str:
         """A random legal action."""

@@ -1,0 +1,155 @@
+"""Who plays in an evaluation: a local checkpoint, a server, or a script.
+
+Each opens as a `Player`, which `playing` turns into what a run calls for each job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from openrlhf_lamer.agents.base import Agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.session import open_inline
+from openrlhf_lamer.evaluation.run import Job
+from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration.pool import Pool
+from openrlhf_lamer.policies.base import EngineGoneError, Policy
+from openrlhf_lamer.policies.engine import EnginePolicy
+from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
+from openrlhf_lamer.records import Trial
+from openrlhf_lamer.text_chat import TextChat
+from openrlhf_lamer.trial import run_trial
+
+SCRIPTS: dict[str, type[RandomPolicy] | type[OraclePolicy]] = {"random": RandomPolicy, "oracle": OraclePolicy}
+
+ROOM = 1 << 40
+"""For players without a tokenizer: prompts of any length fit, since characters say little of tokens."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are sampled in an evaluation; the defaults are the paper's."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    max_length: int = 4096
+
+
+@dataclass(frozen=True)
+class Player:
+    """What replies, and the chat whose ids it takes.
+
+    Attributes:
+        policy: What replies.
+        chat: Its tokenizer, or a `TextChat`.
+        scripted: It acts on the environment itself, which so must live in this process.
+    """
+
+    policy: Policy
+    chat: Chat
+    scripted: bool = False
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether ids are tokens of the model; else they are characters."""
+        return not isinstance(self.chat, TextChat)
+
+
+def playing(
+    player: Player, agent: Agent, config: LamerConfig, sampling: Sampling, seed: int = 0
+) -> Callable[[Job], Awaitable[Trial]]:
+    """What plays a job: the training loop's own code, every trial sampled by its own seed."""
+    open_session = open_inline if player.scripted else Pool(config.env_workers, config.env_timeout).open
+
+    async def play(job: Job) -> Trial:
+        return await run_trial(
+            job.task,
+            agent,
+            player.policy,
+            player.chat,
+            config,
+            max_new_tokens=ROOM if player.scripted else sampling.max_new_tokens,
+            max_length=sampling.max_length if player.counts_tokens else 2 * ROOM,
+            open_session=open_session,
+            sample=job.sample,
+            seed=job.seed(seed),
+        )
+
+    return play
+
+
+def scripted(name: str) -> Player:
+    """One of `SCRIPTS`."""
+    chat = TextChat()
+    return Player(SCRIPTS[name](chat), chat, scripted=True)
+
+
+@asynccontextmanager
+async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0) -> AsyncIterator[Player]:
+    """A checkpoint in Hugging Face form, on a vLLM engine of its own in this process.
+
+    Args:
+        model: Its folder.
+        sampling: Temperature and lengths.
+        share: Of the device's memory that an engine may take, where several are open.
+
+    Raises:
+        TemplateError: Its chat template won't do, or leaves thinking on.
+    """
+    if not cpu.cuda_available():
+        cpu.enter_driver()
+    # The engine is this process's own, so nothing of it need be shared with strangers or reported home.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    chat = load_chat(model)
+    import vllm
+
+    engine = vllm.AsyncLLMEngine.from_engine_args(
+        vllm.AsyncEngineArgs(
+            model=str(model),
+            dtype="bfloat16",
+            max_model_len=sampling.max_length,
+            enforce_eager=not cpu.cuda_available(),
+            enable_prefix_caching=True,
+            gpu_memory_utilization=share * (0.9 if cpu.cuda_available() else 0.3),
+        )
+    )
+    params = vllm.SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, skip_special_tokens=False)
+    try:
+        yield Player(EnginePolicy(_Engine(engine), params, seeded=True), chat)
+    finally:
+        engine.shutdown()
+
+
+def load_chat(folder: Path) -> Chat:
+    """The chat of a model's tokenizer; raises `TemplateError` where it won't do."""
+    from transformers import AutoTokenizer
+
+    return Chat(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+class _Engine:
+    """A vLLM engine with the one method that a policy needs."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        result = None
+        try:
+            async for output in self._engine.generate(
+                {"prompt_token_ids": prompt_token_ids}, sampling_params, request_id=uuid4().hex
+            ):
+                result = output
+        except EngineDeadError as error:
+            raise EngineGoneError(f"the vLLM engine died: {error}") from error
+        return result

@@ -1,0 +1,228 @@
+"""A run: many trials at once, written to a folder as they end, which a killed run goes on from.
+
+The folder holds `run.json` (what the run is: settings, version, how many trials), and `trials.jsonl`
+(each trial as it ends). What plays is none of this module's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer import __version__
+from openrlhf_lamer.envs.seeding import below, generator
+from openrlhf_lamer.policies.base import EngineGoneError
+from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
+
+SCHEMA = 1
+
+PLAYED_AGAIN = frozenset({FailureKind.ENGINE, FailureKind.ENGINE_TIMEOUT})
+"""A trial that failed by one of these is played again when its run goes on: another time the engine may answer."""
+
+Key = tuple[str, int]
+
+
+class RunError(ValueError):
+    """A folder that a run cannot use or go on in; the message says what mends it."""
+
+
+class RunStoppedError(RuntimeError):
+    """The engine is gone. What was played is kept, and the same command goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One trial to play: sample number `sample` of `task`."""
+
+    task: Task
+    sample: int = 0
+
+    @property
+    def key(self) -> Key:
+        """What tells this job from the others of its run."""
+        return self.task.id, self.sample
+
+    def seed(self, seed: int) -> int:
+        """The trial's own seed in a run of `seed`; it depends on nothing else than on these three."""
+        return below(generator("eval", seed, *self.key), 2**31)
+
+
+def make_jobs(tasks: Sequence[Task], samples: int) -> list[Job]:
+    """`samples` trials of each task, task by task."""
+    return [Job(task, sample) for task in tasks for sample in range(samples)]
+
+
+async def run(
+    jobs: Sequence[Job],
+    play: Callable[[Job], Awaitable[Trial]],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    concurrency: int = 64,
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Play what of `jobs` is not in `folder` yet; returns the trials of all of them, in their order.
+
+    A free slot takes the next job, and waits for nothing else. More jobs than the folder was begun with are
+    fine: it then grows.
+
+    Args:
+        jobs: What to play; no two may be of one task and sample.
+        play: Plays a job. What it raises ends the run; a trial that failed is a result like any other.
+        folder: Where the run lives. One run at a time may use it.
+        settings: All that a result depends on, ready for JSON. A run goes on with the same alone.
+        concurrency: Most trials at once.
+        report: Called for each trial: at once for those that are there already, then for each as it ends.
+
+    Raises:
+        RunError: The folder is another run's, is in use, or cannot be read.
+        RunStoppedError: `play` raised `EngineGoneError`. The trials that were under way are not recorded.
+    """
+    keys = [job.key for job in jobs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RunError(f"task {twice[0]} is there more than once, and each task is played once a sample; remove one")
+    with _lock(folder):
+        _agree(folder, settings, len(jobs))
+        path = folder / "trials.jsonl"
+        done = _finished(path)
+        for key in keys:
+            if key in done:
+                report(done[key])
+        waiting = iter([job for job in jobs if job.key not in done])
+        with path.open("a", encoding="utf-8") as file:
+
+            async def slot() -> None:
+                for job in waiting:
+                    trial = await play(job)
+                    file.write(trial.to_json() + "\n")
+                    file.flush()
+                    done[job.key] = trial
+                    report(trial)
+
+            slots = [asyncio.create_task(slot()) for _ in range(min(concurrency, len(jobs)))]
+            try:
+                await asyncio.gather(*slots)
+            except EngineGoneError as error:
+                there = sum(key in done for key in keys)
+                raise RunStoppedError(
+                    f"{error}. {there} of {len(jobs)} trials are done and kept in {folder}; "
+                    "run the same command again to go on"
+                ) from error
+            finally:
+                for each in slots:
+                    each.cancel()
+                await asyncio.gather(*slots, return_exceptions=True)
+    return [done[key] for key in keys]
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials of a run, in the order in which they ended.
+
+    Raises:
+        RunError: There is no run in the folder, or a line of it is no trial.
+    """
+    path = folder / "trials.jsonl"
+    if not path.is_file():
+        raise RunError(f"{folder}: no trials.jsonl there; give a folder that `openrlhf-lamer eval --out` made")
+    return [trial for trial, _ in _parse(path)]
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a run; raises `RunError` where the folder has none."""
+    path = folder / "run.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found["schema"] != SCHEMA:
+            raise RunError(f"{path} is of schema {found['schema']}; this version of openrlhf-lamer reads {SCHEMA}")
+        return found["settings"]
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; give a folder that `openrlhf-lamer eval --out` made") from error
+    except (ValueError, LookupError, TypeError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(f"{path} describes no run ({error!r}); give another folder") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    part.replace(path)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; a process that is killed lets go of it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made a folder ({error.strerror}); give another one") from error
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder} is in use by another run; wait for it, or give another folder") from error
+        yield
+
+
+def _agree(folder: Path, settings: Mapping[str, Any], trials: int) -> None:
+    """See that the folder is this run's, or make it so."""
+    mine = json.loads(json.dumps({"version": __version__, **settings}))
+    if (folder / "run.json").is_file():
+        theirs = read_settings(folder)
+        if different := list(_differences(theirs, mine)):
+            raise RunError(
+                f"{folder} holds a run with other settings: {'; '.join(different)}. "
+                "Give another folder, or the settings that it was begun with"
+            )
+    elif (folder / "trials.jsonl").exists():
+        raise RunError(f"{folder} has trials but no run.json that says what they are of; give another folder")
+    write_json(folder / "run.json", {"schema": SCHEMA, "settings": mine, "trials": trials})
+
+
+def _differences(theirs: Any, mine: Any, name: str = "") -> Iterator[str]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        for key in {**theirs, **mine}:
+            yield from _differences(theirs.get(key), mine.get(key), f"{name}.{key}" if name else key)
+    elif theirs != mine:
+        yield f"{name} is {_shown(theirs)} there and {_shown(mine)} here"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 100 else f"{text[:100]}..."
+
+
+def _finished(path: Path) -> dict[Key, Trial]:
+    """Trials that need not be played again; the rest of the file, a last line that was cut among it, goes."""
+    if not path.exists():
+        return {}
+    kept: dict[Key, tuple[Trial, str]] = {}
+    for trial, line in _parse(path):
+        if trial.failure is None or trial.failure.kind not in PLAYED_AGAIN:
+            kept.setdefault((trial.task.id, trial.sample), (trial, line))
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(line for _, line in kept.values())
+    part.replace(path)
+    return {key: trial for key, (trial, _) in kept.items()}
+
+
+def _parse(path: Path) -> Iterator[tuple[Trial, str]]:
+    """Each trial of a file with its line; a last line without its end is no trial yet."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                text = line.decode("utf-8")
+                yield Trial.from_json(text), text
+            except (SchemaError, UnicodeDecodeError) as error:
+                raise RunError(f"{path}, line {number}: {error}; remove that line, or give another folder") from error
