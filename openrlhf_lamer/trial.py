@@ -156,7 +156,7 @@ class _Player:
             if prompt is None:
                 stop = Stop.OVERLONG
                 break
-            reply = await self._generate(prompt, Phase.PLAY, session)
+            reply = await self._generate(prompt, Phase.PLAY, session, len(earlier))
             text = self._chat.decode(reply.ids)
             action = parse_tag(text, "action")
             before, step = anchor, None
@@ -205,7 +205,7 @@ class _Player:
         )
         if prompt is None:
             return episode
-        reply = await self._generate(prompt, Phase.REFLECT, session)
+        reply = await self._generate(prompt, Phase.REFLECT, session, number)
         text = self._chat.decode(reply.ids)
         remark = parse_tag(text, "remark") or None
         reflection = Turn(
@@ -245,10 +245,10 @@ class _Player:
             raise TrialError(FailureKind.PROMPT, "render", error) from error
         return prompt if len(prompt) <= self._room else None
 
-    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> Generation:
+    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session, episode: int) -> Generation:
         began = time.perf_counter()
         seed = None if self._seeds is None else self._seeds.getrandbits(31)
-        request = Request(prompt, self._max_new_tokens, phase, session.env, seed)
+        request = Request(prompt, self._max_new_tokens, phase, session.env, seed, episode)
         try:
             reply = await asyncio.wait_for(self._policy.generate(request), self._config.timeout)
         except TimeoutError as error:
