@@ -46,6 +46,7 @@ class Agent:
         rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
             What it lacks of the first two is as for any game.
+        reasons: Whether the prompts ask to think before acting; templates see it by this name.
     """
 
     env: str
@@ -54,6 +55,7 @@ class Agent:
     full_observations: int = 2
     rules: str | None = None
     prompts: Path | None = None
+    reasons: bool = True
     _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -91,7 +93,7 @@ class Agent:
         The template sees `env` (`TextEnv.facts`, so `env.size` is an option), `initial` and `observation` (both with
         `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns as
         pairs of a turn and whether to show its state), `last` (the turn before, or none),
-        `episode` (from 0), `num_episodes`, `turns_left`, and `continuing`.
+        `episode` (from 0), `num_episodes`, `turns_left`, `continuing`, and the agent's `reasons`.
         """
         recent = list(turns)[-self.window :]
         shown = len(recent) - self.full_observations
@@ -108,6 +110,7 @@ class Agent:
             episode=episode,
             num_episodes=num_episodes,
             turns_left=turns_left,
+            reasons=self.reasons,
         )
 
     def reflect_message(

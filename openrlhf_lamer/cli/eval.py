@@ -1,73 +1,326 @@
-"""`openrlhf-lamer eval`: play a panel with a checkpoint."""
+"""`openrlhf-lamer eval`: play a panel with a checkpoint, a served model or a script."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, replace
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import progress
 
+if TYPE_CHECKING:
+    from openrlhf_lamer.agents import Agent
+    from openrlhf_lamer.evaluation.players import Player, Sampling
+    from openrlhf_lamer.evaluation.statistics import Proportion
+    from openrlhf_lamer.records import Task, Trial
+
+WHO, WHAT, HOW, SAMPLING, RUNNING = "Who plays", "What is played", "How", "Sampling", "The run"
+
+RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
+"""Of the configuration, what a result depends on."""
+
 
 def evaluate(
-    model: Annotated[Path, typer.Option(help="Checkpoint in Hugging Face form.")],
-    agent_func: Annotated[str, typer.Option(help="Agent module or .py file, such as openrlhf_lamer.agents.sokoban.")],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint in Hugging Face form; with --endpoint, the model's name there.", rich_help_panel=WHO
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="A server with OpenAI's API, such as http://host:8000/v1; its key is read from OPENAI_API_KEY.",
+            rich_help_panel=WHO,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --endpoint: folder of the model's tokenizer. Prompts then are token ids, which vLLM takes; "
+            "without it they are chat messages, which every server takes.",
+            rich_help_panel=WHO,
+        ),
+    ] = None,
+    player: Annotated[
+        Literal["random", "oracle"] | None,
+        typer.Option(help="A script instead of a model.", rich_help_panel=WHO),
+    ] = None,
     tasks: Annotated[
-        str, typer.Option(help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).")
+        str,
+        typer.Option(
+            help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).", rich_help_panel=WHAT
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="File that gets a JSON line a trial.")],
-    num_episodes: Annotated[int, typer.Option(min=1, help="Attempts at each task.")] = 3,
-    max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
-    context: Annotated[str, typer.Option(help="turn, episode or trial.")] = "turn",
-    memory: Annotated[str, typer.Option(help="history, reflection or both.")] = "both",
-    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 1024,
-    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a prompt and its reply.")] = 4096,
-    seed: Annotated[int, typer.Option(help="Seed of the engine.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    agent_func: Annotated[
+        str | None,
+        typer.Option(
+            help="Agent module or .py file; by default the one that comes along for the tasks' environment.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Play so many of the tasks, from the first on.", rich_help_panel=WHAT)
+    ] = None,
+    method: Annotated[
+        Literal["zero-shot", "react", "reflexion", "rl", "rl+memory", "lamer"],
+        typer.Option(
+            help="zero-shot, react and rl make independent attempts (pass@k); the others go from one attempt "
+            "to the next with a memory (success@k).",
+            rich_help_panel=HOW,
+        ),
+    ] = "lamer",
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts at each task (k).", rich_help_panel=HOW)] = 3,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials of each task: by default 1, or, of independent attempts, as many as there are attempts.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    memory: Annotated[
+        Literal["history", "reflection", "both"] | None,
+        typer.Option(
+            help="What an attempt sees of the earlier ones; by default the method's.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    context: Annotated[
+        Literal["turn", "episode", "trial"],
+        typer.Option(help="Begin a new chat at each turn, episode or trial.", rich_help_panel=HOW),
+    ] = "turn",
+    max_turns: Annotated[
+        int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.", rich_help_panel=HOW)
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.", rich_help_panel=SAMPLING)] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus.", rich_help_panel=SAMPLING)] = 1.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a reply.", rich_help_panel=SAMPLING)
+    ] = 1024,
+    max_length: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            help="Most tokens of a prompt and its reply; an attempt that outgrows them is lost. Needs a tokenizer.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 4096,
+    seed: Annotated[
+        int,
+        typer.Option(help="Each reply's own seed follows from it, the task and the sample.", rich_help_panel=SAMPLING),
+    ] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder that gets the trials, a line each, and the summary. A run that is there goes on.",
+            rich_help_panel=RUNNING,
+        ),
+    ],
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at once.", rich_help_panel=RUNNING)] = 64,
+    patience: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Seconds to go on asking a server that is away before the run stops.", rich_help_panel=RUNNING
+        ),
+    ] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that one reply may take.", rich_help_panel=RUNNING)
+    ] = 600.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON.", rich_help_panel=RUNNING)
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the shares as CSV.", rich_help_panel=RUNNING)] = False,
 ) -> None:
-    """Play one trial on each task of a panel and print success@1 to N with 95% intervals."""
-    from rich.console import Console
-    from rich.table import Table
+    """Play the tasks of a panel, and print how many are solved within 1 to k attempts, with 95% intervals.
 
-    from openrlhf_lamer import metrics, panels
-    from openrlhf_lamer.agents import AgentError, load_agent
+    For instance `openrlhf-lamer eval --tasks sokoban/2-boxes --model runs/model --out runs/eval`, or with
+    `--endpoint http://localhost:8000/v1 --model NAME`, or `--player oracle`.
+
+    A run that was killed goes on where it was when the same command is typed again: nothing is played twice. If
+    the engine goes away the run waits for it, then stops and leaves with 1. The folder holds `trials.jsonl`,
+    `run.json` and `summary.json`; `openrlhf-lamer view` shows its trials.
+    """
+    from openrlhf_lamer import envs
+    from openrlhf_lamer.chat import TemplateError
     from openrlhf_lamer.config import ConfigError, LamerConfig
-    from openrlhf_lamer.evaluation.checkpoint import Sampling, play_panel
-    from openrlhf_lamer.evaluation.statistics import success
-    from openrlhf_lamer.records import Trial
+    from openrlhf_lamer.evaluation.methods import METHODS
+    from openrlhf_lamer.evaluation.players import Sampling, playing
+    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError, make_jobs, run, write_json
+    from openrlhf_lamer.evaluation.summary import solved, summarize, to_csv
+    from openrlhf_lamer.policies import EngineGoneError
+
+    if as_json and as_csv:
+        fail("give either --json or --csv")
+    if out.is_file():
+        fail(f"--out {out} is a file; give a folder")
+    chosen = METHODS[method]
+    if chosen.memory is None and memory is not None:
+        fail(f"--memory {memory}: the attempts of {method} are independent; leave it out, or choose another --method")
+    samples = samples or (attempts if chosen.memory is None else 1)
+    if chosen.memory is None and samples < attempts:
+        fail(f"--samples {samples}: {method} needs one for each of the {attempts} independent attempts")
+    panel, agent, agent_name = _tasks_and_agent(tasks, agent_func)
+    flags = {
+        "num_episodes": 1 if chosen.memory is None else attempts,
+        "max_turns": max_turns,
+        "context": context,
+        "memory": memory or chosen.memory or "both",
+        # The trial's own limit must leave room for all that an endpoint does about an answer that does not come.
+        "timeout": timeout if endpoint is None else 2 * timeout + patience,
+    }
+    try:
+        config = LamerConfig.load(flags)
+    except ConfigError as error:
+        fail(str(error))
+    sampling = Sampling(temperature, top_p, max_new_tokens, max_length)
+    opened, who = _player(model, endpoint, tokenizer, player, sampling, patience, timeout)
+    if player is None and envs.lookup(agent.env).slow and not find_spec("ray"):
+        fail(f"{agent.env} plays in processes of its own, which need Ray: pip install ray")
+    settings = {
+        "method": method,
+        "player": who,
+        "agent": agent_name,
+        "panel": {"name": Path(tasks).name if _is_file(tasks) else tasks, "hash": _hash(panel)},
+        "sampling": asdict(sampling),
+        "seed": seed,
+        "config": config.model_dump(include=set(RESULT)),
+    }
+    jobs = make_jobs(panel[:first], samples)
+
+    async def play(advance) -> tuple[list[Trial], bool]:
+        async with opened as opened_player:
+            trials = await run(
+                jobs,
+                playing(opened_player, replace(agent, reasons=chosen.reasons), config, sampling, seed),
+                out,
+                settings,
+                concurrency=concurrency,
+                report=lambda trial: advance(),
+            )
+            return trials, opened_player.counts_tokens
+
+    try:
+        with progress(f"trials of {agent.env}", len(jobs)) as advance:
+            trials, counts_tokens = asyncio.run(play(advance))
+    except (RunError, TemplateError) as error:
+        fail(str(error))
+    except (RunStoppedError, EngineGoneError) as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
+    summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
+    write_json(out / "summary.json", summary)
+    shares = solved(trials, chosen, attempts)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    elif as_csv:
+        typer.echo(to_csv(shares), nl=False)
+    else:
+        _print(f"{tasks}, {method}, {model or player}", shares, summary, sampling)
+
+
+def _tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
+    """The tasks, who plays them, and what names the agent: its module, or its file with a hash."""
+    from openrlhf_lamer import panels
+    from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.tasks import read_dataset
 
     try:
-        flags = {"num_episodes": num_episodes, "max_turns": max_turns, "context": context, "memory": memory}
-        config = LamerConfig.load(flags)
-        agent, _ = load_agent(agent_func)
-        is_file = tasks.endswith(".jsonl") or Path(tasks).is_file()
-        panel = read_dataset(Path(tasks)) if is_file else panels.load(tasks).tasks()
-    except (ConfigError, AgentError, OSError, ValueError) as error:
-        fail(str(error))
+        panel = read_dataset(Path(tasks)) if _is_file(tasks) else panels.load(tasks).tasks()
+    except (OSError, ValueError, ImportError) as error:
+        fail(f"--tasks {tasks}: {error}")
+    if not panel:
+        fail(f"--tasks {tasks}: no tasks there")
+    name = agent_func or f"openrlhf_lamer.agents.{panel[0].env}"
+    try:
+        agent, file = load_agent(name)
+    except AgentError as error:
+        fail(str(error) if agent_func else f"no agent comes along for {panel[0].env}; name one with --agent-func")
     if strange := {task.env for task in panel} - {agent.env}:
-        fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but --agent-func plays {agent.env}")
-    if not (model / "config.json").is_file():
-        fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with progress(f"trials of {agent.env}", len(panel)) as advance, out.open("w") as file:
+        fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but {name} plays {agent.env}")
+    return panel, agent, {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {})
 
-        def report(trial: Trial) -> None:
-            file.write(trial.to_json() + "\n")
-            advance()
 
-        sampling = Sampling(temperature, 1.0, max_new_tokens, max_length, seed)
-        trials = play_panel(model, panel, agent, config, sampling, report=report)
-    if as_json:
-        typer.echo(json.dumps(metrics.summarize(trials, num_episodes, config.gamma_traj)))
-        return
-    table = Table(title=f"{model}: {len(trials)} tasks of {agent.env}, temperature {temperature:g}")
-    table.add_column("")
-    table.add_column("share [95% interval]", justify="right")
-    for attempts in range(1, num_episodes + 1):
-        table.add_row(f"success@{attempts}", str(success(trials, attempts)))
-    Console().print(table)
+def _player(
+    model: str | None,
+    endpoint: str | None,
+    tokenizer: Path | None,
+    script: str | None,
+    sampling: Sampling,
+    patience: float,
+    timeout: float,
+) -> tuple[AbstractAsyncContextManager[Player], dict[str, str]]:
+    """What opens the player, and what names it in the run's settings."""
+    from openrlhf_lamer.evaluation import players
+    from openrlhf_lamer.policies.endpoint import Server
+
+    if script is not None:
+        if model or endpoint:
+            fail("--player plays by itself; leave --model and --endpoint out")
+        return nullcontext(players.scripted(script)), {"script": script}
+    if model is None:
+        fail("nobody plays: give --model, --endpoint with --model, or --player")
+    if (tokenizer or (None if endpoint else Path(model))) and not find_spec("transformers"):
+        fail("a model's tokenizer needs transformers: pip install transformers")
+    if endpoint is None:
+        if tokenizer is not None:
+            fail("--tokenizer goes with --endpoint; a checkpoint has its own")
+        folder = Path(model)
+        if not (folder / "config.json").is_file():
+            fail(f"--model {model}: no config.json there; give a folder in Hugging Face form, or an --endpoint as well")
+        if not find_spec("vllm"):
+            fail("--model needs vLLM: pip install 'openrlhf-lamer[gpu]', or ask a server with --endpoint")
+        return players.open_checkpoint(folder, sampling), {"checkpoint": str(folder.resolve())}
+    if not endpoint.startswith(("http://", "https://")):
+        fail(f"--endpoint {endpoint}: give a URL, such as http://localhost:8000/v1")
+    if tokenizer is not None and not (tokenizer / "tokenizer_config.json").is_file():
+        fail(f"--tokenizer {tokenizer}: no tokenizer_config.json there; give the folder of the model's tokenizer")
+    server = Server(endpoint, model, os.environ.get("OPENAI_API_KEY"), patience, timeout)
+    # Not the URL: a server that is started again elsewhere is the same to a run that goes on.
+    asked = "by chat messages" if tokenizer is None else "by token ids"
+    return players.open_server(server, sampling, tokenizer), {"served": model, "asked": asked}
+
+
+def _is_file(tasks: str) -> bool:
+    return tasks.endswith(".jsonl") or Path(tasks).is_file()
+
+
+def _hash(content: list[Task] | str) -> str:
+    text = content if isinstance(content, str) else "\n".join(task.to_json() for task in content)
+    return sha256(text.encode()).hexdigest()[:32]
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    """Leave without a result, by no fault of the command line."""
+    typer.echo(f"openrlhf-lamer: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _print(title: str, shares: dict[str, Proportion], summary: dict[str, Any], sampling: Sampling) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    about = f"{summary['tasks']} tasks, {summary['trials']} trials, temperature {sampling.temperature:g}"
+    table = Table(title=title, caption=about, min_width=len(title))
+    for heading in ("", "share", "95% interval", "solved", "of"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, each in shares.items():
+        interval = f"{100 * each.low:.1f} to {100 * each.high:.1f}%"
+        table.add_row(name, f"{100 * each.share:.1f}%", interval, str(each.successes), str(each.total))
+    console = Console()
+    console.print(table)
+    if summary["failed"]:
+        played = summary["played"]
+        kinds = ", ".join(f"{key} {played[key]:g}" for key in played if key.startswith("failed/"))
+        console.print(f"{summary['failed']} of {summary['trials']} trials failed and are left out: {kinds}")

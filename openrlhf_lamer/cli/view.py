@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def view(
     file: Annotated[
-        Path, typer.Argument(help="JSON lines, as --lamer.trials and `eval --out` write them.", show_default=False)
+        Path,
+        typer.Argument(
+            help="JSON lines, as --lamer.trials writes them, or a folder of `eval --out`.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("trials.html"),
     tokenizer: Annotated[
@@ -32,6 +35,7 @@ def view(
     from openrlhf_lamer.evaluation import viewer
     from openrlhf_lamer.records import SchemaError
 
+    file = file / "trials.jsonl" if file.is_dir() else file
     try:
         with file.open(encoding="utf-8") as lines:
             entries = viewer.read(lines)

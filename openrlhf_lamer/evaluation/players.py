@@ -21,6 +21,7 @@ from openrlhf_lamer.evaluation.run import Job
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.integration.pool import Pool
 from openrlhf_lamer.policies.base import EngineGoneError, Policy
+from openrlhf_lamer.policies.endpoint import Server, open_endpoint
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import Trial
@@ -140,6 +141,21 @@ async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0
         yield Player(EnginePolicy(_Engine(engine), params, seeded=True), chat)
     finally:
         engine.shutdown()
+
+
+@asynccontextmanager
+async def open_server(server: Server, sampling: Sampling, tokenizer: Path | None) -> AsyncIterator[Player]:
+    """A model behind a server, asked by token ids if its tokenizer's folder is given, else by chat messages.
+
+    Raises:
+        TemplateError: The tokenizer's chat template won't do.
+        EngineGoneError: The server does not answer, or has no such model.
+    """
+    chat = TextChat() if tokenizer is None else load_chat(tokenizer)
+    async with open_endpoint(
+        server, temperature=sampling.temperature, top_p=sampling.top_p, token_ids=tokenizer is not None
+    ) as policy:
+        yield Player(policy, chat)
 
 
 def load_chat(folder: Path) -> Chat:

@@ -162,6 +162,6 @@ Share of {len(measured.after)} held-out tasks that were solved, with 95% Wilson 
 
 Peak memory of all processes: {measured.peak_bytes / 2**30:.1f} GiB.
 
-Beside this page: `trials.jsonl` (every training trial), `before.jsonl` and `after.jsonl` (the panel), `checkpoint/` \
+Beside this page: `trials.jsonl` (every training trial), `before/` and `after/` (the panel), `checkpoint/` \
 (Hugging Face form), `tensorboard/`, `results.json`, and `logs/`.
 """

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
@@ -26,7 +27,6 @@ from openrlhf_lamer.quickstart.player import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
-from openrlhf_lamer.records import Trial
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 AGENT = "openrlhf_lamer.agents.minesweeper"
@@ -62,19 +62,14 @@ def run(out: Path, settings: Settings, console: Console) -> Measurements:
         stage("evaluation after", lambda: _evaluate(out, settings, console, "after", out / "checkpoint"))
     measured = Measurements(
         settings=settings,
-        before=read_trials(out / "before.jsonl"),
-        after=read_trials(out / "after.jsonl"),
+        before=read_trials(out / "before"),
+        after=read_trials(out / "after"),
         times=times,
         seconds=time.monotonic() - began,
         peak_bytes=memory.peak,
     )
     write_report(out, measured)
     return measured
-
-
-def read_trials(path: Path) -> list[Trial]:
-    """The trials of a JSON lines file."""
-    return [Trial.from_json(line) for line in path.read_text().splitlines()]
 
 
 def _warm_start(out: Path, settings: Settings, console: Console) -> None:
@@ -147,12 +142,12 @@ def _evaluate(out: Path, settings: Settings, console: Console, name: str, model:
     command = [
         *(sys.executable, "-m", "openrlhf_lamer.cli.main", "eval"),
         *("--model", str(model), "--agent-func", AGENT, "--tasks", str(out / "data" / "eval.jsonl")),
-        *("--out", str(out / f"{name}.jsonl"), "--num-episodes", str(config.num_episodes)),
+        *("--out", str(out / name), "--attempts", str(config.num_episodes)),
         *("--max-turns", str(config.max_turns), "--context", config.context, "--memory", config.memory),
         *("--temperature", str(settings.eval_temperature), "--max-new-tokens", str(settings.max_new_tokens)),
         *("--max-length", str(settings.max_length), "--seed", str(settings.seed)),
     ]
-    _follow(console, command, out / "logs" / f"eval-{name}.log", out / f"{name}.jsonl", settings.panel, "trials")
+    _follow(console, command, out / "logs" / f"eval-{name}.log", out / name / "trials.jsonl", settings.panel, "trials")
 
 
 def training_command(out: Path, settings: Settings) -> list[str]:
