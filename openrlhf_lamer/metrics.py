@@ -75,16 +75,35 @@ def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int)
         num_episodes: Episodes that a trial may have.
     """
     found: dict[str, float | None] = {}
+    paths = [paths_of(trial) for trial in trials]
     for n in range(num_episodes):
-        by_group: dict[int, list[tuple[tuple[str, str | None], ...]]] = {}
-        for trial, group in zip(trials, groups, strict=True):
-            if n < len(trial.episodes):
-                path = tuple((turn.anchor, turn.action) for turn in trial.episodes[n].turns)
-                by_group.setdefault(group, []).append(path)
-        found[f"diversity@{n + 1}"] = mean(_entropy(paths) for paths in by_group.values() if len(paths) > 1)
+        found[f"diversity@{n + 1}"] = mean(entropy(counts) for counts in ways(paths, groups, n).values())
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _entropy(items: Sequence[Hashable]) -> float:
-    counts = Counter(items).values()
-    return -sum(count / len(items) * math.log(count / len(items)) for count in counts)
+def paths_of(trial: Trial) -> tuple[Hashable, ...]:
+    """For each episode, the states and actions of its play turns: equal where the same was done."""
+    return tuple(tuple((turn.anchor, turn.action) for turn in episode.turns) for episode in trial.episodes)
+
+
+def ways(
+    paths: Sequence[Sequence[Hashable]], groups: Sequence[Hashable], episode: int
+) -> dict[Hashable, tuple[int, ...]]:
+    """How often each way to play an episode was taken, by group: of the groups where two trials or more came so far.
+
+    Args:
+        paths: For each trial, what was done in each of its episodes.
+        groups: For each trial, its group.
+        episode: Index of the episode.
+    """
+    found: dict[Hashable, Counter[Hashable]] = {}
+    for path, group in zip(paths, groups, strict=True):
+        if episode < len(path):
+            found.setdefault(group, Counter())[path[episode]] += 1
+    return {group: tuple(counts.values()) for group, counts in found.items() if counts.total() > 1}
+
+
+def entropy(counts: Sequence[int]) -> float:
+    """Entropy in nats of the shares that the counts are of."""
+    total = sum(counts)
+    return 0.0 - sum(count / total * math.log(count / total) for count in counts)

@@ -15,6 +15,7 @@ from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
+from openrlhf_lamer.cli.report import report
 from openrlhf_lamer.cli.tasks import tasks
 from openrlhf_lamer.cli.view import view
 
@@ -33,6 +34,7 @@ app.command("eval")(evaluate)
 app.command("analyze")(analyze)
 app.command("credit")(credit)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("view")(view)
 app.command("quickstart")(quickstart)
 

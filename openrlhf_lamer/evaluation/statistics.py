@@ -1,49 +1,271 @@
-"""Estimates with their uncertainty."""
+"""Estimates with their uncertainty.
+
+What is estimated is a mean over tasks, and tasks are what could have come out otherwise: samples of one task
+are not independent of one another, and neither are runs of one method on the same panel. Every interval is at
+95%, for tasks like those of the panel; where runs of several seeds are pooled, for seeds like these as well.
+
+Two things are called success at k and are kept apart. `success` is sequential: a trial's attempts follow each
+other and learn from each other, and one of the first k was won. `pass_at_k` is of k independent samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Protocol
 
-from openrlhf_lamer.records import Trial
+import numpy as np
+
+from openrlhf_lamer.records import Failure, Task
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+Samples = Mapping[str, Sequence[float]]
+"""What one run measured: for each task, a value of each of its samples. A task without any is left out."""
+
+Z = 1.959963984540054
+"""The normal distribution's quantile for 95%, both sides."""
+
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Proportion:
-    """A share with its 95% Wilson interval.
+class Estimate:
+    """A mean over tasks with its 95% interval.
 
     Attributes:
-        successes: How many succeeded.
-        total: Out of how many.
-        low: Lower end of the interval.
+        value: The estimate; NaN of nothing.
+        low: Lower end of the interval; NaN where one task alone says nothing about others.
         high: Upper end.
+        tasks: How many tasks it is a mean over.
+        unit: `%` for a share and `points` for a difference of shares, both of them stored as parts of 1; or
+            the name of a unit.
     """
 
-    successes: int
-    total: int
+    value: float
     low: float
     high: float
-
-    @property
-    def share(self) -> float:
-        """The point estimate; NaN of nothing."""
-        return self.successes / self.total if self.total else float("nan")
+    tasks: int
+    unit: str = ""
 
     def __str__(self) -> str:
-        return f"{100 * self.share:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        if math.isnan(self.value):
+            return "–"
+        if self.unit not in ("%", "points"):
+            return f"{self.value:.2f}{self._interval(1, 2)}"
+        if self.unit == "%":
+            return f"{100 * self.value:.1f}%{self._interval(100, 1)}"
+        return f"{100 * self.value:+.1f}{self._interval(100, 1)}"
+
+    def _interval(self, scale: int, digits: int) -> str:
+        return "" if math.isnan(self.low) else f" [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
 
 
-def proportion(successes: int, total: int) -> Proportion:
-    """A share with its 95% Wilson score interval; of nothing, the interval is [0, 1]."""
-    if not total:
-        return Proportion(0, 0, 0.0, 1.0)
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+
+
+class Played(Protocol):
+    """What success is read from, such as a `Trial`."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def failure(self) -> Failure | None: ...
+
+    def won_by(self, attempts: int) -> bool: ...
+
+
+def won(trials: Iterable[Played], attempts: int) -> dict[str, list[float]]:
+    """By task, whether each trial was won in one of the first `attempts` episodes; failed trials are left out."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.failure is None:
+            found.setdefault(trial.task.id, []).append(float(trial.won_by(attempts)))
+    return found
+
+
+def success(trials: Iterable[Played], attempts: int) -> Estimate:
+    """Sequential success at `attempts` of one run: the share of trials won by then, failed ones left out."""
+    return share([won(trials, attempts)])
+
+
+def proportion(successes: int, total: int) -> Estimate:
+    """A share of independent trials with its Wilson score interval; of nothing, the interval is [0, 1]."""
+    return Estimate(successes / total if total else math.nan, *_wilson(successes, total), total, "%")
+
+
+def share(runs: Sequence[Samples]) -> Estimate:
+    """The mean of values that are 0 or 1, over the tasks that one run or the pooled runs of a method played.
+
+    The Wilson interval of as many independent trials as the samples are worth: n p(1-p) / ((n-1) V) for n samples
+    of variance V of their mean (see `_spread`), lowered for the degrees of freedom that V has, and never more than
+    n (Korn and Graubard's effective size). With one sample a task that is n itself: the plain Wilson interval.
+    Where all samples agree, they are worth one trial a task.
+    """
+    cells = _cells(runs)
+    if not cells.size:
+        return Estimate(math.nan, 0.0, 1.0, 0, "%")
+    by_task = np.nanmean(cells, axis=0)
+    value, tasks = float(by_task.mean()), len(by_task)
+    samples = sum(len(values) for run in runs for values in run.values())
+    if (len(cells) == 1 and samples == tasks) or not 0 < value < 1 or tasks == 1:
+        worth = float(tasks)
+    else:
+        variance, freedom = _spread(by_task, cells)
+        worth = samples * value * (1 - value) / ((samples - 1) * variance) if variance else samples
+        worth = min(samples, worth * (_t(samples - 1) / _t(freedom)) ** 2)
+    return Estimate(value, *_wilson(value * worth, worth), tasks, "%")
+
+
+def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimate:
+    """The mean over tasks of any values.
+
+    Of one run, the interval is a bootstrap over tasks (10,000 resamples, percentiles), each task with all its
+    samples. Of several runs, it is the normal one with `_spread`'s variance and degrees of freedom: a bootstrap of
+    three seeds is too narrow.
+
+    Args:
+        runs: One run, or those of one method under several seeds.
+        unit: The estimate's unit.
+        reach: How far a task's value may lie from another's. Where all tasks have the same value, the interval
+            reaches as far as tasks of another value, unseen so far, could move the mean.
+    """
+    cells = _cells(runs)
+    if not cells.size:
+        return NOTHING
+    by_task = np.nanmean(cells, axis=0)
+    return _estimate(by_task, [cells], unit, reach)
+
+
+def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
+    """Whether one of k independent samples of a task succeeds: not what `success` means by k attempts.
+
+    The unbiased estimator of each task, 1 - C(n-c, k) / C(n, k) with c successes among n samples (Chen et al.,
+    2021), its mean over the tasks with at least k samples, and an interval as `mean` has it.
+    """
+    values = [
+        {
+            task: [1 - math.comb(len(own) - round(sum(own)), k) / math.comb(len(own), k)]
+            for task, own in run.items()
+            if len(own) >= k
+        }
+        for run in runs
+    ]
+    found = mean(values, "%")
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.tasks, "%")
+
+
+def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = "points") -> Estimate:
+    """How much more `second` has than `first`, paired by task: a positive value means that `second` is ahead.
+
+    Each of them is one run, or the runs of one method under several seeds, and they played the same panel; tasks
+    that only one of them has are left out. The interval is the one of `mean`.
+    """
+    tasks = sorted(set().union(*first) & set().union(*second))
+    if not tasks:
+        return NOTHING
+    cells = [_cells([{task: run.get(task, ()) for task in tasks} for run in runs]) for runs in (first, second)]
+    ours, theirs = (np.nanmean(each, axis=0) for each in cells)
+    return _estimate(theirs - ours, cells, unit, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Exact test of two runs with one trial a task: were as many tasks gained as lost?
+
+    Attributes:
+        gained: Tasks that only the second run won.
+        lost: Tasks that only the first run won.
+        p: Two-sided p-value of so uneven a split, if gain and loss were equally likely.
+    """
+
+    gained: int
+    lost: int
+    p: float
+
+
+def mcnemar(first: Samples, second: Samples) -> McNemar | None:
+    """McNemar's exact test on the tasks that both have; None where a task has several samples, which depend."""
+    if any(len(values) > 1 for run in (first, second) for values in run.values()):
+        return None
     from scipy.stats import binomtest
 
-    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
-    return Proportion(successes, total, float(interval.low), float(interval.high))
+    pairs = [(first[task][0], second[task][0]) for task in first.keys() & second.keys()]
+    gained = sum(ours < theirs for ours, theirs in pairs)
+    lost = sum(ours > theirs for ours, theirs in pairs)
+    return McNemar(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)
 
 
-def success(trials: Sequence[Trial], attempts: int) -> Proportion:
-    """Success at `attempts` over the trials that did not fail."""
-    live = [trial for trial in trials if trial.failure is None]
-    return proportion(sum(trial.won_by(attempts) for trial in live), len(live))
+def _cells(runs: Sequence[Samples]) -> Array:
+    """The mean of each run's samples of each task, runs x tasks: NaN where there are none, and no run without any."""
+    tasks = sorted({task for run in runs for task, values in run.items() if values})
+    rows = [[fmean(run[task]) if run.get(task) else math.nan for task in tasks] for run in runs if any(run.values())]
+    return np.array(rows, dtype=float).reshape(len(rows), len(tasks))
+
+
+def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -> Estimate:
+    value, tasks = float(by_task.mean()), len(by_task)
+    if tasks == 1:
+        return Estimate(value, math.nan, math.nan, 1, unit)
+    if np.ptp(by_task) < 1e-12:
+        # Tasks with another value are at most so many, were they so many as to be missed in 2.5% of panels.
+        unseen = reach * (1 - 0.025 ** (1 / tasks))
+        return Estimate(value, value - unseen, value + unseen, tasks, unit)
+    if all(len(each) == 1 for each in cells):
+        low, high = np.percentile(_resampled_means(by_task), [2.5, 97.5])
+        return Estimate(value, float(low), float(high), tasks, unit)
+    variance, freedom = _spread(by_task, *cells)
+    half = _t(freedom) * math.sqrt(variance)
+    return Estimate(value, value - half, value + half, tasks, unit)
+
+
+def _resampled_means(by_task: Array) -> Array:
+    """Means of as many tasks, drawn with replacement; the same for the same values."""
+    rng = np.random.default_rng(0)
+    some = max(1, 4_000_000 // len(by_task))
+    parts = [min(some, RESAMPLES - done) for done in range(0, RESAMPLES, some)]
+    return np.concatenate([by_task[rng.integers(len(by_task), size=(n, len(by_task)))].mean(axis=1) for n in parts])
+
+
+def _spread(by_task: Array, *methods: Array) -> tuple[float, float]:
+    """Variance of the mean of `by_task`, and its degrees of freedom.
+
+    Tasks vary, and so do the runs of a method that has several. The variance between tasks (over their number),
+    plus for each method that between its runs, minus what is then there twice, that of a run with a task: the
+    two-way clustered variance; never less than the largest part. Degrees of freedom are Satterthwaite's.
+
+    Args:
+        by_task: The value of each task, averaged over runs.
+        methods: The values of each method, runs x tasks, NaN where one is missing.
+    """
+    tasks = len(by_task)
+    parts = [(float(np.var(by_task, ddof=1)) / tasks, tasks - 1)]
+    for cells in methods:
+        if (runs := len(cells)) > 1:
+            by_run = np.nanmean(cells, axis=1)
+            rest = cells - by_run[:, None] - np.nanmean(cells, axis=0) + by_run.mean()
+            free = (runs - 1) * (tasks - 1)
+            parts.append((float(np.var(by_run, ddof=1)) / runs, runs - 1))
+            parts.append((-float(np.nansum(rest**2)) / free / (runs * tasks), free))
+    variance = max(sum(part for part, _ in parts), *(part for part, _ in parts))
+    return variance, variance**2 / sum(part**2 / free for part, free in parts) if variance else math.inf
+
+
+def _t(freedom: float) -> float:
+    """Student's quantile for 95%, both sides."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975)) if math.isfinite(freedom) else Z
+
+
+def _wilson(successes: float, total: float) -> tuple[float, float]:
+    """The Wilson score interval, which also takes parts of trials."""
+    if not total:
+        return 0.0, 1.0
+    value, shrink = successes / total, 1 + Z**2 / total
+    middle = (value + Z**2 / (2 * total)) / shrink
+    half = Z / shrink * math.sqrt(max(0.0, value * (1 - value)) / total + (Z / (2 * total)) ** 2)
+    return (0.0 if value <= 0 else max(0.0, middle - half)), (1.0 if value >= 1 else min(1.0, middle + half))

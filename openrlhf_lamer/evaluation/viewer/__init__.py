@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,27 @@ class Entry:
 
 
 def read(lines: Iterable[str]) -> list[Entry]:
+    """The trials of a file, all at once; as `each` has them."""
+    return list(each(lines))
+
+
+def each(lines: Iterable[str]) -> Iterator[Entry]:
     """The trials of a file, one a line; empty lines are left out.
 
     Raises:
         SchemaError: naming the line that is no trial. A file that a running program still writes may end
             in half a line: one without an end is left out where it is not whole.
     """
-    entries = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            entries.append(_entry(line))
+            entry = _entry(line)
         except SchemaError as error:
             if line.endswith("\n"):
                 raise SchemaError(f"line {number}: {error}") from error
-    return entries
+        else:
+            yield entry
 
 
 def _entry(line: str) -> Entry:

@@ -1,0 +1,75 @@
+"""How differently the samples of a task are played: the paper's trajectory diversity, and what it would be unbiased."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from openrlhf_lamer.evaluation.statistics import Estimate, mean
+from openrlhf_lamer.metrics import entropy, ways
+
+Path = tuple[Sequence[Hashable], Hashable]
+"""What a trial did in each of its episodes (as `metrics.paths_of` says), and its group: the task, as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """Entropy in nats of what the samples of a task do in one attempt, as a mean over tasks.
+
+    Attributes:
+        attempt: Which attempt, from 1. Later ones are made by the samples that lost the earlier.
+        fewest: Samples of the task that has the fewest; tasks with one alone have no diversity.
+        most: Samples of the task that has the most.
+        plain: Entropy of the shares as they were counted, as in the paper. It grows with the number of samples,
+            and compares runs of as many alone.
+        corrected: Chao and Shen's estimate of the entropy with samples without end.
+    """
+
+    attempt: int
+    fewest: int
+    most: int
+    plain: Estimate
+    corrected: Estimate
+
+    @property
+    def maximum(self) -> float:
+        """What `plain` can be at most, where no two samples are alike."""
+        return math.log(self.most)
+
+
+def diversity(runs: Sequence[Iterable[Path]], attempt: int) -> Diversity | None:
+    """The diversity of an attempt, over the tasks where two samples or more came to it; None if there is none.
+
+    Args:
+        runs: The live trials of one run, or of each run of one method. Samples of two runs are never compared
+            with each other.
+        attempt: Counted from 1.
+    """
+    found = [ways([path for path, _ in run], [group for _, group in run], attempt - 1) for run in map(list, runs)]
+    totals = [sum(counts) for run in found for counts in run.values()]
+    if not totals:
+        return None
+    plain, corrected = (
+        mean(
+            [{str(group): [formula(counts)] for group, counts in run.items()} for run in found],
+            "nats",
+            reach=math.log(max(totals)),
+        )
+        for formula in (entropy, chao_shen)
+    )
+    return Diversity(attempt, min(totals), max(totals), plain, corrected)
+
+
+def chao_shen(counts: Sequence[int]) -> float:
+    """Entropy in nats by Chao and Shen (2003), which reckons with what was never seen.
+
+    The chance that a sample is new is put at f / n, with f ways seen once among n samples; shares are lowered by
+    it, and each is weighed by the chance to be seen at all. Where all n differ, f is taken as n - 1. Of the usual
+    corrections it is the closest for 4 to 16 samples of a task, which is what matters in a mean over many tasks;
+    where a task has far more ways to play than samples, it too falls short.
+    """
+    total = sum(counts)
+    once = min(sum(count == 1 for count in counts), total - 1)
+    shares = [(1 - once / total) * count / total for count in counts]
+    return 0.0 - sum(share * math.log(share) / (1 - (1 - share) ** total) for share in shares)

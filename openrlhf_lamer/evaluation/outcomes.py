@@ -1,0 +1,237 @@
+"""Runs to compare: what each trial came to, read from the files that `eval` and training wrote.
+
+A trial's outcome is small where its record is not (a long training's is gigabytes), so files are read line by line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer import metrics
+from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.records import Failure, Phase, SchemaError, Task, Trial
+
+
+class RunError(ValueError):
+    """What was given as a run is none; the message says what mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a trial came to.
+
+    Attributes:
+        task: What was played.
+        failure: Why it has no result, or None.
+        won_at: The episode that was won, from 1, or None.
+        paths: For each episode, a number that is equal where the same was done in the same states.
+        step: The training step, or None in an evaluation.
+        group: The group in its step, likewise.
+        play_turns: Turns in the environment.
+        invalid_turns: How many of them it refused.
+        prompt_tokens: Tokens of all prompts together.
+        reply_tokens: Tokens sampled in play turns.
+        reflection_tokens: Tokens sampled in reflections.
+    """
+
+    task: Task
+    failure: Failure | None
+    won_at: int | None
+    paths: tuple[int, ...]
+    step: int | None = None
+    group: int | None = None
+    play_turns: int = 0
+    invalid_turns: int = 0
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    reflection_tokens: int = 0
+
+    def won_by(self, attempts: int) -> bool:
+        """Success at `attempts`, as `Trial.won_by` has it."""
+        return self.won_at is not None and self.won_at <= attempts
+
+    @classmethod
+    def of(cls, trial: Trial, step: int | None = None, group: int | None = None) -> Outcome:
+        """The outcome of a trial, and where in training it stood."""
+        turns = trial.turns
+        play = [turn for turn in turns if turn.phase is Phase.PLAY]
+        return cls(
+            task=trial.task,
+            failure=trial.failure,
+            won_at=next((n for n, episode in enumerate(trial.episodes, 1) if episode.won), None),
+            # Hashes of 64 bits: two of a million differing paths are taken for equal once in 40 million files.
+            paths=tuple(hash(path) for path in metrics.paths_of(trial)),
+            step=step,
+            group=group,
+            play_turns=len(play),
+            invalid_turns=sum(not turn.valid for turn in play),
+            prompt_tokens=sum(len(turn.prompt_ids) for turn in turns),
+            reply_tokens=sum(len(turn.sampled_ids) for turn in play),
+            reflection_tokens=sum(len(turn.sampled_ids) for turn in turns if turn.phase is Phase.REFLECT),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcomes of one evaluation or training.
+
+    Attributes:
+        label: What it is called. Evaluations of one label are one method's, under several seeds.
+        outcomes: One a trial.
+        source: The file it was read from, if from one.
+        settings: What it was run with, as far as it is known.
+        expected: How many trials it has when it is done, if that is known.
+    """
+
+    label: str
+    outcomes: tuple[Outcome, ...]
+    source: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    expected: int | None = None
+
+    @property
+    def live(self) -> tuple[Outcome, ...]:
+        """The outcomes of trials that did not fail."""
+        return tuple(outcome for outcome in self.outcomes if outcome.failure is None)
+
+    @property
+    def trains(self) -> bool:
+        """Whether these are a training's trials."""
+        return any(outcome.step is not None for outcome in self.outcomes)
+
+    @property
+    def panel(self) -> frozenset[str]:
+        """The ids of its tasks."""
+        return frozenset(outcome.task.id for outcome in self.outcomes)
+
+    @property
+    def attempts(self) -> int:
+        """The most episodes that a trial had."""
+        return max((len(outcome.paths) for outcome in self.live), default=0)
+
+    @classmethod
+    def of(cls, label: str, trials: Iterable[Trial]) -> Run:
+        """An evaluation that is there as trials."""
+        return cls(label, tuple(Outcome.of(trial) for trial in trials))
+
+
+def read_runs(arguments: Sequence[str], report: Callable[[], None] = lambda: None) -> list[Run]:
+    """Read runs, each given by a folder of `eval`, or a file of trials; `LABEL=` before it names it.
+
+    A run without a given label is called by the method and model in its `run.json`, else by its path. Runs get the
+    same label where they are given it, or where their settings differ in the seed alone.
+
+    Args:
+        arguments: Folders or files.
+        report: Called after each trial.
+
+    Raises:
+        RunError: naming the argument, and what is wrong with it.
+    """
+    sources = [_source(argument) for argument in arguments]
+    if twice := {each.trials for n, each in enumerate(sources) if each.trials in [s.trials for s in sources[:n]]}:
+        raise RunError(f"{min(twice)} is given twice; give each run once")
+    labels = _labels(sources)
+    runs: list[Run] = []
+    for source, label in zip(sources, labels, strict=True):
+        outcomes = _read(source.trials, report)
+        envs = sorted({outcome.task.env for outcome in outcomes})
+        for env in envs:
+            own = tuple(outcome for outcome in outcomes if outcome.task.env == env)
+            named = label if len(envs) == 1 else f"{label} · {env}"
+            expected = source.expected if len(envs) == 1 else None
+            runs.append(Run(named, own, str(source.trials), source.settings, expected))
+    return runs
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a run is, and what is known of it before its trials are read."""
+
+    given: str | None
+    trials: Path
+    settings: Mapping[str, Any]
+    expected: int | None
+
+    @property
+    def path(self) -> str:
+        """The path that it is known by: the folder's, where the file is called as it is in every run."""
+        return str(self.trials.parent if self.trials.stem == "trials" else self.trials.with_suffix(""))
+
+    @property
+    def key(self) -> str:
+        """Equal where runs differ in their seed alone."""
+        if self.given is not None:
+            return self.given
+        if not self.settings:
+            return str(self.trials)
+        return json.dumps({k: v for k, v in self.settings.items() if k not in ("seed", "version")}, sort_keys=True)
+
+
+def _source(argument: str) -> _Source:
+    given, equals, rest = argument.partition("=")
+    label, path = (given, Path(rest)) if equals and not Path(argument).exists() else (None, Path(argument))
+    if label is not None and not label.strip():
+        raise RunError(f"{argument!r} has no label before the equals sign; give LABEL=RUN, or the run alone")
+    trials = path / "trials.jsonl" if path.is_dir() else path
+    if not trials.is_file():
+        what = "holds no trials.jsonl" if path.is_dir() else "is not there"
+        raise RunError(f"{path} {what}; give a folder that `eval --out` made, or a file of trials")
+    described, settings, expected = trials.with_name("run.json"), {}, None
+    if trials.name == "trials.jsonl" and described.is_file():
+        try:
+            body = json.loads(described.read_text("utf-8"))
+            settings, expected = dict(body["settings"]), body.get("trials")
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunError(f"{described} describes no run ({error!r}); mend it, or remove it") from error
+    named = settings.get("label")
+    return _Source(label or (str(named) if named else None), trials.resolve(), settings, expected)
+
+
+def _labels(sources: Sequence[_Source]) -> list[str]:
+    """A label for each source, which two have in common only where their keys are equal."""
+    paths = _tails({source.path for source in sources})
+    models = _tails({str(source.settings["model"]) for source in sources if source.settings.get("model")})
+
+    def plain(source: _Source) -> str:
+        said = [source.settings.get("method"), models.get(str(source.settings.get("model")))]
+        return source.given or " · ".join(str(part) for part in said if part) or paths[source.path]
+
+    keys: dict[str, set[str]] = {}
+    for source in sources:
+        keys.setdefault(plain(source), set()).add(source.key)
+    first = {source.key: source for source in reversed(sources)}
+    return [
+        plain(source) if len(keys[plain(source)]) == 1 else f"{plain(source)} ({paths[first[source.key].path]})"
+        for source in sources
+    ]
+
+
+def _tails(paths: set[str]) -> dict[str, str]:
+    """Each path's shortest end that no other one has."""
+    parts = {path: Path(path).parts for path in paths}
+    for depth in range(1, max(map(len, parts.values()), default=1) + 1):
+        ends = {path: "/".join(own[-depth:]) for path, own in parts.items()}
+        if len(set(ends.values())) == len(ends):
+            return ends
+    return {path: path for path in paths}
+
+
+def _read(path: Path, report: Callable[[], None]) -> list[Outcome]:
+    outcomes = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for entry in viewer.each(lines):
+                outcomes.append(Outcome.of(entry.trial, entry.step, entry.group))
+                report()
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        raise RunError(f"{path}: {error}") from error
+    if not outcomes:
+        raise RunError(f"{path}: no trials there; give a file that `eval` or --lamer.trials wrote")
+    if len({outcome.step is None for outcome in outcomes}) > 1:
+        raise RunError(f"{path}: some trials have a training step and others none; give them as two files")
+    return outcomes

@@ -1,0 +1,130 @@
+"""Estimates as pictures: points or lines with their intervals, in panels side by side."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, Literal
+
+from openrlhf_lamer.evaluation.statistics import Estimate
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which the colour-blind can tell apart; each also has a marker of its own."""
+
+MARKERS = "osD^vPX"
+
+MANY = 8
+"""From as many points on, intervals are drawn as a band."""
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "svg.hashsalt": "openrlhf-lamer",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is drawn under one label: an estimate at each place.
+
+    Attributes:
+        label: For the legend; equal labels of a figure have one colour and one entry.
+        at: Places on the horizontal axis.
+        estimates: One for each place; shares are drawn in per cent.
+        dashed: Draw it dashed and hollow, as another measure of the same thing.
+    """
+
+    label: str
+    at: Sequence[float]
+    estimates: Sequence[Estimate]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: What is shown.
+        across: Name of the horizontal axis.
+        up: Name of the vertical axis.
+        series: What is drawn.
+        share: Whether the vertical axis is a share, 0 to 100%.
+        ceiling: A value that cannot be exceeded, drawn as a line.
+    """
+
+    title: str
+    across: str
+    up: str
+    series: Sequence[Series]
+    share: bool = False
+    ceiling: float | None = None
+
+
+def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
+    """The panels side by side, with one legend, as a picture; the same panels give the same bytes."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
+    looks: dict[str, tuple[str, str]] = dict(zip(labels, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.4, 4.2 * len(panels)), 4.0), layout="constrained")
+        every: Any = figure.subplots(1, len(panels), squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for axes, panel in zip(every, panels, strict=True):
+            _draw(axes, panel, looks, handles)
+        # A label that begins with an underscore is left out of legends.
+        names = [f" {label}" if label.startswith("_") else label for label in handles]
+        if len(names) > 1 or len(panels) > 1:
+            figure.legend(handles.values(), names, loc="outside lower center", ncols=min(4, len(names)))
+        content = io.BytesIO()
+        figure.savefig(content, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
+    return content.getvalue()
+
+
+def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: dict[str, Any]) -> None:
+    many = any(len(series.at) >= MANY for series in panel.series)
+    ticks = sorted({place for series in panel.series for place in series.at})
+    for number, series in enumerate(panel.series):
+        scale = 100 if panel.share else 1
+        colour, marker = looks[series.label]
+        known = [(x, e) for x, e in zip(series.at, series.estimates, strict=True) if not math.isnan(e.value)]
+        # Side by side, so that intervals do not hide each other.
+        aside = 0.0 if many else 0.04 * (number - (len(panel.series) - 1) / 2)
+        x = [place + aside for place, _ in known]
+        y = [scale * e.value for _, e in known]
+        low, high = ([scale * (end if end == end else e.value) for end, e in ends] for ends in _ends(known))
+        look = {"color": colour, "linestyle": "--" if series.dashed else "-"}
+        if many:
+            (handle,) = axes.plot(x, y, linewidth=1.8, **look)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        else:
+            spread = [[a - b for a, b in zip(y, low, strict=True)], [a - b for a, b in zip(high, y, strict=True)]]
+            look |= {"marker": marker, "markerfacecolor": "white" if series.dashed else colour}
+            handle = axes.errorbar(x, y, spread, capsize=3, linewidth=1.6, elinewidth=1.1, **look)
+        handles.setdefault(series.label, handle)
+    axes.set_title(panel.title, fontsize=11, loc="left")
+    axes.set(xlabel=panel.across, ylabel=panel.up)
+    if not many:
+        axes.set_xticks(ticks)
+        axes.margins(x=0.12)
+    if panel.share:
+        axes.set_ylim(-2, 102)
+    elif panel.ceiling is not None:
+        axes.axhline(panel.ceiling, color="0.45", linestyle=":", linewidth=1.2)
+        axes.set_ylim(0, 1.08 * max(panel.ceiling, axes.get_ylim()[1] / 1.08))
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _ends(known: Sequence[tuple[float, Estimate]]) -> tuple[list[tuple[float, Estimate]], list[tuple[float, Estimate]]]:
+    return [(e.low, e) for _, e in known], [(e.high, e) for _, e in known]

@@ -1,0 +1,153 @@
+"""What one or more runs show, as tables and pictures on one page, and each method's difference from the first."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openrlhf_lamer.evaluation.outcomes import Outcome, Run
+from openrlhf_lamer.evaluation.plots import Panel, draw
+from openrlhf_lamer.evaluation.report import evaluations, training
+from openrlhf_lamer.evaluation.report.evaluations import Method
+from openrlhf_lamer.evaluation.tables import Table, shown
+
+FLAGGED = 0.05
+"""A run with a larger share of failed trials is flagged: what they would have come to could move its figures."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: tables, and a picture of them."""
+
+    title: str
+    tables: tuple[Table, ...]
+    panels: tuple[Panel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What runs show.
+
+    Attributes:
+        title: What it is about.
+        flags: What makes figures doubtful, a sentence each.
+        sections: The parts in their order.
+        runs: The runs it is made of.
+    """
+
+    title: str
+    flags: tuple[str, ...]
+    sections: tuple[Section, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables in their order."""
+        return [table for section in self.sections for table in section.tables]
+
+    def to_markdown(self) -> str:
+        """Flags and tables as Markdown, without the title."""
+        flags = "".join(f"> {flag}\n>\n" for flag in self.flags)
+        parts = [f"**{table.title}**\n\n{table.to_markdown()}\n{table.note}".strip() for table in self.tables]
+        return "\n\n".join(([flags.strip("\n>")] if flags else []) + parts) + "\n"
+
+    def to_html(self) -> str:
+        """The page, as text of UTF-8 HTML that needs no other file and no network; what runs say is text in it."""
+        import jinja2
+
+        folder = jinja2.FileSystemLoader(Path(__file__).parent)
+        environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+        pictures = [
+            base64.b64encode(draw(section.panels, "svg")).decode() if section.panels else ""
+            for section in self.sections
+        ]
+        return environment.get_template("page.html.j2").render(
+            report=self, sections=list(zip(self.sections, pictures, strict=True)), shown=shown
+        )
+
+
+def build(runs: Sequence[Run], title: str = "Report") -> Report:
+    """Lay out what runs show.
+
+    Evaluations with one label and the same tasks are pooled as seeds of one method. The first method is what
+    the others are compared with, where they played the same tasks.
+    """
+    methods = pooled([run for run in runs if not run.trains])
+    trained = [run for run in runs if run.trains]
+    sections: list[Section] = []
+    if methods:
+        first = [table for table in (evaluations.success_table(methods), evaluations.comparison(methods)) if table]
+        sections.append(Section("Success", tuple(first), tuple(evaluations.success_panels(methods))))
+        if independent := evaluations.pass_table(methods):
+            sections.append(Section("Independent samples", (independent,)))
+        if several := evaluations.diversity_table(methods):
+            sections.append(Section("Diversity", (several,), tuple(evaluations.diversity_panels(methods))))
+    if trained:
+        panels = training.panels(trained)
+        sections.append(Section("Training", (training.table(trained),), tuple(panels)))
+    played: list[tuple[str, Sequence[Outcome]]]
+    played = [(each.label, [outcome for run in each.runs for outcome in run.outcomes]) for each in methods]
+    played += [(run.label, run.outcomes) for run in trained]
+    sections.append(Section("Trials", (_trials_table(played),)))
+    return Report(title, tuple(_flags(runs, methods)), tuple(sections), tuple(runs))
+
+
+def pooled(runs: Iterable[Run]) -> list[Method]:
+    """The methods among evaluations, in the order of their first runs."""
+    by_key: dict[tuple[str, frozenset[str]], list[Run]] = {}
+    for run in runs:
+        by_key.setdefault((run.label, run.panel), []).append(run)
+    labels = Counter(label for label, _ in by_key)
+    seen: Counter[str] = Counter()
+    methods = []
+    for (label, _), own in by_key.items():
+        seen[label] += 1
+        methods.append(Method(label if labels[label] == 1 else f"{label} · panel {seen[label]}", tuple(own)))
+    return methods
+
+
+def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
+    labels = Counter(run.label for run in runs)
+    for run in runs:
+        name = run.label if labels[run.label] == 1 else f"{run.label} ({run.source})"
+        failed, total = len(run.outcomes) - len(run.live), len(run.outcomes)
+        if failed > FLAGGED * total:
+            reasons = Counter(outcome.failure.message for outcome in run.outcomes if outcome.failure)
+            yield (
+                f"{name}: {failed} of {total} trials failed ({failed / total:.1%}) and are left out, which may "
+                f"well change its figures; most often: {reasons.most_common(1)[0][0][:200]}"
+            )
+        if run.expected is not None and total < run.expected:
+            yield f"{name}: {total} of {run.expected} trials are there; the run has not ended"
+    panels = {method.runs[0].panel for method in methods}
+    if len(panels) > 1:
+        yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
+
+
+def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
+    """What trials cost, and how many failed."""
+    rows = []
+    for label, outcomes in played:
+        live = [outcome for outcome in outcomes if outcome.failure is None]
+        kinds = Counter(outcome.failure.kind for outcome in outcomes if outcome.failure)
+        counts = [
+            (len(each.paths), each.play_turns, each.reply_tokens, each.reflection_tokens, each.prompt_tokens)
+            for each in live
+        ]
+        means = [sum(column) / len(live) for column in zip(*counts, strict=True)] or [None] * 5
+        turns = sum(each.play_turns for each in live)
+        invalid = 100 * sum(each.invalid_turns for each in live) / turns if turns else None
+        failed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "0"
+        rows.append((label, len(outcomes), failed, *means[:2], invalid, *means[2:]))
+    counted = ("trials", "failed", "episodes", "turns", "invalid %")
+    tokens = ("reply tokens", "reflection tokens", "prompt tokens")
+    return Table(
+        "trials",
+        "What a trial takes",
+        ("method", *counted, *tokens),
+        tuple(rows),
+        "Means over the trials that did not fail. Turns are those in the environment; invalid is what it refused.",
+    )

@@ -1,0 +1,104 @@
+"""The report's part on training: success and diversity over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openrlhf_lamer.evaluation.diversity import diversity
+from openrlhf_lamer.evaluation.outcomes import Outcome, Run
+from openrlhf_lamer.evaluation.plots import Panel, Series
+from openrlhf_lamer.evaluation.statistics import Estimate, share, won
+from openrlhf_lamer.evaluation.tables import Table
+
+POINTS = 24
+"""At most so many points has a curve: neighbouring steps are taken together, so that intervals stay readable."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some steps in a row.
+
+    Attributes:
+        first: The first step.
+        last: The last one.
+        outcomes: What their trials came to.
+    """
+
+    first: int
+    last: int
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def middle(self) -> float:
+        """Where a curve has it."""
+        return (self.first + self.last) / 2
+
+    def success(self, attempts: int) -> Estimate:
+        """Sequential success of its trials; those of a task are not independent."""
+        return share([won(self.outcomes, attempts)])
+
+    def diversity(self, attempt: int) -> Estimate | None:
+        """Plain diversity of the groups, as training logs it."""
+        live = [each for each in self.outcomes if each.failure is None]
+        found = diversity([[(each.paths, (each.step, each.group)) for each in live]], attempt)
+        return found.plain if found else None
+
+
+def stretches(run: Run, points: int = POINTS) -> list[Stretch]:
+    """The run's steps in at most `points` stretches of as many steps, the last one perhaps of fewer."""
+    by_step: dict[int, list[Outcome]] = {}
+    for outcome in run.outcomes:
+        if outcome.step is not None:
+            by_step.setdefault(outcome.step, []).append(outcome)
+    steps = sorted(by_step)
+    width = -(-len(steps) // points)
+    parts = [steps[i : i + width] for i in range(0, len(steps), width)]
+    return [Stretch(part[0], part[-1], tuple(each for step in part for each in by_step[step])) for part in parts]
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """Success in the first and the last tenth of each run's steps."""
+    attempts = range(1, max(1, *(run.attempts for run in runs)) + 1)
+    rows = []
+    for run in runs:
+        ends = stretches(run, 10)
+        for part in ends if len(ends) == 1 else (ends[0], ends[-1]):
+            steps = f"steps {part.first} to {part.last}" if part.first < part.last else f"step {part.first}"
+            rows.append(
+                (
+                    f"{run.label}, {steps}",
+                    len(part.outcomes),
+                    *(part.success(k) for k in attempts),
+                    part.diversity(1),
+                )
+            )
+    return Table(
+        "training",
+        "Training trials, at the beginning and at the end",
+        ("steps", "trials", *(f"success@{k}" for k in attempts), "diversity@1"),
+        tuple(rows),
+        "On the tasks and at the temperature of training: not an evaluation. Diversity is the plain entropy in nats.",
+    )
+
+
+def panels(runs: Sequence[Run]) -> list[Panel]:
+    """Success at each number of attempts, and the first attempt's diversity, over the steps."""
+    curves = {run.label: stretches(run) for run in runs}
+
+    def curve(label: str, k: int) -> Series:
+        return Series(label, [part.middle for part in curves[label]], [part.success(k) for part in curves[label]])
+
+    attempts = range(1, max(1, *(run.attempts for run in runs)) + 1)
+    found = [
+        Panel(f"success@{k}", "training step", "success (%)", [curve(label, k) for label in curves], share=True)
+        for k in sorted({1, attempts[-1]})
+    ]
+    varied = []
+    for label, parts in curves.items():
+        known = [(part.middle, value) for part in parts if (value := part.diversity(1))]
+        if known:
+            varied.append(Series(label, [x for x, _ in known], [value for _, value in known]))
+    if varied:
+        found.append(Panel("diversity of first attempts", "training step", "diversity (nats)", varied))
+    return found
