@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.evaluation.mistakes import READINGS, reading
-from openrlhf_lamer.evaluation.reflections import NAMED, SILENT, UNNAMED, analyse, grams, sameness
+from openrlhf_lamer.evaluation.reflections import NAMED, SILENT, UNNAMED, Reflections, analyse, grams, sameness
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
@@ -30,6 +32,12 @@ def episode(
 ) -> Episode:
     reflection = None if silent else turn(remark, phase=Phase.REFLECT, valid=remark is not None)
     return Episode(tuple(turn(action, observation=board) for action in actions), stop, "", reflection)
+
+
+def value(found: Reflections, *name: str) -> tuple[float, int]:
+    """A figure, and how many cases it is of."""
+    measure = found.figures["/".join(name)]
+    return measure.estimate.value, measure.cases
 
 
 def trial(*episodes: Episode, env: str = "minesweeper", seed: int = 0) -> Trial:
@@ -96,23 +104,37 @@ def test_the_next_episode_is_held_against_the_mine_that_was_hit() -> None:
         ]
     )
     assert (found.trials, found.failed, found.lost, found.reflections) == (5, 1, 6, 5)
-    counts = {said: (p.successes, p.total) for said, p in found.avoided.items()}
+    assert value(found, "avoided", NAMED) == (1 / 2, 2)
+    assert value(found, "avoided", UNNAMED) == (0, 1)
     # The second loss of trial 4 has a reflection without a remark.
-    assert counts == {NAMED: (1, 2), UNNAMED: (0, 1), SILENT: (1, 2)}
-    assert found.faced == found.avoided
-    assert (found.known.successes, found.known.total) == (5, 6)
-    assert (found.names.successes, found.names.total) == (2, 3)
-    assert (found.valid.successes, found.valid.total) == (4, 5)
-    assert found.tokens == 2.0
+    assert value(found, "avoided", SILENT) == (1 / 2, 2)
+    assert value(found, "faced", SILENT) == (1 / 2, 2)
+    assert value(found, "known") == (4 / 5, 6), "in the mean over tasks"
+    assert value(found, "names") == (pytest.approx(2 / 3), 3)
+    assert value(found, "valid") == (4 / 5, 5)
+    assert value(found, "tokens") == (2.0, 5)
     # (3, 4) of (1, 1), (3, 4), twice; nothing in the two others.
-    assert found.overlap == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
+    assert value(found, "overlap") == ((0.5 + 0.5 + 0 + 0) / 4, 4)
+
+
+def test_many_episodes_of_one_task_are_not_taken_for_many_tasks() -> None:
+    def interval(seeds: int) -> float:
+        trials = [
+            trial(episode("(1, 1)", remark="at (1, 1)"), episode(f"(1, {1 + n % seeds % 2})"), seed=n % seeds)
+            for n in range(40)
+        ]
+        estimate = analyse(trials).figures[f"avoided/{NAMED}"].estimate
+        assert estimate.value == 0.5
+        return estimate.high - estimate.low
+
+    assert interval(4) > 2 * interval(40)
 
 
 def test_only_one_attempt_may_be_looked_at() -> None:
     trials = [trial(episode("(1, 1)", remark="A mine at (1, 1)."), episode("(1, 2)", remark="x"), episode("(1, 2)"))]
-    assert analyse(trials, 1).avoided[NAMED].successes == 1
-    assert analyse(trials, 2).avoided[UNNAMED].total == 1
-    assert analyse(trials, 2).avoided[NAMED].total == 0
+    assert value(analyse(trials, 1), "avoided", NAMED) == (1, 1)
+    assert value(analyse(trials, 2), "avoided", UNNAMED) == (0, 1)
+    assert value(analyse(trials, 2), "avoided", NAMED)[1] == 0
     assert analyse(trials, 3).lost == 0
 
 
@@ -137,8 +159,8 @@ def test_sokobans_mistake_needs_the_same_state_to_be_made_again() -> None:
     turned = episode("down, down, right", "right, left", stop=Stop.MAX_TURNS, board=BOARD)
     trials = [trial(pushed_up, each, env="sokoban", seed=n) for n, each in enumerate((again, elsewhere, turned))]
     found = analyse(trials)
-    assert (found.avoided[NAMED].successes, found.avoided[NAMED].total) == (2, 3)
-    assert (found.faced[NAMED].successes, found.faced[NAMED].total) == (1, 2)
+    assert value(found, "avoided", NAMED) == (pytest.approx(2 / 3), 3)
+    assert value(found, "faced", NAMED) == (1 / 2, 2)
 
 
 def test_without_a_single_move_to_blame_the_whole_sequence_is_the_mistake() -> None:
@@ -150,22 +172,22 @@ def test_without_a_single_move_to_blame_the_whole_sequence_is_the_mistake() -> N
             trial(lost, other, env="alfworld"),
         ]
     )
-    assert (found.avoided[NAMED].successes, found.avoided[NAMED].total) == (1, 2)
+    assert value(found, "avoided", NAMED) == (1 / 2, 2)
 
 
 def test_novelty_is_what_no_memory_of_the_trial_could_hold() -> None:
     first = "one two three four"
     same = trial(episode("(1, 1)", remark=first), episode("(1, 2)", remark=first), episode("(1, 3)"))
-    assert analyse([same], 1).novelty == 1.0
-    assert analyse([same], 2).novelty == 0.0
+    assert value(analyse([same], 1), "novelty")[0] == 1.0
+    assert value(analyse([same], 2), "novelty")[0] == 0.0
     half = trial(episode("(1, 1)", remark=first), episode("(1, 2)", remark="one two three nine"), episode("(1, 3)"))
-    assert analyse([half], 2).novelty == 0.5
+    assert value(analyse([half], 2), "novelty")[0] == 0.5
     copied = trial(episode("(1, 1)", board="One, two! Three four", remark=first), episode("(1, 1)"))
-    assert analyse([copied]).novelty == 0.0
+    assert value(analyse([copied]), "novelty")[0] == 0.0
 
 
 def test_sameness_does_not_depend_on_the_number_of_tasks() -> None:
-    def of(*remarks: str) -> float | None:
+    def of(*remarks: str) -> float:
         return sameness([(f"task {n}", grams(text)) for n, text in enumerate(remarks)])
 
     assert of("open it now", "Open it, now!") == 1.0
@@ -173,8 +195,8 @@ def test_sameness_does_not_depend_on_the_number_of_tasks() -> None:
     assert of(*["open it now"] * 5) == 1.0
     # Two of the five others have the one trigram of a remark.
     assert of("a b c", "a b c", "d e f", "d e f", "a b c", "d e f") == pytest.approx(2 / 5)
-    assert of("a b c") is None
-    assert sameness([("t", grams("a b c")), ("t", grams("a b c"))]) is None, "remarks on one task say nothing"
+    assert math.isnan(of("a b c"))
+    assert math.isnan(sameness([("t", grams("a b c"))] * 2)), "remarks on one task say nothing"
 
 
 def test_trials_of_the_loop_are_read_as_they_are(play: Callable[..., Trial], chat: Chat) -> None:
@@ -185,9 +207,9 @@ def test_trials_of_the_loop_are_read_as_they_are(play: Callable[..., Trial], cha
         lost = [each for each in trials if each.episodes[0].stop is Stop.LOST]
         assert lost
         found = analyse(trials)
-        assert found.known.successes == len(lost)
-        assert found.valid.share == 1.0
-        assert found.sameness == 1.0, "the script's remark is always the same"
+        assert value(found, "known") == (pytest.approx(len(lost) / found.lost), found.lost)
+        assert value(found, "valid")[0] == 1.0
+        assert value(found, "sameness")[0] == 1.0, "the script's remark is always the same"
         won = play(OraclePolicy(chat), agent=agent)
         assert reading(env).played(won.episodes[0]).mistake is None
 
@@ -215,8 +237,8 @@ def test_a_player_that_heeds_its_remarks_is_told_from_one_that_does_not(
     heeds: bool, play: Callable[..., Trial], chat: Chat
 ) -> None:
     found = analyse([play(Heeding(chat, heeds), seed=seed, num_episodes=2) for seed in range(6)])
-    assert found.names.share == 1.0
-    assert found.avoided[NAMED].share == float(heeds)
+    assert value(found, "names")[0] == 1.0
+    assert value(found, "avoided", NAMED)[0] == float(heeds)
 
 
 @pytest.fixture
@@ -236,30 +258,27 @@ def run(*arguments: Any) -> str:
     return result.output
 
 
+def cases(*arguments: Any, figure: str = "trials") -> dict[str, int]:
+    rows = json.loads(run(*arguments, "--json"))["rows"]
+    return {row["column"]: row["cases"] for row in rows if row["figure"] == figure}
+
+
 def test_the_command_prints_a_column_a_run_a_stretch_of_steps_or_an_attempt(training: Path) -> None:
-    assert "avoided next, not named" in run(training)
-    by_run = json.loads(run(training.parent, "--json"))
-    assert [found["trials"] for found in by_run.values()] == [8]
-    by_step = json.loads(run(training, "--by", "step", "--every", 3, "--json"))
-    assert {name: found["trials"] for name, found in by_step.items()} == {
-        "trials, steps 1 to 3": 6,
-        "trials, steps 4 to 4": 2,
-    }
-    by_attempt = json.loads(run(training, "--by", "attempt", "--json"))
-    assert list(by_attempt) == ["trials, attempt 1", "trials, attempt 2"]
+    assert "avoided next: not named" in run(training)
+    assert list(cases(training.parent).values()) == [8]
+    assert cases(training, "--by", "step", "--every", 3) == {"trials, steps 1 to 3": 6, "trials, steps 4 to 4": 2}
+    assert list(cases(training, "--by", "attempt")) == ["trials, attempt 1", "trials, attempt 2"]
     other = training.with_name("other.jsonl")
     other.write_text(trial(episode("go to sink 1"), episode("look"), env="alfworld").to_json() + "\n")
-    assert list(json.loads(run(training, other, "--json"))) == ["trials, minesweeper", "other, alfworld"]
+    assert cases(training, other) == {"trials, minesweeper": 8, "other, alfworld": 1}
 
 
-def test_the_commands_csv_has_shares_with_their_counts(training: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "reflections.csv"
-    run(training, "--csv", out)
-    rows = {row["figure"]: row for row in csv.DictReader(out.read_text().splitlines())}
-    assert rows["trials"]["value"] == "8"
-    assert rows["avoided/no remark"]["total"] == "0"
+def test_the_commands_csv_has_every_figure_with_its_interval_and_cases(training: Path) -> None:
+    rows = {row["figure"]: row for row in csv.DictReader(io.StringIO(run(training, "--csv")))}
+    assert rows["trials"]["cases"] == "8"
+    assert rows["avoided/no remark"]["cases"] == "0"
     assert rows["avoided/no remark"]["value"] == ""
-    assert float(rows["valid"]["low"]) < float(rows["valid"]["value"]) == 1.0
+    assert float(rows["valid"]["value low"]) < float(rows["valid"]["value"]) == 1.0
 
 
 @pytest.mark.parametrize(

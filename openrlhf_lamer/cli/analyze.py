@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +14,21 @@ from openrlhf_lamer.cli.errors import fail
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.reflections import Reflections
+    from openrlhf_lamer.evaluation.tables import Cell, Table
     from openrlhf_lamer.evaluation.viewer import Entry
+
+ABOUT = {
+    "tokens": "tokens of a reflection",
+    "valid": "with a remark",
+    "novelty": "novelty in the trial",
+    "sameness": "sameness between tasks",
+    "overlap": "lost actions it names",
+    "known": "mistake known",
+    "names": "remark names it",
+    "avoided": "avoided next",
+    "faced": "avoided in its state",
+}
+"""What the figures of `Reflections` are called in the terminal."""
 
 
 class By(StrEnum):
@@ -36,10 +49,8 @@ def analyze(
         int | None,
         typer.Option(min=1, help="Training steps in a column; by default a fifth of the run.", show_default=False),
     ] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="File that gets a line a column and figure.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object with an entry a column.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every figure as CSV.")] = False,
 ) -> None:
     """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
 
@@ -49,10 +60,11 @@ def analyze(
     proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from openrlhf_lamer.evaluation.reflections import analyse
 
+    if as_json and as_csv:
+        fail("give either --json or --csv")
     read = {name: _entries(run) for name, run in _names(runs).items()}
     several = len({entry.trial.task.env for entries in read.values() for entry in entries}) > 1
     columns: dict[str, Reflections] = {}
@@ -62,21 +74,13 @@ def analyze(
             for label, part, attempt in _parts(own, by, every, name):
                 title = ", ".join(filter(None, (name, env if several else "", label)))
                 columns[title] = analyse((entry.trial for entry in part), attempt)
-    if csv_file is not None:
-        _write_csv(csv_file, columns)
+    table = _long(columns)
     if as_json:
-        typer.echo(json.dumps({name: _figures(found) for name, found in columns.items()}))
-        return
-    table = Table(title="Reflections, shares with 95% Wilson intervals and what they are of")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    shown = [_shown(found) for found in columns.values()]
-    for figure in shown[0]:
-        cells = [column[figure] for column in shown]
-        if any(cells):
-            table.add_row(figure, *cells)
-    Console().print(table)
+        typer.echo(json.dumps(table.to_json()))
+    elif as_csv:
+        typer.echo(table.to_csv(), nl=False)
+    else:
+        Console().print(_wide(columns).to_rich())
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:
@@ -123,71 +127,37 @@ def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterato
                 yield f"steps {low} to {min(low + length - 1, last)}", part, None
 
 
-def _figures(found: Reflections) -> dict[str, Any]:
-    """Every figure, JSON-ready; shares with their counts and interval."""
-    from dataclasses import asdict
+def _wide(columns: Mapping[str, Reflections]) -> Table:
+    """A row a figure, for people; those that nothing is known of are left out."""
+    from openrlhf_lamer.evaluation.tables import Table
 
-    from openrlhf_lamer.evaluation.statistics import Proportion
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Proportion):
-            return asdict(value) | {"share": value.share if value.total else None}
-        return {key: plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-    return {name: plain(getattr(found, name)) for name in found.__dataclass_fields__}
-
-
-def _shown(found: Reflections) -> dict[str, str]:
-    """The table's rows."""
-
-    def number(value: float | None, percent: bool = True) -> str:
-        return "" if value is None else f"{100 * value:.1f}%" if percent else f"{value:.1f}"
-
-    def share(value: Any) -> str:
-        return f"{value} ({value.total})" if value.total else ""
-
-    rows = {
-        "trials (failed)": f"{found.trials} ({found.failed})",
-        "lost episodes with a next one": str(found.lost),
-        "reflections": str(found.reflections),
-        "tokens of a reflection": number(found.tokens, percent=False),
-        "with a remark": share(found.valid),
-        "novelty in the trial": number(found.novelty),
-        "sameness between tasks": number(found.sameness),
-        "lost actions it names": number(found.overlap),
-        "mistake known": share(found.known),
-        "remark names it": share(found.names),
-    }
-    for said, avoided in found.avoided.items():
-        rows[f"avoided next, {said}"] = share(avoided)
-    for said, faced in found.faced.items():
-        # Where a mistake is one in any state, that is the same once more.
-        rows[f"  of those in its state again, {said}"] = "" if found.avoided[said] == faced else share(faced)
-    return rows
+    found = list(columns.values())
+    rows: list[tuple[Cell, ...]] = [
+        ("trials", *(each.trials for each in found)),
+        ("failed", *(each.failed for each in found)),
+        ("lost episodes with a next one", *(each.lost for each in found)),
+        ("reflections on them", *(each.reflections for each in found)),
+    ]
+    for name, about in ABOUT.items():
+        for figure in found[0].figures:
+            if figure.partition("/")[0] != name:
+                continue
+            own = [each.figures[figure] for each in found]
+            # Where a mistake is one in every state, those that came to its state are the same once more.
+            twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
+            if any(each.cases for each in own) and not twice:
+                rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))
+    note = "Means over tasks with 95% intervals; in brackets, how many reflections or episodes they are of."
+    return Table("reflections", "Reflections", ("", *columns), tuple(rows), note)
 
 
-def _write_csv(path: Path, columns: Mapping[str, Reflections]) -> None:
-    """A line for each column and figure: its value, and the counts and interval of a share."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("column", "figure", "value", "low", "high", "successes", "total"))
-            for column, found in columns.items():
-                for figure, value in _flat(_figures(found)):
-                    if isinstance(value, dict):
-                        row = (value[key] for key in ("share", "low", "high", "successes", "total"))
-                        writer.writerow((column, figure, *row))
-                    else:
-                        writer.writerow((column, figure, value, "", "", "", ""))
-    except OSError as error:
-        fail(f"--csv {path}: {error}")
+def _long(columns: Mapping[str, Reflections]) -> Table:
+    """A row a column and figure, for machines."""
+    from openrlhf_lamer.evaluation.tables import Table
 
-
-def _flat(figures: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Figures by what was said are figures of their own."""
-    flat = []
-    for name, value in figures.items():
-        inner = isinstance(value, dict) and "share" not in value
-        flat += [(f"{name}/{said}", item) for said, item in value.items()] if inner else [(name, value)]
-    return flat
+    rows: list[tuple[Cell, ...]] = []
+    for column, found in columns.items():
+        for name in ("trials", "failed", "lost", "reflections"):
+            rows.append((column, name, None, getattr(found, name)))
+        rows += [(column, name, each.estimate, each.cases) for name, each in found.figures.items()]
+    return Table("reflections", "Reflections", ("column", "figure", "value", "cases"), tuple(rows))

@@ -1,19 +1,19 @@
 """What reflections say, and whether the next episode heeds them: pure functions over trials.
 
-All counts are of live trials; failed ones are left out. Intervals take observations as independent. Trials
-of up to N episodes hold up to N - 1 of them, so where N is above 2 they are a little too narrow.
+Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these, so that
+the many reflections on one task (attempt after attempt, trial after trial) count as what they are.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from openrlhf_lamer.evaluation.mistakes import Played, Reading, reading
-from openrlhf_lamer.evaluation.statistics import Proportion, proportion
-from openrlhf_lamer.metrics import mean
+from openrlhf_lamer.evaluation.statistics import Estimate, mean, share
 from openrlhf_lamer.records import Episode, Trial
 
 WORDS = 3
@@ -24,47 +24,52 @@ _WORD = re.compile(r"\w+")
 Gram = tuple[str, ...]
 
 
+NAMED, UNNAMED, SILENT = "named", "not named", "no remark"
+"""What was said of a mistake: a remark named it, a remark did not, or no remark was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure, and how many reflections or lost episodes it was taken from."""
+
+    estimate: Estimate
+    cases: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate} ({self.cases})" if self.cases else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Reflections:
-    """What the reflections of some trials show. A mean of nothing is None.
+    """What the reflections of some trials show.
 
     Attributes:
         trials: Trials that did not fail.
-        failed: Trials that did, left out of everything else.
+        failed: Trials that did.
         lost: Lost episodes that another episode followed.
         reflections: Those with a reflection.
-        tokens: Mean length of a reflection, in sampled tokens.
-        valid: Reflections in which a remark was found.
-        novelty: Mean share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
-            no action and state of the episodes so far: in nothing that a memory could hold.
-        sameness: Mean over the remarks of: the share of its trigrams that a remark on another task has too, drawn
-            at random from those of the same trials here. It does not depend on how many there are. 1 where all
-            remarks are alike, near 0 where each is about its own task; None where there is but one task.
-        overlap: Mean share of the lost episode's different actions that the remark names (see `mistakes.Reading`).
-        known: Lost episodes of `lost` whose mistake is known.
-        names: Remarks on those that name the mistake.
-        avoided: How many next episodes did not make the mistake again, by what was said of it (`NAMED`, `UNNAMED`,
-            `SILENT`).
-        faced: Likewise, of the next episodes that came to the mistake's state again.
+        figures: By name:
+
+            - `tokens`: length of a reflection, in sampled tokens.
+            - `valid`: share of reflections in which a remark was found.
+            - `novelty`: share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
+              no action and state of the episodes so far: in nothing that a memory could hold.
+            - `sameness`: share of a remark's trigrams that a remark on another task has too, drawn at random from
+              those here. It does not depend on how many there are: 1 where all remarks are alike, near 0 where
+              each is about its own task. Without an interval.
+            - `overlap`: share of the lost episode's different actions that the remark names.
+            - `known`: share of the lost episodes whose mistake is known.
+            - `names`: share of the remarks on those that name the mistake.
+            - `avoided/SAID`: share of next episodes that did not make the mistake again, where SAID is what was
+              said of it: `NAMED`, `UNNAMED` or `SILENT`.
+            - `faced/SAID`: likewise, of the next episodes that came to the mistake's state again.
     """
 
     trials: int
     failed: int
     lost: int
     reflections: int
-    tokens: float | None
-    valid: Proportion
-    novelty: float | None
-    sameness: float | None
-    overlap: float | None
-    known: Proportion
-    names: Proportion
-    avoided: Mapping[str, Proportion]
-    faced: Mapping[str, Proportion]
-
-
-NAMED, UNNAMED, SILENT = "named", "not named", "no remark"
-"""What was said of a mistake: a remark named it, a remark did not, or no remark was shown."""
+    figures: Mapping[str, Measure]
 
 
 def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
@@ -81,34 +86,35 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
         else:
             failed += 1
     cases = [case for trial in live for case in _cases(trial) if attempt in (None, case.episode + 1)]
-    remarks = [case for case in cases if case.remark is not None]
-    reflected = [case for case in cases if case.reflection_tokens is not None]
+    reflected = [case for case in cases if case.tokens is not None]
+    remarks = [case for case in reflected if case.remark is not None]
     known = [case for case in cases if case.said is not None]
-    told = Counter(case.said for case in known)
-    return Reflections(
-        trials=len(live),
-        failed=failed,
-        lost=len(cases),
-        reflections=len(reflected),
-        tokens=mean(case.reflection_tokens or 0 for case in reflected),
-        valid=proportion(len(remarks), len(reflected)),
-        novelty=mean(case.novelty for case in remarks),
-        sameness=sameness([(case.task, case.grams) for case in remarks]),
-        overlap=mean(case.overlap for case in remarks if case.overlap is not None),
-        known=proportion(len(known), len(cases)),
-        names=proportion(told[NAMED], told[NAMED] + told[UNNAMED]),
-        avoided={
-            said: proportion(sum(case.said == said and not case.repeated for case in known), told[said])
-            for said in (NAMED, UNNAMED, SILENT)
-        },
-        faced={
-            said: proportion(
-                sum(case.said == said and case.faced and not case.repeated for case in known),
-                sum(case.said == said and case.faced for case in known),
-            )
-            for said in (NAMED, UNNAMED, SILENT)
-        },
-    )
+    tasks = len({case.task for case in remarks})
+    alike = Estimate(sameness([(case.task, case.grams) for case in remarks]), math.nan, math.nan, tasks, "%")
+    figures = {
+        "tokens": _measure(reflected, lambda case: case.tokens, "tokens"),
+        "valid": _measure(reflected, lambda case: case.remark is not None),
+        "novelty": _measure(remarks, lambda case: case.novelty, "%"),
+        "sameness": Measure(alike, len(remarks)),
+        "overlap": _measure(remarks, lambda case: case.overlap, "%"),
+        "known": _measure(cases, lambda case: case.said is not None),
+        "names": _measure([case for case in known if case.remark is not None], lambda case: case.said == NAMED),
+    }
+    for name, faced in (("avoided", False), ("faced", True)):
+        for said in (NAMED, UNNAMED, SILENT):
+            own = [case for case in known if case.said == said and (case.faced or not faced)]
+            figures[f"{name}/{said}"] = _measure(own, lambda case: not case.repeated)
+    return Reflections(len(live), failed, len(cases), len(reflected), figures)
+
+
+def _measure(cases: Sequence[_Case], value: Callable[[_Case], float | bool | None], unit: str | None = None) -> Measure:
+    """The mean of a value over tasks; of a yes or no where there is no unit. Cases without a value are left out."""
+    by_task: dict[str, list[float]] = {}
+    for case in cases:
+        if (found := value(case)) is not None:
+            by_task.setdefault(case.task, []).append(float(found))
+    estimate = share([by_task]) if unit is None else mean([by_task], unit)
+    return Measure(estimate, sum(map(len, by_task.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ class _Case:
     Attributes:
         task: Id of the task.
         episode: Index of the lost episode.
-        reflection_tokens: Length of the reflection, if there is one.
+        tokens: Length of the reflection, if there is one.
         remark: What it said.
         grams: The remark's n-grams.
         novelty: Share of them that were never seen in the trial.
@@ -130,7 +136,7 @@ class _Case:
 
     task: str
     episode: int
-    reflection_tokens: int | None
+    tokens: int | None
     remark: str | None
     grams: frozenset[Gram] = field(default_factory=frozenset)
     novelty: float = 0.0
@@ -152,7 +158,7 @@ def _cases(trial: Trial) -> Iterable[_Case]:
         yield _Case(
             task=trial.task.id,
             episode=n,
-            reflection_tokens=None if reflection is None else len(reflection.sampled_ids),
+            tokens=None if reflection is None else len(reflection.sampled_ids),
             remark=remark,
             grams=own,
             novelty=len(own - seen) / max(1, len(own)),
@@ -173,7 +179,7 @@ def _shown(episode: Episode) -> set[Gram]:
 
 def _overlap(read: Reading, remark: str, episode: Episode) -> float | None:
     actions = {turn.action for turn in episode.turns if turn.action is not None}
-    return mean(float(read.names(remark, action)) for action in actions)
+    return sum(read.names(remark, action) for action in actions) / len(actions) if actions else None
 
 
 def _heeded(read: Reading, remark: str | None, now: Played, then: Played) -> tuple[str | None, bool, bool]:
@@ -194,8 +200,8 @@ def grams(text: str) -> frozenset[Gram]:
     return frozenset(tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1))
 
 
-def sameness(remarks: Sequence[tuple[str, frozenset[Gram]]]) -> float | None:
-    """How much a remark shares with one on another task; see `Reflections.sameness`.
+def sameness(remarks: Sequence[tuple[str, frozenset[Gram]]]) -> float:
+    """How much a remark shares with one on another task, see `Reflections`; NaN where there is but one task.
 
     Args:
         remarks: For each remark, its task and its n-grams.
@@ -211,4 +217,4 @@ def sameness(remarks: Sequence[tuple[str, frozenset[Gram]]]) -> float | None:
         others = len(remarks) - of_task[task]
         if own and others:
             shares.append(sum(everywhere[gram] - within[task][gram] for gram in own) / (len(own) * others))
-    return mean(shares)
+    return sum(shares) / len(shares) if shares else math.nan
