@@ -35,6 +35,8 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.seeding import below, generator
 from openrlhf_lamer.evaluation.players import Player, Sampling, playing
 from openrlhf_lamer.evaluation.run import Job, Key, run
+from openrlhf_lamer.evaluation.statistics import difference, success, won
+from openrlhf_lamer.evaluation.tables import Table
 from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.policies.routed import ReplayPolicy, RoutedPolicy, SilentPolicy
 from openrlhf_lamer.records import Trial, Turn
@@ -179,6 +181,32 @@ def deal(jobs: Sequence[Job], recorded: Sequence[Trial], seed: int) -> dict[Key,
         donors.append((task, reflections))
         dealt[job.key] = reflections
     return dealt
+
+
+def table(found: Mapping[Cell, Sequence[Trial]], attempts: int) -> Table:
+    """A row a cell: success at 1 to `attempts`, and how far success at `attempts` lies from two other cells.
+
+    Differences are paired by task and in percentage points: from `REFERENCE`, and from the cell in which the same
+    player has its own reflections. Failed trials are left out.
+    """
+    solved = {cell: won(trials, attempts) for cell, trials in found.items()}
+    rows = []
+    for cell, trials in found.items():
+        own = Cell(cell.player, cell.player)
+        rows.append(
+            (
+                f"{cell.player} plays, reflections {cell.reflections}",
+                *(success(trials, k) for k in range(1, attempts + 1)),
+                None if cell == REFERENCE else difference([solved[REFERENCE]], [solved[cell]]),
+                None if cell in (own, REFERENCE) else difference([solved[own]], [solved[cell]]),
+                sum(trial.failure is not None for trial in trials),
+            )
+        )
+    shares = (f"success@{k}" for k in range(1, attempts + 1))
+    columns = ("", *shares, f"@{attempts}: from trained with its own", f"@{attempts}: from own reflections", "failed")
+    tasks = len({trial.task.id for trials in found.values() for trial in trials})
+    note = f"{tasks} tasks, 95% intervals; differences are paired by task, in points."
+    return Table("cross", "Whose play, whose reflections", columns, tuple(rows), note)
 
 
 def same_tokens(first: Player, second: Player) -> bool:
