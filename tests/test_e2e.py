@@ -377,7 +377,7 @@ def test_a_checkpoint_is_evaluated_on_an_engine_of_its_own(workshop: Path, tmp_p
     trials = [Trial.from_json(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
     assert sorted(trial.task.id for trial in trials) == sorted(task.id for task in read_dataset(panel))
     printed = json.loads(result.stdout.splitlines()[-1])
-    assert printed["success@3"]["share"] == success(trials, 3).share
+    assert printed["success@3"]["value"] == success(trials, 3).value
     assert printed["failed"] == 0
 
 

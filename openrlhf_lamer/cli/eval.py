@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -20,7 +20,6 @@ from openrlhf_lamer.cli.inputs import progress
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
     from openrlhf_lamer.evaluation.players import Player, Sampling
-    from openrlhf_lamer.evaluation.statistics import Proportion
     from openrlhf_lamer.records import Task, Trial
 
 WHO, WHAT, HOW, SAMPLING, RUNNING = "Who plays", "What is played", "How", "Sampling", "The run"
@@ -151,13 +150,15 @@ def evaluate(
     the engine goes away the run waits for it, then stops and leaves with 1. The folder holds `trials.jsonl`,
     `run.json` and `summary.json`; `openrlhf-lamer view` shows its trials.
     """
+    from rich.console import Console
+
     from openrlhf_lamer import envs
     from openrlhf_lamer.chat import TemplateError
     from openrlhf_lamer.config import ConfigError, LamerConfig
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
     from openrlhf_lamer.evaluation.run import RunError, RunStoppedError, make_jobs, run, write_json
-    from openrlhf_lamer.evaluation.summary import solved, summarize, to_csv
+    from openrlhf_lamer.evaluation.summary import solved, summarize, table
     from openrlhf_lamer.policies import EngineGoneError
 
     if as_json and as_csv:
@@ -189,7 +190,7 @@ def evaluate(
         fail(f"{agent.env} plays in processes of its own, which need Ray: pip install ray")
     settings = {
         "method": method,
-        "player": who,
+        **who,
         "agent": agent_name,
         "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
@@ -221,13 +222,17 @@ def evaluate(
         stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
     summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
-    shares = solved(trials, chosen, attempts)
+    note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
+    if summary["failed"]:
+        note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
+    shown = table(f"{tasks}, {method}, {model or player}", solved(trials, chosen, attempts), note)
     if as_json:
         typer.echo(json.dumps(summary))
     elif as_csv:
-        typer.echo(to_csv(shares), nl=False)
+        typer.echo(shown.to_csv(), nl=False)
     else:
-        _print(f"{tasks}, {method}, {model or player}", shares, summary, sampling)
+        console = Console()
+        console.print(shown.to_rich(console.width))
 
 
 def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
@@ -274,7 +279,7 @@ def open_player(
     if script is not None:
         if model or endpoint:
             fail("--player plays by itself; leave --model and --endpoint out")
-        return nullcontext(players.scripted(script)), {"script": script}
+        return nullcontext(players.scripted(script)), {"player": "script", "model": script}
     if model is None:
         fail("nobody plays: give --model, --endpoint with --model, or --player")
     if (tokenizer or (None if endpoint else Path(model))) and not find_spec("transformers"):
@@ -287,7 +292,8 @@ def open_player(
             fail(f"{flags[0]} {model}: no config.json there; give a folder in Hugging Face form, or {flags[1]} as well")
         if not find_spec("vllm"):
             fail(f"{flags[0]} needs vLLM: pip install 'openrlhf-lamer[gpu]', or ask a server with {flags[1]}")
-        return players.open_checkpoint(folder, sampling, share=share), {"checkpoint": str(folder.resolve())}
+        who = {"player": "checkpoint", "model": str(folder.resolve())}
+        return players.open_checkpoint(folder, sampling, share=share), who
     if not endpoint.startswith(("http://", "https://")):
         fail(f"{flags[1]} {endpoint}: give a URL, such as http://localhost:8000/v1")
     if tokenizer is not None and not (tokenizer / "tokenizer_config.json").is_file():
@@ -295,7 +301,7 @@ def open_player(
     server = Server(endpoint, model, os.environ.get("OPENAI_API_KEY"), patience, timeout)
     # Not the URL: a server that is started again elsewhere is the same to a run that goes on.
     asked = "by chat messages" if tokenizer is None else "by token ids"
-    return players.open_server(server, sampling, tokenizer), {"served": model, "asked": asked}
+    return players.open_server(server, sampling, tokenizer), {"player": f"server, {asked}", "model": model}
 
 
 def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str]:
@@ -316,22 +322,3 @@ def stop(message: str, code: int) -> NoReturn:
     """Leave without a result, by no fault of the command line."""
     typer.echo(f"openrlhf-lamer: {message}", err=True)
     raise typer.Exit(code)
-
-
-def _print(title: str, shares: dict[str, Proportion], summary: dict[str, Any], sampling: Sampling) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    about = f"{summary['tasks']} tasks, {summary['trials']} trials, temperature {sampling.temperature:g}"
-    table = Table(title=title, caption=about, min_width=len(title))
-    for heading in ("", "share", "95% interval", "solved", "of"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, each in shares.items():
-        interval = f"{100 * each.low:.1f} to {100 * each.high:.1f}%"
-        table.add_row(name, f"{100 * each.share:.1f}%", interval, str(each.successes), str(each.total))
-    console = Console()
-    console.print(table)
-    if summary["failed"]:
-        played = summary["played"]
-        kinds = ", ".join(f"{key} {played[key]:g}" for key in played if key.startswith("failed/"))
-        console.print(f"{summary['failed']} of {summary['trials']} trials failed and are left out: {kinds}")

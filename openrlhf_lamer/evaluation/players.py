@@ -133,6 +133,8 @@ async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0
             max_model_len=sampling.max_length,
             enforce_eager=not cpu.cuda_available(),
             enable_prefix_caching=True,
+            # vLLM rewinds the seed of a prompt that it has read in part, which no CPU generator can do.
+            enable_chunked_prefill=None if cpu.cuda_available() else False,
             gpu_memory_utilization=share * (0.9 if cpu.cuda_available() else 0.3),
         )
     )
