@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,32 @@ def need() -> Callable[[str], None]:
             pytest.skip(f"{name}: {error}")
 
     return installed
+
+
+@pytest.fixture(scope="session")
+def browsed() -> Callable[[Path, str], str]:
+    """Opens a page, with what stands behind `#`, and gives what the browser makes of it: HTML without code and data."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+
+    def run(page: Path, address: str) -> str:
+        quiet = (
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={page.parent}/profile",
+        )
+        dumped = subprocess.run(
+            [chromium, *flags, *quiet, "--virtual-time-budget=3000", "--dump-dom", f"file://{page}#{address}"],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        ).stdout
+        return re.sub(r"<(script|style)\b.*?</\1>", "", dumped, flags=re.DOTALL)
+
+    return run
 
 
 @pytest.fixture(scope="session")

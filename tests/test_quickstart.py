@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.evaluation.statistics import proportion, success
+from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.metrics import summarize
 from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.quickstart.player import FalliblePlayer
-from openrlhf_lamer.quickstart.report import Measurements, learning_curve, table, write_report
+from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.tasks import seeded_tasks
@@ -96,40 +97,35 @@ def test_cells_and_tags_are_one_token_each() -> None:
 
 
 def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) -> None:
-    before, after = trials[:30], [trial for trial in trials if trial.won][:30]
+    """After is before with 20 more tasks won."""
+    before = trials[:60]
+    winner = next(trial for trial in trials if trial.won)
+    lost = [trial.task for trial in before if not trial.won][:20]
+    after = [replace(winner, task=trial.task) if trial.task in lost else trial for trial in before]
     with (tmp_path / "trials.jsonl").open("w") as file:
         for step, own in ((1, trials[:20]), (2, trials[20:40])):
             for trial in own:
-                file.write(f'{trial.to_json()[:-1]},"step":{step}}}\n')
+                file.write(f'{trial.to_json()[:-1]},"step":{step},"group":0}}\n')
     measured = Measurements(Settings(), before, after, {"training": 60.0}, 90.0, 3 * 2**30)
-    write_report(tmp_path, measured)
+    report = write_report(tmp_path, measured)
     page = (tmp_path / "report.md").read_text()
-    for k in (1, 2, 3):
-        assert f"| success@{k} | {success(before, k)} | {success(after, k)} |" in page
-    assert "lies above the interval before" in page
+    for name, panel in (("before", before), ("after", after)):
+        assert f"| {name} | 60 tasks | success | {' | '.join(str(success(panel, k)) for k in (1, 2, 3))} |" in page
+    assert measured.verdict.endswith("] points: a gain.")
+    assert measured.verdict in page
     assert "Peak memory of all processes: 3.0 GiB" in page
+    assert "</html>" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "results.json").read_text())["success"]["success@3"]["after"][0] == 1.0
-    assert learning_curve(tmp_path / "trials.jsonl", 3)[0] == [success(trials[:20], k).share for k in (1, 2, 3)]
-    assert table(measured).row_count == 3
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["success"]["success@3"]["after"][0] == success(after, 3).value
+    assert results["steps"] == 2
+    (training,) = [table for table in report.tables if table.name == "training"]
+    assert training.rows[0][2] == success(trials[:20], 1)
 
 
 def test_no_gain_is_called_no_gain(trials: list[Trial]) -> None:
     measured = Measurements(Settings(), trials, trials, {}, 1.0, 1)
     assert "no gain is shown" in measured.verdict
-
-
-@pytest.mark.parametrize(
-    ("successes", "total", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (1, 128, 0.0014, 0.0429)],
-)
-def test_wilson_intervals(successes: int, total: int, low: float, high: float) -> None:
-    found = proportion(successes, total)
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-
-
-def test_nothing_measured_is_anything() -> None:
-    assert (proportion(0, 0).low, proportion(0, 0).high) == (0.0, 1.0)
 
 
 def test_memory_is_measured() -> None:

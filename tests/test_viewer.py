@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from typer.testing import CliRunner
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.records import Episode, Phase, SchemaError, Stop, Task, Trial, Turn
+
+Browsed = Callable[[Path, str], str]
 
 EVIL = "<script>document.title = 'broken in'</script><b>bold</b> <!-- </script>"
 
@@ -55,23 +56,6 @@ def page(tmp_path: Path) -> Path:
     return out
 
 
-def browsed(page: Path, address: str) -> str:
-    """What the browser makes of the page, as HTML without its code and data."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-    quiet = ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={page.parent}/profile")
-    dumped = subprocess.run(
-        [chromium, *flags, *quiet, "--virtual-time-budget=3000", "--dump-dom", f"file://{page}#{address}"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    ).stdout
-    return re.sub(r"<(script|style)\b.*?</\1>", "", dumped, flags=re.DOTALL)
-
-
 def test_no_text_of_a_trial_is_markup_in_the_page(page: Path) -> None:
     html = page.read_text()
     assert EVIL not in html
@@ -79,7 +63,7 @@ def test_no_text_of_a_trial_is_markup_in_the_page(page: Path) -> None:
     assert not re.search(r"(src|href)=[\"']?https?:", html)
 
 
-def test_a_browser_shows_the_trial_that_is_asked_for_and_its_text_as_text(page: Path) -> None:
+def test_a_browser_shows_the_trial_that_is_asked_for_and_its_text_as_text(page: Path, browsed: Browsed) -> None:
     shown = browsed(page, "trial=3&expand=1")
     assert "Row 1: ? 2 ?" in shown
     assert "advantage 1.25" in shown
@@ -87,7 +71,7 @@ def test_a_browser_shows_the_trial_that_is_asked_for_and_its_text_as_text(page: 
     assert "broken in</title>" not in shown
 
 
-def test_a_browser_filters_the_list(page: Path) -> None:
+def test_a_browser_filters_the_list(page: Path, browsed: Browsed) -> None:
     assert "3 of 3 trials" in browsed(page, "")
     shown = browsed(page, "won=1")
     assert "1 of 3 trials" in shown

@@ -80,7 +80,8 @@ def analyze(
     elif as_csv:
         typer.echo(table.to_csv(), nl=False)
     else:
-        Console().print(_wide(columns).to_rich())
+        console = Console()
+        console.print(_wide(columns).to_rich(console.width))
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:

@@ -130,4 +130,5 @@ def cross(
     elif as_csv:
         typer.echo(found.to_csv(), nl=False)
     else:
-        Console().print(found.to_rich())
+        console = Console()
+        console.print(found.to_rich(console.width))

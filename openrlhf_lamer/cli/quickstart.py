@@ -24,7 +24,6 @@ def quickstart(
 
     from rich.console import Console
 
-    from openrlhf_lamer.quickstart.report import table
     from openrlhf_lamer.quickstart.run import StageError, require_stack, run
     from openrlhf_lamer.quickstart.settings import Settings
 
@@ -36,10 +35,11 @@ def quickstart(
         settings = replace(settings, steps=steps)
     console = Console()
     try:
-        measured = run(out.absolute(), settings, console)
+        measured, report = run(out.absolute(), settings, console)
     except StageError as error:
         fail(str(error))
-    console.print(table(measured))
+    for table in report.sections[0].tables:
+        console.print(table.to_rich(console.width))
     console.print(measured.verdict)
     console.print(
         f"{measured.seconds:.0f} s, and {measured.install_seconds:.0f} s of installation; "

@@ -49,7 +49,7 @@ def report(
             read = read_runs(runs)
     except RunError as error:
         fail(str(error))
-    found = build(read, " · ".join(dict.fromkeys(run.label for run in read)))
+    found = build(read, ", ".join(dict.fromkeys(run.label for run in read)))
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -110,8 +110,10 @@ class Run:
 
     @property
     def attempts(self) -> int:
-        """The most episodes that a trial had."""
-        return max((len(outcome.paths) for outcome in self.live), default=0)
+        """How many episodes a trial may have: as its settings say, or else the most that one had."""
+        config = self.settings.get("config")
+        said = config.get("num_episodes") if isinstance(config, dict) else None
+        return said if isinstance(said, int) else max((len(outcome.paths) for outcome in self.live), default=0)
 
     @classmethod
     def of(cls, label: str, trials: Iterable[Trial]) -> Run:

@@ -77,7 +77,7 @@ def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     looks: dict[str, tuple[str, str]] = dict(zip(labels, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.4, 4.2 * len(panels)), 4.0), layout="constrained")
+        figure = Figure(figsize=(max(6.0, 4.6 * len(panels)), 4.2), layout="constrained")
         every: Any = figure.subplots(1, len(panels), squeeze=False)[0]
         handles: dict[str, Any] = {}
         for axes, panel in zip(every, panels, strict=True):
@@ -102,7 +102,9 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
         aside = 0.0 if many else 0.04 * (number - (len(panel.series) - 1) / 2)
         x = [place + aside for place, _ in known]
         y = [scale * e.value for _, e in known]
-        low, high = ([scale * (end if end == end else e.value) for end, e in ends] for ends in _ends(known))
+        # Where nothing is known of other tasks, there is no interval to draw.
+        low = [scale * (e.value if math.isnan(e.low) else e.low) for _, e in known]
+        high = [scale * (e.value if math.isnan(e.high) else e.high) for _, e in known]
         look = {"color": colour, "linestyle": "--" if series.dashed else "-"}
         if many:
             (handle,) = axes.plot(x, y, linewidth=1.8, **look)
@@ -121,10 +123,8 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
         axes.set_ylim(-2, 102)
     elif panel.ceiling is not None:
         axes.axhline(panel.ceiling, color="0.45", linestyle=":", linewidth=1.2)
+        at: Any = {"xy": (0.99, panel.ceiling), "xycoords": ("axes fraction", "data")}
+        axes.annotate("at most", **at, ha="right", va="bottom", color="0.35")
         axes.set_ylim(0, 1.08 * max(panel.ceiling, axes.get_ylim()[1] / 1.08))
     else:
         axes.set_ylim(bottom=0)
-
-
-def _ends(known: Sequence[tuple[float, Estimate]]) -> tuple[list[tuple[float, Estimate]], list[tuple[float, Estimate]]]:
-    return [(e.low, e) for _, e in known], [(e.high, e) for _, e in known]

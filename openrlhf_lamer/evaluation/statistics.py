@@ -140,21 +140,21 @@ def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimat
     return _estimate(by_task, [cells], unit, reach)
 
 
-def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
-    """Whether one of k independent samples of a task succeeds: not what `success` means by k attempts.
+def passed(run: Samples, k: int) -> dict[str, list[float]]:
+    """By task, the chance that one of k independent samples succeeds; tasks with fewer samples are left out.
 
-    The unbiased estimator of each task, 1 - C(n-c, k) / C(n, k) with c successes among n samples (Chen et al.,
-    2021), its mean over the tasks with at least k samples, and an interval as `mean` has it.
+    The unbiased estimator 1 - C(n-c, k) / C(n, k), with c successes among n samples (Chen et al., 2021).
     """
-    values = [
-        {
-            task: [1 - math.comb(len(own) - round(sum(own)), k) / math.comb(len(own), k)]
-            for task, own in run.items()
-            if len(own) >= k
-        }
-        for run in runs
-    ]
-    found = mean(values, "%")
+    return {
+        task: [1 - math.comb(len(own) - round(sum(own)), k) / math.comb(len(own), k)]
+        for task, own in run.items()
+        if len(own) >= k
+    }
+
+
+def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
+    """The mean of `passed` over tasks, with an interval as `mean` has it: not what `success` means by k attempts."""
+    found = mean([passed(run, k) for run in runs], "%")
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.tasks, "%")
 
 
@@ -191,12 +191,13 @@ def mcnemar(first: Samples, second: Samples) -> McNemar | None:
     """McNemar's exact test on the tasks that both have; None where a task has several samples, which depend."""
     if any(len(values) > 1 for run in (first, second) for values in run.values()):
         return None
-    from scipy.stats import binomtest
+    from scipy.special import bdtr
 
     pairs = [(first[task][0], second[task][0]) for task in first.keys() & second.keys()]
     gained = sum(ours < theirs for ours, theirs in pairs)
     lost = sum(ours > theirs for ours, theirs in pairs)
-    return McNemar(gained, lost, float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0)
+    # Both tails of the binomial distribution at one half, which are equal.
+    return McNemar(gained, lost, min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))))
 
 
 def _cells(runs: Sequence[Samples]) -> Array:
@@ -250,8 +251,10 @@ def _spread(by_task: Array, *methods: Array) -> tuple[float, float]:
             free = (runs - 1) * (tasks - 1)
             parts.append((float(np.var(by_run, ddof=1)) / runs, runs - 1))
             parts.append((-float(np.nansum(rest**2)) / free / (runs * tasks), free))
-    variance = max(sum(part for part, _ in parts), *(part for part, _ in parts))
-    return variance, variance**2 / sum(part**2 / free for part, free in parts) if variance else math.inf
+    variance, (largest, freedom) = sum(part for part, _ in parts), max(parts)
+    if variance <= largest:
+        return largest, freedom
+    return variance, variance**2 / sum(part**2 / free for part, free in parts)
 
 
 def _t(freedom: float) -> float:

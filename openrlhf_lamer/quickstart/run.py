@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.evaluation.report import Report
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart.memory import PeakMemory
@@ -36,8 +37,8 @@ class StageError(RuntimeError):
     """A stage of the quickstart failed; names its log."""
 
 
-def run(out: Path, settings: Settings, console: Console) -> Measurements:
-    """Run everything and leave the results in `out`; returns what was measured.
+def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
+    """Run everything and leave the results in `out`; returns what was measured, and how it is shown.
 
     Raises:
         StageError: if training or evaluation fails.
@@ -68,8 +69,7 @@ def run(out: Path, settings: Settings, console: Console) -> Measurements:
         seconds=time.monotonic() - began,
         peak_bytes=memory.peak,
     )
-    write_report(out, measured)
-    return measured
+    return measured, write_report(out, measured)
 
 
 def _warm_start(out: Path, settings: Settings, console: Console) -> None:

@@ -122,6 +122,8 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
             )
         if run.expected is not None and total < run.expected:
             yield f"{name}: {total} of {run.expected} trials are there; the run has not ended"
+        if str(run.settings.get("player")).endswith("by chat messages"):
+            yield f"{name}: its server took text, so that characters are counted where it says tokens"
     panels = {method.runs[0].panel for method in methods}
     if len(panels) > 1:
         yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
@@ -129,7 +131,7 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
 
 def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
     """What trials cost, and how many failed."""
-    rows = []
+    rows, notes = [], ["Means over the trials that did not fail; turns are those in the environment."]
     for label, outcomes in played:
         live = [outcome for outcome in outcomes if outcome.failure is None]
         kinds = Counter(outcome.failure.kind for outcome in outcomes if outcome.failure)
@@ -140,8 +142,9 @@ def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
         means = [sum(column) / len(live) for column in zip(*counts, strict=True)] or [None] * 5
         turns = sum(each.play_turns for each in live)
         invalid = 100 * sum(each.invalid_turns for each in live) / turns if turns else None
-        failed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "0"
-        rows.append((label, len(outcomes), failed, *means[:2], invalid, *means[2:]))
+        rows.append((label, len(outcomes), kinds.total(), *means[:2], invalid, *means[2:]))
+        if kinds:
+            notes.append(f"Failed of {label}: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}.")
     counted = ("trials", "failed", "episodes", "turns", "invalid %")
     tokens = ("reply tokens", "reflection tokens", "prompt tokens")
     return Table(
@@ -149,5 +152,5 @@ def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
         "What a trial takes",
         ("method", *counted, *tokens),
         tuple(rows),
-        "Means over the trials that did not fail. Turns are those in the environment; invalid is what it refused.",
+        " ".join(notes),
     )

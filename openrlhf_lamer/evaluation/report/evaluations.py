@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from openrlhf_lamer.evaluation.diversity import Diversity, diversity
 from openrlhf_lamer.evaluation.outcomes import Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
-from openrlhf_lamer.evaluation.statistics import Estimate, Samples, difference, mcnemar, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, Samples, difference, mcnemar, pass_at_k, passed, share, won
 from openrlhf_lamer.evaluation.tables import Cell, Table
 
 
@@ -26,27 +26,48 @@ class Method:
     runs: tuple[Run, ...]
 
     @property
-    def attempts(self) -> int:
-        """The most episodes that a trial had."""
-        return max(run.attempts for run in self.runs)
-
-    @property
     def samples(self) -> int:
         """The most live trials that a task has in one run."""
         return max((len(values) for run in self.won(1) for values in run.values()), default=0)
 
-    def knows(self, attempts: int) -> bool:
-        """Whether trials were played so far: to that many attempts, or none was left to win."""
+    @property
+    def independent(self) -> bool:
+        """Whether attempts are separate trials of one episode, which know nothing of each other."""
+        return self.samples > 1 and self.episodes == 1
+
+    @property
+    def measure(self) -> str:
+        """`pass`: one of k independent attempts was won. `success`: one of the first k, one after the other."""
+        return "pass" if self.independent else "success"
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes a trial may have."""
+        return max(run.attempts for run in self.runs)
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts at a task were made."""
+        return self.samples if self.independent else self.episodes
+
+    def knows(self, k: int) -> bool:
+        """Whether k attempts were made at tasks that fewer had not solved."""
         live = [outcome for run in self.runs for outcome in run.live]
-        return bool(live) and (attempts <= self.attempts or all(outcome.won_at for outcome in live))
+        return bool(live) and (k <= self.attempts or all(outcome.won_at for outcome in live))
 
-    def won(self, attempts: int) -> list[Samples]:
-        """By run and task, which trials were won in so many attempts."""
-        return [won(run.outcomes, attempts) for run in self.runs]
+    def won(self, k: int) -> list[Samples]:
+        """By run and task, which trials were won in their first k episodes."""
+        return [won(run.outcomes, k) for run in self.runs]
 
-    def success(self, attempts: int) -> Estimate | None:
-        """Sequential success, pooled over the runs; None where trials had fewer attempts."""
-        return share(self.won(attempts)) if self.knows(attempts) else None
+    def solved(self, k: int) -> list[Samples]:
+        """By run and task, whether k attempts solve it: `passed` of independent attempts, else `won`."""
+        return [passed(run, k) for run in self.won(1)] if self.independent else self.won(k)
+
+    def share(self, k: int) -> Estimate | None:
+        """The share of tasks that k attempts solve, pooled over the runs; None where fewer were made."""
+        if not self.knows(k):
+            return None
+        return pass_at_k(self.won(1), min(k, self.samples)) if self.independent else share(self.won(k))
 
     def diversity(self, attempt: int) -> Diversity | None:
         """How differently one attempt is played by the samples of a task."""
@@ -59,16 +80,17 @@ class Method:
 
 
 def success_table(methods: Sequence[Method]) -> Table:
-    """Sequential success at 1 to N attempts."""
+    """How many tasks 1 to k attempts solve."""
     attempts = _attempts(methods)
-    rows = [(method.label, str(method), *(method.success(k) for k in attempts)) for method in methods]
+    rows = [(each.label, str(each), each.measure, *(each.share(k) for k in attempts)) for each in methods]
     return Table(
         "success",
-        "Tasks won in the first k attempts of a trial",
-        ("method", "played", *(f"success@{k}" for k in attempts)),
+        "Tasks solved by k attempts",
+        ("method", "played", "measure", *(f"@{k}" for k in attempts)),
         tuple(rows),
-        "Sequential attempts, each after reflecting on the one before where the method does so. 95% intervals for "
-        "tasks (and seeds, where there are several) like these: Wilson, with the size that the samples are worth.",
+        "success@k is of sequential attempts, which may learn from each other: one of a trial's first k was won. "
+        "pass@k is of independent ones: the unbiased estimate that one of k trials of a single attempt is won. "
+        "95% intervals for tasks like these, and for seeds like these where there are several.",
     )
 
 
@@ -85,14 +107,15 @@ def comparison(methods: Sequence[Method]) -> Table | None:
             if not (method.knows(k) and first.knows(k)):
                 cells += [None, None]
                 continue
-            ours, theirs = first.won(k), method.won(k)
-            test = mcnemar(ours[0], theirs[0]) if len(ours) == len(theirs) == 1 else None
+            ours, theirs = first.solved(k), method.solved(k)
+            single = len(ours) == len(theirs) == 1 and not (first.independent or method.independent)
+            test = mcnemar(ours[0], theirs[0]) if single else None
             tested |= test is not None
             cells += [difference(ours, theirs), test.p if test else None]
         rows.append((method.label, *cells))
     if not rows:
         return None
-    heads = ("method", *(head for k in attempts for head in (f"success@{k}", f"p@{k}")))
+    heads = ("method", *(head for k in attempts for head in (f"@{k}", f"p@{k}")))
     note = (
         "Paired by task, with 95% intervals: bootstrap over tasks, or with several seeds from the spread of tasks and "
         "seeds. "
@@ -107,20 +130,20 @@ def comparison(methods: Sequence[Method]) -> Table | None:
 
 
 def pass_table(methods: Sequence[Method]) -> Table | None:
-    """i.i.d. pass@k from the first attempts of a task's samples; None where all tasks have one sample."""
+    """pass@k from the first attempts of a task's samples; None where that says nothing more than `success_table`."""
     several = [method for method in methods if method.samples > 1]
-    if not several:
+    most = max((method.samples for method in several), default=0)
+    if most <= len(_attempts(methods)) and all(method.independent for method in several):
         return None
-    most = max(method.samples for method in several)
-    sizes = sorted({*range(1, min(most, _attempts(methods)[-1]) + 1), *(2**n for n in range(most.bit_length()))})
+    sizes = sorted({*range(1, min(most, len(_attempts(methods))) + 1), *(2**n for n in range(most.bit_length()))})
     rows = [(method.label, method.samples, *(_known(pass_at_k(method.won(1), k)) for k in sizes)) for method in several]
     return Table(
         "pass",
-        "Tasks won by one of k independent samples",
+        "Tasks solved by the first attempts of k independent trials",
         ("method", "samples a task", *(f"pass@{k}" for k in sizes)),
         tuple(rows),
-        "The i.i.d. pass@k, by the unbiased estimator: first attempts of separate trials, none of which knows of the "
-        "others. Against success@k it shows what attempts gain by learning from each other.",
+        "The i.i.d. pass@k, by the unbiased estimator. Where a method's own attempts are sequential, what its "
+        "success@k has beyond this is what attempts gain by learning from each other.",
     )
 
 
@@ -147,15 +170,20 @@ def diversity_table(methods: Sequence[Method]) -> Table | None:
 
 
 def success_panels(methods: Sequence[Method]) -> list[Panel]:
-    """Success over attempts; beside it, where there are several samples, the same number of independent ones."""
+    """Tasks solved over attempts, independent attempts dashed; beside it, pass@k of methods with other attempts."""
     attempts = _attempts(methods)
-    panels = [_share_panel("Sequential attempts", "attempts k", "success@k (%)", attempts, methods)]
-    several = [method for method in methods if method.samples > 1]
-    if several:
+    series = []
+    for method in methods:
+        known = [(k, estimate) for k in attempts if (estimate := method.share(k))]
+        if known:
+            places, estimates = zip(*known, strict=True)
+            series.append(Series(method.label, places, estimates, dashed=method.independent))
+    panels = [Panel("Tasks solved (dashed: independent attempts)", "attempts k", "%", series, share=True)]
+    if several := [method for method in methods if method.samples > 1 and not method.independent]:
         sizes = [k for k in attempts if any(k <= method.samples for method in several)]
-        series = [Series(each.label, sizes, [pass_at_k(each.won(1), k) for k in sizes], True) for each in several]
-        panels.append(Panel("Independent samples", "samples k", "pass@k (%)", series, share=True))
-    return panels if any(series.estimates for panel in panels for series in panel.series) else []
+        values = [Series(each.label, sizes, [pass_at_k(each.won(1), k) for k in sizes], True) for each in several]
+        panels.append(Panel("First attempts of independent trials", "trials k", "pass@k (%)", values, share=True))
+    return panels if series else []
 
 
 def diversity_panels(methods: Sequence[Method]) -> list[Panel]:
@@ -173,16 +201,11 @@ def diversity_panels(methods: Sequence[Method]) -> list[Panel]:
     return panels
 
 
-def _share_panel(title: str, across: str, up: str, attempts: Sequence[int], methods: Sequence[Method]) -> Panel:
-    series = []
-    for method in methods:
-        known = [(k, estimate) for k in attempts if (estimate := method.success(k))]
-        series.append(Series(method.label, [k for k, _ in known], [estimate for _, estimate in known]))
-    return Panel(title, across, up, series, share=True)
-
-
 def _attempts(methods: Sequence[Method]) -> range:
-    return range(1, max(1, *(method.attempts for method in methods)) + 1)
+    """As many as the methods with sequential attempts made; without one, as the independent ones, up to 8."""
+    sequential = [method.attempts for method in methods if not method.independent]
+    most = max(sequential) if sequential else min(8, max(method.attempts for method in methods))
+    return range(1, max(1, most) + 1)
 
 
 def _known(estimate: Estimate) -> Estimate | None:
