@@ -67,3 +67,12 @@ def test_growth_is_noticed(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", leaky, BENCHMARK], capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["True", "True"], result.stderr
+
+
+def test_evaluation_keeps_its_slots_busy() -> None:
+    table = run("--trials", "40", "--concurrency", "8", "--milliseconds", "20", file="eval.py")
+    slots, milliseconds, _, busy, whole, asking = table.splitlines()[-2].replace("│", " ").split()
+    assert (slots, milliseconds) == ("8", "20")
+    assert float(busy[:-1]) > 90
+    assert 0 < float(asking[:-1]) <= float(busy[:-1]) <= 100
+    assert 0 < float(whole[:-1]) <= 100

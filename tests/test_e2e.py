@@ -10,11 +10,12 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
-from openrlhf_lamer.tasks import read_dataset, seeded_tasks, write_dataset
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 for package in ("openrlhf", "vllm", "deepspeed", "ray"):
     pytest.importorskip(package)
@@ -176,7 +177,7 @@ def check(
         trained = [u for trial in own for u in trial.turns if config.train_reflection or u.phase is Phase.PLAY]
         assert status["lamer/rows"] == len(rows)
         for k in range(1, config.num_episodes + 1):
-            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).share)
+            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).value)
         if number - first < frozen:
             assert "lamer/rows_trained" not in status
             continue
@@ -364,21 +365,98 @@ def test_the_stock_host_runs_an_agents_file(workshop: Path, tmp_path: Path) -> N
     assert "lamer/rows" not in status
 
 
-def test_a_checkpoint_is_evaluated_on_an_engine_of_its_own(workshop: Path, tmp_path: Path) -> None:
-    """`openrlhf-lamer eval` plays each task of a panel once, and prints what the records say."""
-    panel = workshop / "minesweeper" / "eval.jsonl"
-    line = [
-        *("openrlhf-lamer", "eval", "--model", str(workshop / "model"), "--tasks", str(panel), "--json"),
-        *("--out", str(tmp_path / "run")),
-        *("--max-turns", "3", "--max-new-tokens", "48", "--max-length", "2048"),
+def served(workshop: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """vLLM's own server with the tiny model."""
+    command = [
+        *("vllm.entrypoints.openai.api_server", "--model", str(workshop / "model"), "--served-model-name", "tiny"),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "2048"),
+        *("--enforce-eager", "--gpu-memory-utilization", "0.3"),
     ]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, env=ACTIVATED, check=False)
+    return start(command, folder, cpu.worker_env())
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_killed(
+    workshop: Path, tmp_path: Path
+) -> None:
+    """`openrlhf-lamer eval` on an engine of its own, and over HTTP: trial by trial the same at temperature 0.
+
+    The server is killed in mid-run. The run waits for it, stops with a message, and goes on with another server,
+    for which it waits too; no trial is lost, failed or played twice.
+    """
+    panel = tmp_path / "panel.jsonl"
+    tasks = seeded_tasks("minesweeper", "eval", 24, options=OPTIONS)
+    write_dataset(panel, tasks)
+
+    def line(out: str, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "openrlhf_lamer.cli.main", "eval", "--tasks", str(panel), "--json"),
+            *("--out", str(tmp_path / out), "--temperature", "0", "--max-turns", "3"),
+            *("--max-new-tokens", "48", "--max-length", "2048", "--concurrency", "4", *more),
+        ]
+
+    def trials(out: str) -> dict[str, Trial]:
+        lines = (tmp_path / out / "trials.jsonl").read_text().splitlines()
+        found = {trial.task.id: trial for trial in map(Trial.from_json, lines)}
+        assert len(found) == len(lines)
+        return found
+
+    result = subprocess.run(
+        line("local", "--model", str(workshop / "model")), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert result.returncode == 0, result.stderr[-6000:]
-    trials = [Trial.from_json(line) for line in (tmp_path / "run" / "trials.jsonl").read_text().splitlines()]
-    assert sorted(trial.task.id for trial in trials) == sorted(task.id for task in read_dataset(panel))
+    local = trials("local")
+    assert set(local) == {task.id for task in tasks}
     printed = json.loads(result.stdout.splitlines()[-1])
-    assert printed["success@3"]["value"] == success(trials, 3).value
+    assert printed["success@3"]["value"] == success(list(local.values()), 3).value
     assert printed["failed"] == 0
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    over_http = [
+        *("--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "tiny", "--tokenizer", str(workshop / "model")),
+    ]
+    server = served(workshop, tmp_path / "server", port)
+    try:
+        deadline = time.monotonic() + LIMIT
+        while not answers(port):
+            assert server.poll() is None, (tmp_path / "server" / "log").read_text()[-6000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        run = subprocess.Popen(
+            line("http", *over_http, "--patience", "6"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        written = tmp_path / "http" / "trials.jsonl"
+        while not written.exists() or written.read_bytes().count(b"\n") < 5:
+            assert run.poll() is None, run.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        stop(server)
+    time.sleep(2)
+    assert run.poll() is None  # it waits
+    said, _ = run.communicate(timeout=LIMIT)
+    assert run.returncode == 1, said
+    there = trials("http")
+    assert re.search(rf"asked again for 6 s(?s:.*){len(there)} of 24 trials are done", said), said
+    assert 5 <= len(there) < len(tasks)
+
+    server = served(workshop, tmp_path / "server", port)
+    try:
+        result = subprocess.run(line("http", *over_http), capture_output=True, text=True, timeout=LIMIT, check=False)
+    finally:
+        stop(server)
+    assert result.returncode == 0, result.stderr[-6000:]
+    remote = trials("http")
+    assert remote.items() >= there.items()
+    timeless = {"environment_seconds": 0.0, "generation_seconds": 0.0}
+    for name, trial in local.items():
+        assert replace(remote[name], **timeless) == replace(trial, **timeless)
 
 
 @pytest.fixture
