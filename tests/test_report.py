@@ -225,6 +225,10 @@ def test_training_is_shown_over_its_steps(tmp_path: Path) -> None:
     assert (begin["success@1"]["value"], end["success@1"]["value"]) == (0, pytest.approx((4 * 4 + 5) / 40))
     assert begin["diversity@1"]["value"] > end["diversity@1"]["value"]
     assert "success" not in tables
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join(lines))
+    several = build(read_runs([f"x={file}", f"x={again}"])).tables[0]
+    assert [row[0] for row in several.rows[1:3]] == ["x 1, steps 46 to 50", "x 2, steps 1 to 5"]
     assert "Training: the figures" in page.read_text()
 
 

@@ -63,7 +63,7 @@ def test_markdown_has_no_more_cells_and_tags_than_the_table() -> None:
     assert second.endswith("| – | – |")
 
 
-@pytest.mark.parametrize("width", [48, 120])
+@pytest.mark.parametrize("width", [44, 120])
 def test_the_terminal_shows_labels_as_they_are(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(TABLE.to_rich(width))

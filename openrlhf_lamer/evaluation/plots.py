@@ -70,18 +70,22 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
-    """The panels side by side, with one legend, as a picture; the same panels give the same bytes."""
+    """The panels side by side, four and more in two columns, with one legend; the same panels give the same bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
     looks: dict[str, tuple[str, str]] = dict(zip(labels, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(6.0, 4.6 * len(panels)), 4.2), layout="constrained")
-        every: Any = figure.subplots(1, len(panels), squeeze=False)[0]
+        across = len(panels) if len(panels) < 4 else 2
+        down = -(-len(panels) // across)
+        figure = Figure(figsize=(max(6.0, 4.6 * across), 0.5 + 3.7 * down), layout="constrained")
+        every: Any = figure.subplots(down, across, squeeze=False).flat
         handles: dict[str, Any] = {}
-        for axes, panel in zip(every, panels, strict=True):
+        for panel, axes in zip(panels, every, strict=False):
             _draw(axes, panel, looks, handles)
+        for axes in every:
+            axes.set_axis_off()
         # A label that begins with an underscore is left out of legends.
         names = [f" {label}" if label.startswith("_") else label for label in handles]
         if len(names) > 1 or len(panels) > 1:
@@ -110,7 +114,8 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
             (handle,) = axes.plot(x, y, linewidth=1.8, **look)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         else:
-            spread = [[a - b for a, b in zip(y, low, strict=True)], [a - b for a, b in zip(high, y, strict=True)]]
+            # An end may lie on the value, or a rounding error beyond it.
+            spread = [[max(0.0, b - a) for a, b in zip(*ends, strict=True)] for ends in ((low, y), (y, high))]
             look |= {"marker": marker, "markerfacecolor": "white" if series.dashed else colour}
             handle = axes.errorbar(x, y, spread, capsize=3, linewidth=1.6, elinewidth=1.1, **look)
         handles.setdefault(series.label, handle)

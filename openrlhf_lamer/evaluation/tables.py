@@ -46,14 +46,16 @@ class Table:
         from rich.text import Text
 
         lines = [self.columns, *([shown(cell) for cell in row] for row in self.rows)]
-        needed = sum(3 + max(map(len, column)) for column in zip(*lines, strict=True))
+        needed = sum(2 + max(map(len, column)) for column in zip(*lines, strict=True))
         below = width is not None and needed > width
         # As `Text`, nothing in a label is markup.
         grid = Grid(title=Text(self.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        grid.caption, grid.caption_justify = Text(self.note), "left"
+        grid.padding, grid.caption, grid.caption_justify = (0, 1, 0, 0), Text(self.note), "left"
         for number, column in enumerate(self.columns):
-            whole = below and any(isinstance(row[number], Estimate) for row in self.rows)
-            grid.add_column(Text(column), justify="right" if number else "left", no_wrap=whole, overflow="fold")
+            if number == 0:
+                grid.add_column(Text(column), min_width=min(8, max(len(line[0]) for line in lines)))
+            else:
+                grid.add_column(Text(column), justify="right")
         for row in self.rows:
             cells = [shown(cell).replace(" [", "\n[" if isinstance(cell, Estimate) and below else " [") for cell in row]
             grid.add_row(*map(Text, cells))

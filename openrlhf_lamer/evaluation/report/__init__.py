@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openrlhf_lamer.evaluation.outcomes import Outcome, Run
@@ -76,7 +76,7 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
     the others are compared with, where they played the same tasks.
     """
     methods = pooled([run for run in runs if not run.trains])
-    trained = [run for run in runs if run.trains]
+    trained = _told_apart([run for run in runs if run.trains])
     sections: list[Section] = []
     if methods:
         first = [table for table in (evaluations.success_table(methods), evaluations.comparison(methods)) if table]
@@ -109,6 +109,15 @@ def pooled(runs: Iterable[Run]) -> list[Method]:
     return methods
 
 
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Trainings are shown one by one: those with one label are numbered."""
+    labels, seen, found = Counter(run.label for run in runs), Counter[str](), []
+    for run in runs:
+        seen[run.label] += 1
+        found.append(run if labels[run.label] == 1 else replace(run, label=f"{run.label} {seen[run.label]}"))
+    return found
+
+
 def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
     labels = Counter(run.label for run in runs)
     for run in runs:
@@ -124,6 +133,12 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
             yield f"{name}: {total} of {run.expected} trials are there; the run has not ended"
         if str(run.settings.get("player")).endswith("by chat messages"):
             yield f"{name}: its server took text, so that characters are counted where it says tokens"
+    several = {method.samples for method in methods if method.samples > 1}
+    if len(several) > 1:
+        yield (
+            f"Methods have {min(several)} to {max(several)} samples a task: their plain diversity cannot be compared, "
+            "only the corrected one, and that with care"
+        )
     panels = {method.runs[0].panel for method in methods}
     if len(panels) > 1:
         yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
@@ -146,10 +161,10 @@ def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
         if kinds:
             notes.append(f"Failed of {label}: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}.")
     counted = ("trials", "failed", "episodes", "turns", "invalid %")
-    tokens = ("reply tokens", "reflection tokens", "prompt tokens")
+    tokens = ("reply", "reflection", "prompt")
     return Table(
         "trials",
-        "What a trial takes",
+        "What a trial takes; reply, reflection and prompt in tokens",
         ("method", *counted, *tokens),
         tuple(rows),
         " ".join(notes),

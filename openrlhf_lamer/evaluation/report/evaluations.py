@@ -178,7 +178,8 @@ def success_panels(methods: Sequence[Method]) -> list[Panel]:
         if known:
             places, estimates = zip(*known, strict=True)
             series.append(Series(method.label, places, estimates, dashed=method.independent))
-    panels = [Panel("Tasks solved (dashed: independent attempts)", "attempts k", "%", series, share=True)]
+    dashed = " (dashed: independent)" if any(each.dashed for each in series) else ""
+    panels = [Panel(f"Tasks solved by k attempts{dashed}", "attempts k", "tasks solved (%)", series, share=True)]
     if several := [method for method in methods if method.samples > 1 and not method.independent]:
         sizes = [k for k in attempts if any(k <= method.samples for method in several)]
         values = [Series(each.label, sizes, [pass_at_k(each.won(1), k) for k in sizes], True) for each in several]
