@@ -190,15 +190,17 @@ class Cell:
         row: What the paper calls the method.
         column: What it calls the task.
         evaluation: What stands there.
-        env: Heading of its part of the picture.
+        part: Heading of its part of the picture.
         at: Its place on the horizontal axis, where that is not the number of attempts.
+        place: What that place is called, where it is no number.
     """
 
     row: str
     column: str
     evaluation: Evaluation
-    env: str
+    part: str
     at: float | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,10 +276,11 @@ def _alfworld() -> Experiment:
     columns = ("Pick", "Look", "Clean", "Heat", "Cool (o.o.d.)", "Pick2 (o.o.d.)")
     cells = []
     for row, model, method in (("Prompting", BASE, "react"), ("RL", "gigpo", "rl"), ("LaMer", "lamer", "lamer")):
-        for column, panel in zip(columns, TASK_TYPES, strict=True):
-            cells.append(Cell(row, column, Evaluation("alfworld", model, panel, method), column))
+        for at, (column, panel) in enumerate(zip(columns, TASK_TYPES, strict=True)):
+            evaluation = Evaluation("alfworld", model, panel, method)
+            cells.append(Cell(row, column, evaluation, "ALFWorld", at, column.replace(" ", "\n")))
     title = "ALFWorld, trained on the first four task types: success within 3 attempts"
-    return Experiment("alfworld", title, tuple(cells))
+    return Experiment("alfworld", title, tuple(cells), across="task type")
 
 
 def _gamma() -> Experiment:

@@ -146,16 +146,25 @@ def layout(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
 
 
 def panels(experiment: Experiment, found: Mapping[Evaluation, Result]) -> list[Panel]:
-    """The picture: solid lines are ours, dashed ones the paper's."""
+    """The picture: full marks are ours, hollow ones the paper's."""
+    parts: dict[str, list[Cell]] = {}
+    for cell in experiment.cells:
+        parts.setdefault(cell.part, []).append(cell)
     return [
-        Panel(env, experiment.across, "solved (dashed: paper)", tuple(_series(experiment, found, env)), share=True)
-        for env in dict.fromkeys(cell.env for cell in experiment.cells)
+        Panel(
+            part,
+            experiment.across,
+            "solved, % (hollow: paper)",
+            tuple(_series(experiment, found, own)),
+            share=True,
+            places={cell.at: cell.place for cell in own if cell.at is not None and cell.place},
+        )
+        for part, own in parts.items()
     ]
 
 
-def _series(experiment: Experiment, found: Mapping[Evaluation, Result], env: str) -> list[Series]:
+def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Sequence[Cell]) -> list[Series]:
     """Lines of one part of the picture: by attempts, or by what the cells say, one for each row or each attempt."""
-    own = [cell for cell in experiment.cells if cell.env == env]
     places: dict[str, list[tuple[float, Cell, int]]] = {}
     for cell in own:
         for k in ATTEMPTS if cell.at is None else experiment.attempts:
