@@ -57,7 +57,7 @@ def trial(task: Task, won_at: int | None, episodes: int, sample: int = 0, second
     return Trial(task, tuple(played), sample=sample, generation_seconds=seconds)
 
 
-def run(evaluation: Any, folder: Path, chance: float, seed: int = 0, tasks: int = 32, **described: Any) -> None:
+def run(evaluation: Any, folder: Path, chance: float, seed: int = 0, tasks: int = 32) -> None:
     """A run of `eval` by a player that wins an attempt with a known chance."""
     rng = random.Random(f"{evaluation.name} {seed}")
     lines = []
@@ -69,9 +69,8 @@ def run(evaluation: Any, folder: Path, chance: float, seed: int = 0, tasks: int 
             lines.append(trial(task, won_at, attempts, sample).to_json() + "\n")
     folder.mkdir(parents=True)
     (folder / "trials.jsonl").write_text("".join(lines))
-    settings = {"method": evaluation.method, "seed": seed}
-    about = {"schema": 1, "settings": settings, "trials": len(lines)} | described
-    (folder / "run.json").write_text(json.dumps(about))
+    settings = {"method": evaluation.method, "panel": {"name": evaluation.panel}, "seed": seed}
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "settings": settings, "trials": len(lines)}))
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -135,7 +134,7 @@ def test_a_player_of_known_chance_stands_where_it_belongs(setup: Any, tmp_path: 
     """Attempts in a row and independent ones, of one chance to win: both as 1 - (1 - q)^k, each by its own name."""
     experiment = plans.EXPERIMENTS["main-table"]
     for evaluation in experiment.evaluations:
-        run(evaluation, evaluation.folder(setup, 0), 0.3, tasks=400)
+        run(evaluation, evaluation.folder(setup, 0), 0.3, tasks=200)
     found = rows(tables.write(experiment, setup, {}, tmp_path)[0])
     for row in found:
         kind, attempts = row["measure"].split("@")
@@ -189,6 +188,9 @@ def test_runs_that_lie_elsewhere_are_named_and_must_be_of_the_right_method(setup
     row = next(row for row in rows(files[0]) if row["evaluation"] == evaluation.name)
     assert row["runs"] == "2"
     assert evaluation.folder(setup, 0).as_posix() not in files[1].read_text()
+    elsewhere_on = next(each for each in experiment.evaluations if each.name == "minesweeper-3-mines/gigpo-rl-memory")
+    with pytest.raises(tables.RunError, match=r"on sokoban/2-boxes, but .* on minesweeper/3-mines"):
+        tables.write(experiment, setup, {elsewhere_on.name: elsewhere}, tmp_path / "out")
     other = next(each for each in experiment.evaluations if each.method == "rl")
     with pytest.raises(tables.RunError, match=r"by rl\+memory, but .* by rl"):
         tables.write(experiment, setup, {other.name: elsewhere}, tmp_path / "out")
@@ -197,7 +199,7 @@ def test_runs_that_lie_elsewhere_are_named_and_must_be_of_the_right_method(setup
 def test_failed_trials_are_left_out_and_counted(setup: Any, tmp_path: Path) -> None:
     experiment = plans.EXPERIMENTS["memory"]
     evaluation = experiment.evaluations[0]
-    run(evaluation, evaluation.folder(setup, 0), 1.0, tasks=4, trials=5)
+    run(evaluation, evaluation.folder(setup, 0), 1.0, tasks=4)
     with (evaluation.folder(setup, 0) / "trials.jsonl").open("a") as file:
         failure = Failure(FailureKind.ENGINE, "generate", "gone")
         file.write(Trial(Task("sokoban", seed=99), (), failure).to_json() + "\n")
@@ -236,6 +238,15 @@ def test_the_budget_of_training_is_read_from_its_trials(setup: Any, tmp_path: Pa
     assert "agents.webshop" in text.split("## Not there yet")[1]
     assert "sokoban/lamer/seed-0" not in text
     assert files[2].read_bytes().startswith(PNG)
+
+
+def test_a_training_that_began_again_counts_once(tmp_path: Path) -> None:
+    training(tmp_path / "a" / "trials.jsonl", 1, 2, 1.0)
+    once = (tmp_path / "a" / "trials.jsonl").read_text()
+    broken_off = "".join(line for line in once.splitlines(True) if json.loads(line)["step"] <= 20)
+    resumed = "".join(line for line in once.splitlines(True) if json.loads(line)["step"] > 10)
+    (tmp_path / "b.jsonl").write_text(broken_off + resumed)
+    assert budget.read(tmp_path / "b.jsonl") == budget.read(tmp_path / "a" / "trials.jsonl")
 
 
 def typed(*arguments: str) -> subprocess.CompletedProcess[str]:

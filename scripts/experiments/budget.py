@@ -47,7 +47,7 @@ class Update:
 
 
 def read(file: Path) -> list[Update]:
-    """The updates of a training, in their order.
+    """The updates of a training, in their order; what a training that began again had done before is left out.
 
     Raises:
         RunError: The file cannot be read, or is no training's.
@@ -58,10 +58,12 @@ def read(file: Path) -> list[Update]:
             for entry in viewer.each(lines):
                 if entry.step is None:
                     raise RunError(f"{file} has trials without a training step; give what --lamer.trials wrote")
+                if steps and entry.step < next(reversed(steps)):
+                    steps = {step: own for step, own in steps.items() if step < entry.step}
                 steps.setdefault(entry.step, []).append(entry)
     except (OSError, UnicodeDecodeError, SchemaError) as error:
         raise RunError(f"{file}: {error}") from error
-    return [_update(steps[step]) for step in sorted(steps)]
+    return [_update(own) for own in steps.values()]
 
 
 def _update(entries: Sequence[viewer.Entry]) -> Update:

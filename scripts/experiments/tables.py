@@ -28,18 +28,18 @@ class Result:
     """What is known of one evaluation.
 
     Attributes:
-        runs: Its runs, one a seed.
+        solved: Success (or pass) at each number of attempts, over all seeds.
+        runs: How many runs there are, one a seed.
+        trials: Their trials.
+        failed: How many of these failed.
         missing: What it lacks, a line each, ready for a shell: comments, and commands that make it.
     """
 
-    runs: Sequence[Run] = ()
-    missing: Sequence[str] = ()
-
-    def solved(self, evaluation: Evaluation, attempts: int) -> Estimate:
-        """Success (or pass) at `attempts`, over all seeds."""
-        if evaluation.measure == "pass":
-            return pass_at_k([won(run.outcomes, 1) for run in self.runs], attempts) if self.runs else NOTHING
-        return share([won(run.outcomes, attempts) for run in self.runs]) if self.runs else NOTHING
+    solved: Mapping[int, Estimate]
+    runs: int
+    trials: int
+    failed: int
+    missing: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def paper(experiment: str) -> Paper:
 
 
 def find(experiment: Experiment, setup: Setup, folders: Folders) -> dict[Evaluation, Result]:
-    """The runs of an experiment; raises `RunError` where one cannot be read, or is of another method than its place."""
+    """The runs of an experiment; raises `RunError` where one cannot be read, or does not belong to its place."""
     return {each: _result(each, setup, folders.get(each.name)) for each in experiment.evaluations}
 
 
@@ -80,9 +80,7 @@ def _result(evaluation: Evaluation, setup: Setup, given: Sequence[Path] | None) 
     runs = read_runs([f"{evaluation.name}={folder}" for folder in there])
     missing, lacking = [], [folder for folder in planned if given is None and folder not in there]
     for folder, run in zip(there, runs, strict=True):
-        method = run.settings.get("method", evaluation.method)
-        if method != evaluation.method:
-            raise RunError(f"{folder} is a run by {method}, but {evaluation.name} is one by {evaluation.method}")
+        _agree(folder, run, evaluation)
         if run.expected is not None and len(run.outcomes) < run.expected:
             missing.append(
                 f"# {folder} has {len(run.outcomes)} of {run.expected} trials; its command goes on from there"
@@ -92,7 +90,27 @@ def _result(evaluation: Evaluation, setup: Setup, given: Sequence[Path] | None) 
         training = evaluation.training
         missing += [] if training is None else [*training.data(setup), training.command(setup, planned[folder])]
         missing += [*evaluation.data(setup), evaluation.command(setup, planned[folder])]
-    return Result(runs, tuple(missing))
+    outcomes = [outcome for run in runs for outcome in run.outcomes]
+    failed = sum(outcome.failure is not None for outcome in outcomes)
+    return Result({k: _solved(runs, evaluation, k) for k in ATTEMPTS}, len(runs), len(outcomes), failed, missing)
+
+
+def _agree(folder: Path, run: Run, evaluation: Evaluation) -> None:
+    """Refuse a run that is by another method, or on other tasks, than its place in the table."""
+    method = run.settings.get("method", evaluation.method)
+    if method != evaluation.method:
+        raise RunError(f"{folder} is a run by {method}, but {evaluation.name} is one by {evaluation.method}")
+    panel = run.settings.get("panel", {}).get("name", evaluation.panel)
+    if panel.removesuffix(".jsonl") != evaluation.panel:
+        raise RunError(f"{folder} is a run on {panel}, but {evaluation.name} is one on {evaluation.panel}")
+
+
+def _solved(runs: Sequence[Run], evaluation: Evaluation, attempts: int) -> Estimate:
+    if not runs:
+        return NOTHING
+    if evaluation.measure == "pass":
+        return pass_at_k([won(run.outcomes, 1) for run in runs], attempts)
+    return share([won(run.outcomes, attempts) for run in runs])
 
 
 def write(experiment: Experiment, setup: Setup, folders: Folders, out: Path) -> list[Path]:
@@ -111,13 +129,10 @@ def lines(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
     rows = []
     for cell in experiment.cells:
         result = found[cell.evaluation]
-        outcomes = [outcome for run in result.runs for outcome in run.outcomes]
-        failed = sum(outcome.failure is not None for outcome in outcomes)
-        for k in ATTEMPTS:
-            solved = result.solved(cell.evaluation, k)
+        for k, solved in result.solved.items():
             published = paper(experiment.name).at(cell.row, cell.column, k)
             told = None if published is None else published / 100
-            counts = (len(result.runs), solved.tasks, len(outcomes), failed)
+            counts = (result.runs, solved.tasks, result.trials, result.failed)
             measure = f"{cell.evaluation.measure}@{k}"
             rows.append((cell.row, cell.column, cell.evaluation.name, measure, solved, *counts, told))
     columns = ("row", "column", "evaluation", "measure", "share", "runs", "tasks", "trials", "failed", "paper")
@@ -135,7 +150,7 @@ def layout(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
         ours = []
         for column, k in heads:
             cell = cells.get((row, column))
-            solved = NOTHING if cell is None else found[cell.evaluation].solved(cell.evaluation, k)
+            solved = NOTHING if cell is None else found[cell.evaluation].solved[k]
             ours.append(None if math.isnan(solved.value) else solved)
         rows.append((row, *ours))
         theirs = [paper(experiment.name).at(row, column, k) for column, k in heads]
@@ -172,7 +187,7 @@ def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Seq
             places.setdefault(label, []).append((k if cell.at is None else cell.at, cell, k))
     series = []
     for label, points in places.items():
-        ours = [(at, found[cell.evaluation].solved(cell.evaluation, k)) for at, cell, k in points]
+        ours = [(at, found[cell.evaluation].solved[k]) for at, cell, k in points]
         told = [(at, paper(experiment.name).at(cell.row, cell.column, k)) for at, cell, k in points]
         series.append(Series(label, [at for at, _ in ours], [estimate for _, estimate in ours]))
         theirs = [(at, Estimate(figure / 100, math.nan, math.nan, 0, "%")) for at, figure in told if figure is not None]
@@ -183,7 +198,7 @@ def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Seq
 
 def _markdown(experiment: Experiment, found: Mapping[Evaluation, Result], picture: str) -> str:
     apart = dict.fromkeys(cell.row for cell in experiment.cells if cell.evaluation.measure == "pass")
-    seeds = sorted({len(result.runs) for result in found.values()})
+    seeds = sorted({result.runs for result in found.values()})
     runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     note = (
         f"Share of tasks solved, with 95% intervals over tasks and seeds; runs a place: {runs}. "
