@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,14 @@ def test_replies_depend_on_seed_task_and_sample_alone(tmp_path: Path, minesweepe
         actions[name] = [[turn.action for turn in trial.turns] for trial in trials]
     assert actions["a"] == actions["b"] != actions["c"]
     assert len({str(each) for each in actions["a"]}) == len(jobs)
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    modules = "cli.eval", "evaluation.run", "evaluation.players", "evaluation.methods", "policies.endpoint"
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules}: importlib.import_module(f'openrlhf_lamer.{{name}}')\n"
+        "print(sorted({'torch', 'ray', 'vllm', 'transformers', 'httpx', 'scipy', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
