@@ -55,7 +55,7 @@ def diversity(runs: Sequence[Iterable[Path]], attempt: int) -> Diversity | None:
             [{str(group): [formula(counts)] for group, counts in run.items()} for run in found],
             "nats",
             reach=math.log(max(totals)),
-        )
+        ).within(0, math.inf)
         for formula in (entropy, chao_shen)
     )
     return Diversity(attempt, min(totals), max(totals), plain, corrected)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -49,6 +49,11 @@ class Estimate:
     high: float
     tasks: int
     unit: str = ""
+
+    def within(self, low: float, high: float) -> Estimate:
+        """The same with its interval cut to what is possible."""
+        # In this order, NaN stays what it is.
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -154,8 +159,7 @@ def passed(run: Samples, k: int) -> dict[str, list[float]]:
 
 def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
     """The mean of `passed` over tasks, with an interval as `mean` has it: not what `success` means by k attempts."""
-    found = mean([passed(run, k) for run in runs], "%")
-    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high), found.tasks, "%")
+    return mean([passed(run, k) for run in runs], "%").within(0, 1)
 
 
 def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = "points") -> Estimate:
