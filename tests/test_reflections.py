@@ -130,6 +130,13 @@ def test_many_episodes_of_one_task_are_not_taken_for_many_tasks() -> None:
     assert interval(4) > 2 * interval(40)
 
 
+def test_shares_have_intervals_within_their_bounds() -> None:
+    trials = [trial(episode("(1, 1)", remark="nothing at all"), episode("(1, 2)"), seed=n) for n in range(4)]
+    for name, measure in analyse(trials).figures.items():
+        if measure.cases and name not in ("tokens", "sameness"):
+            assert 0 <= measure.estimate.low <= measure.estimate.value <= measure.estimate.high <= 1
+
+
 def test_only_one_attempt_may_be_looked_at() -> None:
     trials = [trial(episode("(1, 1)", remark="A mine at (1, 1)."), episode("(1, 2)", remark="x"), episode("(1, 2)"))]
     assert value(analyse(trials, 1), "avoided", NAMED) == (1, 1)

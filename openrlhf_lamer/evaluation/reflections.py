@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from openrlhf_lamer.evaluation.mistakes import Played, Reading, reading
 from openrlhf_lamer.evaluation.statistics import Estimate, mean, share
@@ -50,7 +50,7 @@ class Reflections:
         reflections: Those with a reflection.
         figures: By name:
 
-            - `tokens`: length of a reflection, in sampled tokens.
+            - `tokens`: length of a reflection, in sampled tokens (characters, of a player without a tokenizer).
             - `valid`: share of reflections in which a remark was found.
             - `novelty`: share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
               no action and state of the episodes so far: in nothing that a memory could hold.
@@ -114,6 +114,8 @@ def _measure(cases: Sequence[_Case], value: Callable[[_Case], float | bool | Non
         if (found := value(case)) is not None:
             by_task.setdefault(case.task, []).append(float(found))
     estimate = share([by_task]) if unit is None else mean([by_task], unit)
+    if unit == "%":
+        estimate = replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
     return Measure(estimate, sum(map(len, by_task.values())))
 
 
