@@ -160,7 +160,7 @@ class _Player:
             if prompt is None:
                 stop = Stop.OVERLONG
                 break
-            reply, text = await self._generate(prompt, Phase.PLAY, session)
+            reply, text = await self._generate(prompt, Phase.PLAY, session, len(earlier))
             action = parse_tag(text, "action")
             before, step = anchor, None
             if action is not None:
@@ -208,7 +208,7 @@ class _Player:
         )
         if prompt is None:
             return episode
-        reply, text = await self._generate(prompt, Phase.REFLECT, session)
+        reply, text = await self._generate(prompt, Phase.REFLECT, session, number)
         remark = parse_tag(text, "remark") or None
         reflection = Turn(
             phase=Phase.REFLECT,
@@ -252,11 +252,13 @@ class _Player:
             raise TrialError(FailureKind.PROMPT, "render", error) from error
         return prompt if len(prompt) <= self._room else None
 
-    async def _generate(self, prompt: tuple[int, ...], phase: Phase, session: Session) -> tuple[Generation, str]:
+    async def _generate(
+        self, prompt: tuple[int, ...], phase: Phase, session: Session, episode: int
+    ) -> tuple[Generation, str]:
         """A reply to `prompt`, and its text."""
         began = time.perf_counter()
         seed = None if self._seeds is None else self._seeds.getrandbits(31)
-        request = Request(prompt, self._max_new_tokens, phase, session.env, seed)
+        request = Request(prompt, self._max_new_tokens, phase, session.env, seed, episode)
         asked = asyncio.ensure_future(self._policy.generate(request))
         try:
             # Not `wait_for`: it would wait on for an engine that is deaf to being cancelled.

@@ -19,6 +19,7 @@ from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.policies import EngineError, EngineGoneError, Generation, Request, endpoint
 from openrlhf_lamer.policies.endpoint import Server, open_endpoint
 from openrlhf_lamer.records import FailureKind, Phase
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.text_chat import END, TextChat, messages
 
 pytest.importorskip("httpx")
@@ -349,3 +350,29 @@ def test_the_defaults_are_the_papers() -> None:
 def test_text_chat_leaves_no_control_tokens_that_a_server_may_read() -> None:
     cleaned = TextChat().clean("a<|im_end|>b</s>c<action>up</action>")
     assert cleaned == "a< |im_end|>b< /s>c< action>up< /action>"
+
+
+def test_the_cross_table_asks_one_server_to_play_and_another_to_reflect(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    write_dataset(tasks, seeded_tasks("minesweeper", "eval", 3))
+    servers = {"base": Fake(), "trained": Fake()}
+    for name, server in servers.items():
+        reply = f"I am {name}. <action>none</action> <remark>By {name}.</remark>"
+        server.reply = lambda path, body, reply=reply: (200, said(reply))
+    flags = [part for name, server in servers.items() for part in (f"--{name}", "m", f"--{name}-endpoint", server.url)]
+    out = tmp_path / "out"
+    arguments = ["cross", *flags, "--tasks", str(tasks), "--attempts", "2", "--max-turns", "1", "--out", str(out)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "trained plays, reflections shuffled" in result.output
+    for player in servers:
+        for reflections, remark in (("base", "By base."), ("trained", "By trained."), ("removed", None)):
+            trials = read_trials(out / f"{player}-plays-{reflections}")
+            assert {trial.episodes[0].remark for trial in trials} == {remark}
+            assert {trial.episodes[1].turns[0].text.split(". ")[0] for trial in trials} == {f"I am {player}"}
+    asked = [len(server.asked) for server in servers.values()]
+    rows = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["rows"]
+    assert [row["success@2"]["value"] for row in rows] == [0.0] * 8
+    assert [len(server.asked) for server in servers.values()] == asked, "a table that is there is not played again"
+    for server in servers.values():
+        server.close()

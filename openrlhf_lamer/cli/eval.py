@@ -171,7 +171,7 @@ def evaluate(
     samples = samples or (attempts if chosen.memory is None else 1)
     if chosen.memory is None and samples < attempts:
         fail(f"--samples {samples}: {method} needs one for each of the {attempts} independent attempts")
-    panel, agent, agent_name = _tasks_and_agent(tasks, agent_func)
+    panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
         "max_turns": max_turns,
@@ -185,14 +185,14 @@ def evaluate(
     except ConfigError as error:
         fail(str(error))
     sampling = Sampling(temperature, top_p, max_new_tokens, max_length)
-    opened, who = _player(model, endpoint, tokenizer, player, sampling, patience, timeout)
+    opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
     if player is None and envs.lookup(agent.env).slow and not find_spec("ray"):
         fail(f"{agent.env} plays in processes of its own, which need Ray: pip install ray")
     settings = {
         "method": method,
         **who,
         "agent": agent_name,
-        "panel": {"name": Path(tasks).name if _is_file(tasks) else tasks, "hash": _hash(panel)},
+        "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
         "seed": seed,
         "config": config.model_dump(include=set(RESULT)),
@@ -217,9 +217,9 @@ def evaluate(
     except (RunError, TemplateError) as error:
         fail(str(error))
     except (RunStoppedError, EngineGoneError) as error:
-        _stop(str(error), 1)
+        stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
+        stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
     summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
     note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
@@ -235,7 +235,7 @@ def evaluate(
         console.print(shown.to_rich(console.width))
 
 
-def _tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
+def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
     """The tasks, who plays them, and what names the agent: its module, or its file with a hash."""
     from openrlhf_lamer import panels
     from openrlhf_lamer.agents import AgentError, load_agent
@@ -257,16 +257,22 @@ def _tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Ag
     return panel, agent, {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {})
 
 
-def _player(
+def open_player(
     model: str | None,
     endpoint: str | None,
     tokenizer: Path | None,
     script: str | None,
     sampling: Sampling,
-    patience: float,
-    timeout: float,
+    patience: float = 120.0,
+    timeout: float = 600.0,
+    *,
+    share: float = 1.0,
+    flags: tuple[str, str] = ("--model", "--endpoint"),
 ) -> tuple[AbstractAsyncContextManager[Player], dict[str, str]]:
-    """What opens the player, and what names it in the run's settings."""
+    """What opens the player, and what names it in the run's settings.
+
+    `share` is of the device's memory, and `flags` are what the user gave the model and the endpoint by.
+    """
     from openrlhf_lamer.evaluation import players
     from openrlhf_lamer.policies.endpoint import Server
 
@@ -283,18 +289,24 @@ def _player(
             fail("--tokenizer goes with --endpoint; a checkpoint has its own")
         folder = Path(model)
         if not (folder / "config.json").is_file():
-            fail(f"--model {model}: no config.json there; give a folder in Hugging Face form, or an --endpoint as well")
+            fail(f"{flags[0]} {model}: no config.json there; give a folder in Hugging Face form, or {flags[1]} as well")
         if not find_spec("vllm"):
-            fail("--model needs vLLM: pip install 'openrlhf-lamer[gpu]', or ask a server with --endpoint")
-        return players.open_checkpoint(folder, sampling), {"player": "checkpoint", "model": str(folder.resolve())}
+            fail(f"{flags[0]} needs vLLM: pip install 'openrlhf-lamer[gpu]', or ask a server with {flags[1]}")
+        who = {"player": "checkpoint", "model": str(folder.resolve())}
+        return players.open_checkpoint(folder, sampling, share=share), who
     if not endpoint.startswith(("http://", "https://")):
-        fail(f"--endpoint {endpoint}: give a URL, such as http://localhost:8000/v1")
+        fail(f"{flags[1]} {endpoint}: give a URL, such as http://localhost:8000/v1")
     if tokenizer is not None and not (tokenizer / "tokenizer_config.json").is_file():
         fail(f"--tokenizer {tokenizer}: no tokenizer_config.json there; give the folder of the model's tokenizer")
     server = Server(endpoint, model, os.environ.get("OPENAI_API_KEY"), patience, timeout)
     # Not the URL: a server that is started again elsewhere is the same to a run that goes on.
     asked = "by chat messages" if tokenizer is None else "by token ids"
     return players.open_server(server, sampling, tokenizer), {"player": f"server, {asked}", "model": model}
+
+
+def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str]:
+    """What names the tasks in a run's settings."""
+    return {"name": Path(tasks).name if _is_file(tasks) else tasks, "hash": _hash(panel)}
 
 
 def _is_file(tasks: str) -> bool:
@@ -306,7 +318,7 @@ def _hash(content: list[Task] | str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def _stop(message: str, code: int) -> NoReturn:
+def stop(message: str, code: int) -> NoReturn:
     """Leave without a result, by no fault of the command line."""
     typer.echo(f"openrlhf-lamer: {message}", err=True)
     raise typer.Exit(code)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import typer
 
 from openrlhf_lamer.cli import prepare
+from openrlhf_lamer.cli.analyze import analyze
 from openrlhf_lamer.cli.credit import credit
+from openrlhf_lamer.cli.cross import cross
 from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.play import play
@@ -30,6 +32,8 @@ app.add_typer(prepare.app, name="prepare")
 app.command("tasks")(tasks)
 app.command("play")(play)
 app.command("eval")(evaluate)
+app.command("analyze")(analyze)
+app.command("cross")(cross)
 app.command("credit")(credit)
 app.command("doctor")(doctor)
 app.command("report")(report)

@@ -65,16 +65,30 @@ class Player:
 
 
 def playing(
-    player: Player, agent: Agent, config: LamerConfig, sampling: Sampling, seed: int = 0
+    player: Player,
+    agent: Agent,
+    config: LamerConfig,
+    sampling: Sampling,
+    seed: int = 0,
+    policy: Callable[[Job], Policy] | None = None,
 ) -> Callable[[Job], Awaitable[Trial]]:
-    """What plays a job: the training loop's own code, every trial sampled by its own seed."""
+    """What plays a job: the training loop's own code, every trial sampled by its own seed.
+
+    Args:
+        player: Who plays.
+        agent: The environment's prompts and limits.
+        config: Episodes, memory, context.
+        sampling: Lengths.
+        seed: Of all trials' seeds.
+        policy: What replies in a job, where that is not the same in all of them.
+    """
     open_session = open_inline if player.scripted else Pool(config.env_workers, config.env_timeout).open
 
     async def play(job: Job) -> Trial:
         return await run_trial(
             job.task,
             agent,
-            player.policy,
+            player.policy if policy is None else policy(job),
             player.chat,
             config,
             max_new_tokens=ROOM if player.scripted else sampling.max_new_tokens,
@@ -119,6 +133,8 @@ async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0
             max_model_len=sampling.max_length,
             enforce_eager=not cpu.cuda_available(),
             enable_prefix_caching=True,
+            # vLLM rewinds the seed of a prompt that it has read in part, which no CPU generator can do.
+            enable_chunked_prefill=None if cpu.cuda_available() else False,
             gpu_memory_utilization=share * (0.9 if cpu.cuda_available() else 0.3),
         )
     )

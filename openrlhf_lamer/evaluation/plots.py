@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import cycle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, pairwise
 from typing import Any, Literal
 
 from openrlhf_lamer.evaluation.statistics import Estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the colour-blind can tell apart; each also has a marker of its own."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+"""Okabe and Ito's, which the colour-blind can tell apart, and a brown; each also has a marker of its own."""
 
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*"
 
 MANY = 8
 """From as many points on, intervals are drawn as a band."""
@@ -59,6 +59,7 @@ class Panel:
         series: What is drawn.
         share: Whether the vertical axis is a share, 0 to 100%.
         ceiling: A value that cannot be exceeded, drawn as a line.
+        places: Names of the places on the horizontal axis, where they are no numbers; no lines join them then.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Panel:
     series: Sequence[Series]
     share: bool = False
     ceiling: float | None = None
+    places: Mapping[float, str] = field(default_factory=dict)
 
 
 def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
@@ -98,18 +100,20 @@ def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
 def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: dict[str, Any]) -> None:
     many = any(len(series.at) >= MANY for series in panel.series)
     ticks = sorted({place for series in panel.series for place in series.at})
-    for number, series in enumerate(panel.series):
+    labels = list(dict.fromkeys(series.label for series in panel.series))
+    gap = min((after - before for before, after in pairwise(ticks)), default=1.0)
+    for series in panel.series:
         scale = 100 if panel.share else 1
         colour, marker = looks[series.label]
         known = [(x, e) for x, e in zip(series.at, series.estimates, strict=True) if not math.isnan(e.value)]
         # Side by side, so that intervals do not hide each other.
-        aside = 0.0 if many else 0.04 * (number - (len(panel.series) - 1) / 2)
+        aside = 0.0 if many else 0.04 * gap * (labels.index(series.label) - (len(labels) - 1) / 2)
         x = [place + aside for place, _ in known]
         y = [scale * e.value for _, e in known]
         # Where nothing is known of other tasks, there is no interval to draw.
         low = [scale * (e.value if math.isnan(e.low) else e.low) for _, e in known]
         high = [scale * (e.value if math.isnan(e.high) else e.high) for _, e in known]
-        look = {"color": colour, "linestyle": "--" if series.dashed else "-"}
+        look = {"color": colour, "linestyle": "none" if panel.places else "--" if series.dashed else "-"}
         if many:
             (handle,) = axes.plot(x, y, linewidth=1.8, **look)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -122,7 +126,7 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
     axes.set_title(panel.title, fontsize=11, loc="left")
     axes.set(xlabel=panel.across, ylabel=panel.up)
     if not many:
-        axes.set_xticks(ticks)
+        axes.set_xticks(ticks, [panel.places[place] for place in ticks] if panel.places else None)
         axes.margins(x=0.12)
     if panel.share:
         axes.set_ylim(-2, 102)

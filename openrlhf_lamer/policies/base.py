@@ -22,8 +22,9 @@ class Request:
     """One reply that the trial loop asks for.
 
     Engines look at `prompt_ids`, `max_tokens` and `seed`, what sampling may be repeated by, alone.
-    `phase` and `env` are for scripted players, which act on the state instead of reading the
-    prompt; `env` is None where the environment lives in another process.
+    `phase`, `episode` (its index, which a reflection shares with the episode it looks back at) and `env` are
+    for players that do not read the prompt, such as scripts, which act on the state instead; `env` is None
+    where the environment lives in another process.
     """
 
     prompt_ids: tuple[int, ...]
@@ -31,6 +32,7 @@ class Request:
     phase: Phase
     env: TextEnv | None
     seed: int | None = None
+    episode: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,164 @@
+"""`openrlhf-lamer analyze`: what reflections say, and whether the next episode heeds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.evaluation.reflections import Reflections
+    from openrlhf_lamer.evaluation.tables import Cell, Table
+    from openrlhf_lamer.evaluation.viewer import Entry
+
+ABOUT = {
+    "tokens": "tokens of a reflection",
+    "valid": "with a remark",
+    "novelty": "novelty in the trial",
+    "sameness": "sameness between tasks",
+    "overlap": "lost actions it names",
+    "known": "mistake known",
+    "names": "remark names it",
+    "avoided": "avoided next",
+    "faced": "avoided in its state",
+}
+"""What the figures of `Reflections` are called in the terminal."""
+
+
+class By(StrEnum):
+    """What a column of the table is."""
+
+    RUN = "run"
+    STEP = "step"
+    ATTEMPT = "attempt"
+
+
+def analyze(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Files that --lamer.trials or `eval` wrote, or folders of runs.", show_default=False),
+    ],
+    by: Annotated[By, typer.Option(help="A column a run, a stretch of training steps, or a lost attempt.")] = By.RUN,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps in a column; by default a fifth of the run.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every figure as CSV.")] = False,
+) -> None:
+    """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
+
+    The mistake is MineSweeper's mine that was hit, Sokoban's first move after which no solution is left, and
+    elsewhere the whole sequence of actions. Next episodes are set apart by what was said of it: a remark
+    named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference is no
+    proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
+    """
+    from rich.console import Console
+
+    from openrlhf_lamer.evaluation.reflections import analyse
+
+    if as_json and as_csv:
+        fail("give either --json or --csv")
+    read = {name: _entries(run) for name, run in _names(runs).items()}
+    several = len({entry.trial.task.env for entries in read.values() for entry in entries}) > 1
+    columns: dict[str, Reflections] = {}
+    for name, entries in read.items():
+        for env in sorted({entry.trial.task.env for entry in entries}):
+            own = [entry for entry in entries if entry.trial.task.env == env]
+            for label, part, attempt in _parts(own, by, every, name):
+                title = ", ".join(filter(None, (name, env if several else "", label)))
+                columns[title] = analyse((entry.trial for entry in part), attempt)
+    table = _long(columns)
+    if as_json:
+        typer.echo(json.dumps(table.to_json()))
+    elif as_csv:
+        typer.echo(table.to_csv(), nl=False)
+    else:
+        console = Console()
+        console.print(_wide(columns).to_rich(console.width))
+
+
+def _names(runs: list[Path]) -> dict[str, Path]:
+    """What to call each run: the part of its path that sets it apart."""
+    folders = [run.with_suffix("").parts for run in runs]
+    shared = next((n for n, parts in enumerate(zip(*folders, strict=False)) if len(set(parts)) > 1), 0)
+    return {
+        "/".join(parts[shared:] if len(runs) > 1 else parts[-1:]): run for parts, run in zip(folders, runs, strict=True)
+    }
+
+
+def _entries(run: Path) -> list[Entry]:
+    """The trials of a file, or of `trials.jsonl` in a run's folder."""
+    from openrlhf_lamer.evaluation import viewer
+    from openrlhf_lamer.records import SchemaError
+
+    file = run / "trials.jsonl" if run.is_dir() else run
+    try:
+        with file.open(encoding="utf-8") as lines:
+            entries = viewer.read(lines)
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        fail(f"{file}: {error}")
+    if not entries:
+        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval` wrote")
+    return entries
+
+
+def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterator[tuple[str, list[Entry], int | None]]:
+    """The columns of a run: what to call each, its trials, and the one attempt to look at, if any."""
+    if by is By.RUN:
+        yield "", entries, None
+    elif by is By.ATTEMPT:
+        for attempt in range(1, max(len(entry.trial.episodes) for entry in entries)):
+            yield f"attempt {attempt}", entries, attempt
+    else:
+        steps = {entry.step for entry in entries if entry.step is not None}
+        if any(entry.step is None for entry in entries):
+            fail(f"--by step: {run} has trials without a training step; give a file that --lamer.trials wrote")
+        first, last = min(steps), max(steps)
+        length = every or -(-(last - first + 1) // 5)
+        for low in range(first, last + 1, length):
+            part = [entry for entry in entries if entry.step in range(low, low + length)]
+            if part:
+                yield f"steps {low} to {min(low + length - 1, last)}", part, None
+
+
+def _wide(columns: Mapping[str, Reflections]) -> Table:
+    """A row a figure, for people; those that nothing is known of are left out."""
+    from openrlhf_lamer.evaluation.tables import Table
+
+    found = list(columns.values())
+    rows: list[tuple[Cell, ...]] = [
+        ("trials", *(each.trials for each in found)),
+        ("failed", *(each.failed for each in found)),
+        ("lost episodes with a next one", *(each.lost for each in found)),
+        ("reflections on them", *(each.reflections for each in found)),
+    ]
+    for name, about in ABOUT.items():
+        for figure in found[0].figures:
+            if figure.partition("/")[0] != name:
+                continue
+            own = [each.figures[figure] for each in found]
+            # Where a mistake is one in every state, those that came to its state are the same once more.
+            twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
+            if any(each.cases for each in own) and not twice:
+                rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))
+    note = "Means over tasks with 95% intervals; in brackets, how many reflections or episodes they are of."
+    return Table("reflections", "Reflections", ("", *columns), tuple(rows), note)
+
+
+def _long(columns: Mapping[str, Reflections]) -> Table:
+    """A row a column and figure, for machines."""
+    from openrlhf_lamer.evaluation.tables import Table
+
+    rows: list[tuple[Cell, ...]] = []
+    for column, found in columns.items():
+        for name in ("trials", "failed", "lost", "reflections"):
+            rows.append((column, name, None, getattr(found, name)))
+        rows += [(column, name, each.estimate, each.cases) for name, each in found.figures.items()]
+    return Table("reflections", "Reflections", ("column", "figure", "value", "cases"), tuple(rows))

@@ -1,0 +1,134 @@
+"""`openrlhf-lamer cross`: one model plays, another one reflects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.eval import RESULT, describe_panel, open_player, stop, tasks_and_agent
+from openrlhf_lamer.cli.inputs import progress
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.evaluation.cross import Cell
+    from openrlhf_lamer.records import Trial
+
+
+def cross(
+    *,
+    base: Annotated[str, typer.Option(help="Checkpoint before training, in Hugging Face form.")],
+    trained: Annotated[str, typer.Option(help="Checkpoint after training.")],
+    base_endpoint: Annotated[
+        str | None, typer.Option(help="Server of the base model; then --base is its name there.")
+    ] = None,
+    trained_endpoint: Annotated[
+        str | None, typer.Option(help="Server of the trained model; then --trained is its name there.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="With servers: folder of the models' tokenizer, to ask them by token ids.")
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).")
+    ],
+    agent_func: Annotated[
+        str | None, typer.Option(help="Agent module or .py file; by default the one of the tasks' environment.")
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=2, help="Attempts at each task.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, help="Trials of each task in each cell.")] = 1,
+    memory: Annotated[
+        Literal["reflection", "both"], typer.Option(help="What an attempt sees of the earlier ones.")
+    ] = "both",
+    context: Annotated[
+        Literal["turn", "episode", "trial"], typer.Option(help="Begin a new chat at each turn, episode or trial.")
+    ] = "turn",
+    max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 1024,
+    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a prompt and its reply.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of the trials, and of how reflections are shuffled.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder that gets a run for each cell. A table that is there goes on.")],
+    concurrency: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
+) -> None:
+    """Exchange the reflections and keep the play, to see which of the two a gain comes from.
+
+    Each of two models plays the same tasks with reflections by itself, by the other one, by itself but on other
+    tasks (shuffled), and with none (removed); with `--memory reflection` also with earlier turns in their place
+    (history). Prints success at 1 to k, and the paired differences from the trained model with its own
+    reflections and from the player with its own ones.
+    """
+    from rich.console import Console
+
+    from openrlhf_lamer.chat import TemplateError
+    from openrlhf_lamer.config import LamerConfig
+    from openrlhf_lamer.evaluation.cross import CrossError, cells, play_cross, table
+    from openrlhf_lamer.evaluation.players import Sampling
+    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError, make_jobs
+    from openrlhf_lamer.policies import EngineGoneError
+
+    if as_json and as_csv:
+        fail("give either --json or --csv")
+    panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
+    config = LamerConfig(num_episodes=attempts, max_turns=max_turns, context=context, memory=memory)
+    sampling = Sampling(temperature, 1.0, max_new_tokens, max_length)
+    opened = {
+        name: open_player(
+            model,
+            endpoint,
+            tokenizer if endpoint else None,
+            None,
+            sampling,
+            share=0.5,
+            flags=(f"--{name}", f"--{name}-endpoint"),
+        )
+        for name, model, endpoint in (("base", base, base_endpoint), ("trained", trained, trained_endpoint))
+    }
+    settings = {
+        "players": {name: who for name, (_, who) in opened.items()},
+        "agent": agent_name,
+        "panel": describe_panel(tasks, panel),
+        "sampling": asdict(sampling),
+        "seed": seed,
+        "config": config.model_dump(include=set(RESULT)),
+    }
+    jobs = make_jobs(panel, samples)
+
+    async def play() -> dict[Cell, list[Trial]]:
+        async with AsyncExitStack() as stack:
+            players = {name: await stack.enter_async_context(player) for name, (player, _) in opened.items()}
+            with progress(f"trials of {agent.env}", len(jobs) * len(cells(config))) as advance:
+                return await play_cross(
+                    players,
+                    agent,
+                    config,
+                    sampling,
+                    jobs,
+                    out,
+                    settings,
+                    seed=seed,
+                    concurrency=concurrency,
+                    report=lambda trial: advance(),
+                )
+
+    try:
+        found = table(asyncio.run(play()), attempts)
+    except (CrossError, RunError, TemplateError) as error:
+        fail(str(error))
+    except (RunStoppedError, EngineGoneError) as error:
+        stop(str(error), 1)
+    except KeyboardInterrupt:
+        stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+    elif as_csv:
+        typer.echo(found.to_csv(), nl=False)
+    else:
+        console = Console()
+        console.print(found.to_rich(console.width))

@@ -1,0 +1,216 @@
+"""The cross table: is it the play or the reflections that success comes from?
+
+Two models, `base` and `trained`, play the same tasks by the same seeds. A cell of the table is a run in which
+one of them generates every play turn, and reflections come from a source:
+
+| reflections | what answers when the loop asks for a reflection |
+|---|---|
+| `base`, `trained` | that model, which reads the prompt for a reflection on the episode that the player lost |
+| `shuffled` | a recording: the player's own reflections (from the cell where it also reflects) on another task |
+| `removed` | nothing: a reply without a remark. The memory keeps whatever else it holds |
+| `history` | nobody is asked: the memory holds the turns of earlier episodes instead of remarks on them |
+
+The memory is that of the configuration in all cells but `history`. Where it is `both`, `removed` leaves what
+`history` would put there, so that the table has no cell of that name. Where it is `reflection`, an episode of
+`removed` knows that and how earlier ones ended, and no more.
+
+`shuffled` deals out the recorded trials with reflections, in an order drawn by the run's seed, to the jobs one
+after the other, each the next one that is on another task: so no trial meets its own reflections, and each is
+dealt about as often as any other. Reflection n stands for reflection n; where the recorded trial has fewer,
+its last one. It tells a remark that helps because of what it says of this task from one that helps anyhow.
+
+Within a player, cells are alike up to the end of the first episode: success at 1 is that of one and the same
+run, as far as the engine repeats itself. All else is compared pair by pair, on the same task and sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer.agents.base import Agent
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.seeding import below, generator
+from openrlhf_lamer.evaluation.players import Player, Sampling, playing
+from openrlhf_lamer.evaluation.run import Job, Key, run
+from openrlhf_lamer.evaluation.statistics import difference, success, won
+from openrlhf_lamer.evaluation.tables import Table
+from openrlhf_lamer.policies.base import Policy
+from openrlhf_lamer.policies.routed import ReplayPolicy, RoutedPolicy, SilentPolicy
+from openrlhf_lamer.records import Trial, Turn
+
+PLAYERS = ("base", "trained")
+
+
+class CrossError(ValueError):
+    """A cross table that cannot be made; the message says what mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Who plays, and where the reflections come from."""
+
+    player: str
+    reflections: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the cell's folder in that of the table."""
+        return f"{self.player}-plays-{self.reflections}"
+
+
+REFERENCE = Cell("trained", "trained")
+"""What the other cells are compared with."""
+
+
+def cells(config: LamerConfig) -> list[Cell]:
+    """The cells of a table, in the order in which they can be played.
+
+    Raises:
+        CrossError: The configuration has no reflections to take away.
+    """
+    if not config.reflects:
+        raise CrossError(f"--memory {config.memory}: there are no reflections to compare; use reflection or both")
+    if config.num_episodes < 2:
+        raise CrossError("--num-episodes 1: no attempt comes after a reflection; use 2 or more")
+    sources = [*PLAYERS, "shuffled", "removed"] + ["history"] * (config.memory == "reflection")
+    return [Cell(player, source) for player in PLAYERS for source in sources]
+
+
+async def play_cross(
+    players: Mapping[str, Player],
+    agent: Agent,
+    config: LamerConfig,
+    sampling: Sampling,
+    jobs: Sequence[Job],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    concurrency: int = 64,
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> dict[Cell, list[Trial]]:
+    """Play every cell, one after the other, each in a folder of its own; a killed table goes on where it was.
+
+    Args:
+        players: Who is `base` and who is `trained`, both with ids of one tokenizer.
+        agent: The environment's prompts and limits.
+        config: Episodes, memory, context.
+        sampling: Lengths, and the temperature for the record.
+        jobs: The tasks, with their samples.
+        folder: Where the cells' folders go.
+        settings: All else that results depend on, ready for JSON.
+        seed: Of the trials, and of how reflections are dealt.
+        concurrency: Most trials at once.
+        report: Called for each trial of each cell.
+
+    Raises:
+        CrossError: There is nothing to compare, or the players have different tokenizers.
+        RunError, RunStoppedError: As `evaluation.run.run`.
+    """
+    if not same_tokens(players["base"], players["trained"]):
+        raise CrossError("--base and --trained have different tokenizers; a table needs two models of one family")
+    found: dict[Cell, list[Trial]] = {}
+    for cell in cells(config):
+        player = players[cell.player]
+        own = found.get(Cell(cell.player, cell.player), [])
+        asked = config.model_copy(update={"memory": "history"}) if cell.reflections == "history" else config
+        play = playing(player, agent, asked, sampling, seed, policy=_policy(cell, players, jobs, own, seed))
+        found[cell] = await run(
+            jobs,
+            play,
+            folder / cell.folder,
+            {**settings, "cell": {"player": cell.player, "reflections": cell.reflections}},
+            concurrency=concurrency,
+            report=report,
+        )
+    return found
+
+
+def _policy(
+    cell: Cell, players: Mapping[str, Player], jobs: Sequence[Job], own: Sequence[Trial], seed: int
+) -> Callable[[Job], Policy]:
+    """What replies in each job of a cell.
+
+    Args:
+        cell: The cell.
+        players: Who is who.
+        jobs: All jobs of the cell.
+        own: The trials in which the cell's player reflected for itself, if they have been played.
+        seed: Of the deal.
+    """
+    player = players[cell.player]
+    if cell.reflections == "shuffled":
+        dealt = deal(jobs, own, seed)
+        return lambda job: RoutedPolicy(player.policy, ReplayPolicy(dealt[job.key]))
+    if cell.reflections == "removed":
+        routed = RoutedPolicy(player.policy, SilentPolicy(player.chat.end_of_reply))
+    else:
+        routed = RoutedPolicy(player.policy, players.get(cell.reflections, player).policy)
+    return lambda job: routed
+
+
+def deal(jobs: Sequence[Job], recorded: Sequence[Trial], seed: int) -> dict[Key, tuple[Turn, ...]]:
+    """For each job the reflections of a recorded trial on another task.
+
+    Raises:
+        CrossError: There are not two tasks with reflections to take turns with.
+    """
+    donors = [
+        (trial.task.id, reflections)
+        for trial in recorded
+        if trial.failure is None
+        and (reflections := tuple(episode.reflection for episode in trial.episodes if episode.reflection is not None))
+    ]
+    if len({task for task, _ in donors}) < 2:
+        raise CrossError(
+            "fewer than two tasks were lost and reflected on, so that there are no reflections to shuffle; "
+            "use more or harder tasks"
+        )
+    rng = generator("cross", seed)
+    for i in range(len(donors) - 1, 0, -1):
+        j = below(rng, i + 1)
+        donors[i], donors[j] = donors[j], donors[i]
+    dealt: dict[Key, tuple[Turn, ...]] = {}
+    for job in jobs:
+        place = next(i for i, (task, _) in enumerate(donors) if task != job.task.id)
+        # To the end of the queue, so that all are dealt before one comes again.
+        task, reflections = donors.pop(place)
+        donors.append((task, reflections))
+        dealt[job.key] = reflections
+    return dealt
+
+
+def table(found: Mapping[Cell, Sequence[Trial]], attempts: int) -> Table:
+    """A row a cell: success at 1 to `attempts`, and how far success at `attempts` lies from two other cells.
+
+    Differences are paired by task and in percentage points: from `REFERENCE`, and from the cell in which the same
+    player has its own reflections. Failed trials are left out.
+    """
+    solved = {cell: won(trials, attempts) for cell, trials in found.items()}
+    rows = []
+    for cell, trials in found.items():
+        own = Cell(cell.player, cell.player)
+        rows.append(
+            (
+                f"{cell.player} plays, reflections {cell.reflections}",
+                *(success(trials, k) for k in range(1, attempts + 1)),
+                None if cell == REFERENCE else difference([solved[REFERENCE]], [solved[cell]]),
+                None if cell in (own, REFERENCE) else difference([solved[own]], [solved[cell]]),
+                sum(trial.failure is not None for trial in trials),
+            )
+        )
+    shares = (f"success@{k}" for k in range(1, attempts + 1))
+    columns = ("", *shares, f"@{attempts}: from trained with its own", f"@{attempts}: from own reflections", "failed")
+    tasks = len({trial.task.id for trials in found.values() for trial in trials})
+    note = f"{tasks} tasks, 95% intervals; differences are paired by task, in points."
+    return Table("cross", "Whose play, whose reflections", columns, tuple(rows), note)
+
+
+def same_tokens(first: Player, second: Player) -> bool:
+    """Whether the ids of one player mean the same to the other."""
+    if not (first.counts_tokens and second.counts_tokens):
+        return first.counts_tokens == second.counts_tokens
+    return first.chat.tokenizer.get_vocab() == second.chat.tokenizer.get_vocab()

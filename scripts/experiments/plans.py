@@ -1,0 +1,319 @@
+"""What each experiment of the paper needs: trainings, evaluations, and the commands that make them.
+
+Everything lies below one folder: `data/` (task sets), `train/NAME/seed-N/` (a training with its model) and
+`eval/NAME/seed-N/` (a run of `openrlhf-lamer eval`). Experiments share what they have in common.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, TASK_TYPES
+from openrlhf_lamer.evaluation.methods import METHODS
+
+BASE = "base"
+"""The model that no training has touched."""
+
+OFFICIAL = "valid_unseen"
+"""The split of ALFWorld's official games that is evaluated on."""
+
+TITLES = {"sokoban": "Sokoban", "minesweeper": "MineSweeper", "webshop": "WebShop", "alfworld": "ALFWorld"}
+
+PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "webshop": "webshop/eval"}
+"""What is evaluated on where an experiment does not say otherwise."""
+
+STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
+"""The paper's training: steps, and tasks in each."""
+
+SINGLE = ("--lamer.num_episodes", "1", "--rollout.n_samples_per_prompt", "24")
+"""Training on single attempts, with as many of them an update as LaMer's 8 trials of 3."""
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "ppo": (*SINGLE, "--algo.advantage.estimator", "lamer_ppo"),
+    "rloo": (*SINGLE, "--algo.advantage.estimator", "lamer_rloo"),
+    "grpo": (*SINGLE, "--algo.advantage.estimator", "lamer_grpo"),
+    "gigpo": (*SINGLE, "--algo.advantage.estimator", "lamer_gigpo"),
+    "lamer": ("--algo.advantage.estimator", "lamer_gigpo"),
+    **{
+        f"lamer-gamma-{gamma}": ("--algo.advantage.estimator", "lamer_gigpo", "--lamer.gamma_traj", gamma)
+        for gamma in ("0.0", "0.3", "0.9")
+    },
+    **{
+        f"lamer-{memory}": ("--algo.advantage.estimator", "lamer_gigpo", "--lamer.memory", memory)
+        for memory in ("history", "reflection")
+    },
+}
+"""Trainings, and the flags that tell them apart. `lamer` has γ_traj 0.6 and a memory of both."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and with what experiments are run.
+
+    Attributes:
+        model: Folder of the model that training starts from.
+        runs: Folder of everything that is made.
+        seeds: A training, or a run of an untrained model, for each.
+        nodes: Machines of a training.
+        gpus: GPUs of each.
+        official: Use ALFWorld's official games (`$ALFWORLD_DATA`) and not generated ones.
+    """
+
+    model: str
+    runs: Path
+    seeds: tuple[int, ...] = (0,)
+    nodes: int = 1
+    gpus: int = 8
+    official: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model of `MODELS`, trained in an environment."""
+
+    env: str
+    model: str
+
+    def folder(self, setup: Setup, seed: int) -> Path:
+        """Where it is."""
+        return setup.runs / "train" / self.env / self.model / f"seed-{seed}"
+
+    def data(self, setup: Setup) -> list[str]:
+        """Commands that write the tasks it trains on."""
+        steps, tasks = STEPS[self.env]
+        out = setup.runs / "data" / self.env / "train.jsonl"
+        if self.env != "alfworld":
+            return [_prepare(self.env, "train", steps * tasks, out)]
+        options = {"task_types": "id"}
+        if not setup.official:
+            return [_prepare(self.env, "train", steps * tasks, out, options)]
+        # They are listed type by type: a fixed draw from all of them.
+        every = out.with_name("official.jsonl")
+        draw = ["shuf", "-n", str(steps * tasks), f"--random-source={every}", "-o", str(out), str(every)]
+        count = sum(COUNTS["train"][name] for name in TASK_TYPES[:4])
+        return [_prepare(self.env, "official_train", count, every, options), shlex.join(draw)]
+
+    def command(self, setup: Setup, seed: int) -> str:
+        """The training; it does nothing where its model is there already."""
+        _, tasks = STEPS[self.env]
+        folder = self.folder(setup, seed)
+        gpus, engines = str(setup.gpus), str(setup.nodes * setup.gpus)
+        placement = ["--actor.num_nodes", str(setup.nodes), "--actor.num_gpus_per_node", gpus]
+        if self.model == "ppo":
+            placement += ["--critic.num_nodes", str(setup.nodes), "--critic.num_gpus_per_node", gpus]
+        words = [
+            *("python", "-m", "openrlhf_lamer.cli.train_ppo_ray"),
+            *("--agent_func", f"openrlhf_lamer.agents.{self.env}"),
+            *MODELS[self.model],
+            *("--actor.model_name_or_path", setup.model),
+            *("--data.prompt_dataset", str(setup.runs / "data" / self.env / "train.jsonl")),
+            *("--rollout.batch_size", str(tasks), "--actor.adam.lr", "1e-6", "--train.seed", str(seed)),
+            *placement,
+            *("--vllm.num_engines", engines, "--vllm.gpu_memory_utilization", "0.6", "--vllm.enable_sleep"),
+            *("--train.colocate_all", "--ds.enable_sleep", "--actor.gradient_checkpointing_enable"),
+            *("--lamer.trials", str(folder / "trials.jsonl")),
+            *("--ckpt.path", str(folder / "checkpoints"), "--ckpt.output_dir", str(folder / "model")),
+        ]
+        return f"test -e {shlex.quote(str(folder / 'model' / 'config.json'))} || {shlex.join(words)}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a panel, by a method of `openrlhf-lamer eval`.
+
+    Attributes:
+        env: The environment.
+        model: `BASE` or a model of `MODELS`.
+        panel: A frozen panel; or the name of an ALFWorld task type, whose games are a panel of their own.
+        method: As `eval --method` has it.
+        memory: What attempts see of earlier ones, where that is not the method's own.
+    """
+
+    env: str
+    model: str
+    panel: str
+    method: str
+    memory: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, which no other evaluation has."""
+        how = "" if self.method == "lamer" else f"-{self.method.replace('+', '-')}"
+        return f"{self.panel.replace('/', '-')}/{self.model}{how}"
+
+    @property
+    def training(self) -> Training | None:
+        """What makes its model."""
+        return None if self.model == BASE else Training(self.env, self.model)
+
+    @property
+    def measure(self) -> str:
+        """`success` of attempts one after the other, or `pass` of independent ones."""
+        return METHODS[self.method].measure
+
+    def folder(self, setup: Setup, seed: int) -> Path:
+        """Where it is."""
+        return setup.runs / "eval" / self.name / f"seed-{seed}"
+
+    def data(self, setup: Setup) -> list[str]:
+        """Commands that write the tasks, where they are no panel that comes along."""
+        if self.panel not in TASK_TYPES:
+            return []
+        split, num = (OFFICIAL, COUNTS[OFFICIAL][self.panel]) if setup.official else ("eval", 128)
+        return [_prepare(self.env, split, num, self._dataset(setup), {"task_types": self.panel})]
+
+    def command(self, setup: Setup, seed: int) -> str:
+        """The evaluation; one that was killed goes on, one that is done is done at once."""
+        training = self.training
+        tasks = self._dataset(setup) if self.panel in TASK_TYPES else self.panel
+        words = [
+            *("openrlhf-lamer", "eval", "--tasks", str(tasks), "--method", self.method),
+            *("--model", setup.model if training is None else str(training.folder(setup, seed) / "model")),
+            *([] if self.memory is None else ["--memory", self.memory]),
+            *("--seed", str(seed), "--out", str(self.folder(setup, seed))),
+        ]
+        return shlex.join(words)
+
+    def _dataset(self, setup: Setup) -> Path:
+        return setup.runs / "data" / self.env / f"{self.panel}.jsonl"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a table.
+
+    Attributes:
+        row: What the paper calls the method.
+        column: What it calls the task.
+        evaluation: What stands there.
+        part: Heading of its part of the picture.
+        at: Its place on the horizontal axis, where that is not the number of attempts.
+        place: What that place is called, where it is no number.
+    """
+
+    row: str
+    column: str
+    evaluation: Evaluation
+    part: str
+    at: float | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper.
+
+    Attributes:
+        name: What the commands call it, and `paper.toml`.
+        title: What it shows.
+        cells: Its places, row by row.
+        attempts: Of how many attempts the table has a column each.
+        across: Name of the picture's horizontal axis.
+    """
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    attempts: tuple[int, ...] = (3,)
+    across: str = "attempts"
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """What is evaluated, each once."""
+        return list(dict.fromkeys(cell.evaluation for cell in self.cells))
+
+
+def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Training] = ()) -> Iterator[str]:
+    """Lines of a shell script that makes evaluations and trainings, those that evaluations need among them."""
+    needed = (each.training for each in evaluations)
+    trainings = list(dict.fromkeys([*trainings, *(each for each in needed if each is not None)]))
+    yield from dict.fromkeys(line for each in (*trainings, *evaluations) for line in each.data(setup))
+    for seed in setup.seeds:
+        yield f"# seed {seed}"
+        yield from (training.command(setup, seed) for training in trainings)
+        yield from (evaluation.command(setup, seed) for evaluation in evaluations)
+
+
+def _prepare(env: str, split: str, num: int, out: Path, options: dict[str, str] | None = None) -> str:
+    words = ["openrlhf-lamer", "prepare", "tasks", "--env", env, "--split", split, "--num", str(num)]
+    words += ["--options", json.dumps(options)] if options else []
+    return shlex.join([*words, "--out", str(out)])
+
+
+def _everywhere(row: str, model: str, method: str, memory: str | None = None, at: float | None = None) -> list[Cell]:
+    """A row of the three environments in their default difficulty."""
+    return [
+        Cell(row, TITLES[env], Evaluation(env, model, panel, method, memory), TITLES[env], at)
+        for env, panel in PANELS.items()
+    ]
+
+
+def _main_table() -> Experiment:
+    prompting = {"Zero-shot": "zero-shot", "ReAct": "react", "Reflexion": "reflexion"}
+    cells = [cell for row, method in prompting.items() for cell in _everywhere(row, BASE, method)]
+    for row in ("PPO", "RLOO", "GRPO", "GiGPO"):
+        cells += _everywhere(row, row.lower(), "rl")
+    cells += _everywhere("LaMer", "lamer", "lamer")
+    return Experiment("main-table", "Success within 1 to 3 attempts", tuple(cells), (1, 2, 3))
+
+
+def _harder_tasks() -> Experiment:
+    cells = []
+    for row, model, method in (("GiGPO", "gigpo", "rl"), ("LaMer", "lamer", "lamer")):
+        for env, things, numbers in (("sokoban", "boxes", range(2, 6)), ("minesweeper", "mines", range(3, 7))):
+            for number in numbers:
+                evaluation = Evaluation(env, model, f"{env}/{number}-{things}", method)
+                cells.append(Cell(row, f"{TITLES[env]}, {number} {things}", evaluation, TITLES[env], number))
+    title = "Harder tasks, by models trained on the easiest: success within 3 attempts"
+    return Experiment("harder-tasks", title, tuple(cells), across="boxes or mines")
+
+
+def _alfworld() -> Experiment:
+    columns = ("Pick", "Look", "Clean", "Heat", "Cool (o.o.d.)", "Pick2 (o.o.d.)")
+    cells = []
+    for row, model, method in (("Prompting", BASE, "react"), ("RL", "gigpo", "rl"), ("LaMer", "lamer", "lamer")):
+        for at, (column, panel) in enumerate(zip(columns, TASK_TYPES, strict=True)):
+            evaluation = Evaluation("alfworld", model, panel, method)
+            cells.append(Cell(row, column, evaluation, "ALFWorld", at, column.replace(" ", "\n")))
+    title = "ALFWorld, trained on the first four task types: success within 3 attempts"
+    return Experiment("alfworld", title, tuple(cells), across="task type")
+
+
+def _gamma() -> Experiment:
+    models = {"0.0": "lamer-gamma-0.0", "0.3": "lamer-gamma-0.3", "0.6": "lamer", "0.9": "lamer-gamma-0.9"}
+    cells = [
+        cell
+        for gamma, model in models.items()
+        for cell in _everywhere(f"γ_traj {gamma}", model, "lamer", at=float(gamma))
+    ]
+    return Experiment("gamma", "Discount between episodes", tuple(cells), (1, 2, 3), across="γ_traj")
+
+
+def _memory() -> Experiment:
+    rows = (
+        ("Trajectory only", "lamer-history", "history"),
+        ("Reflection only", "lamer-reflection", "reflection"),
+        ("Both", "lamer", None),
+    )
+    cells = [cell for row, model, memory in rows for cell in _everywhere(row, model, "lamer", memory)]
+    return Experiment("memory", "Memory between episodes, trained and evaluated alike", tuple(cells))
+
+
+def _rl_memory() -> Experiment:
+    rows = (
+        ("GiGPO without memory", "gigpo", "rl"),
+        ("GiGPO with memory", "gigpo", "rl+memory"),
+        ("LaMer", "lamer", "lamer"),
+    )
+    cells = [cell for row, model, method in rows for cell in _everywhere(row, model, method)]
+    return Experiment("rl-memory", "RL baselines that are given a memory", tuple(cells))
+
+
+EXPERIMENTS = {
+    each.name: each for each in (_main_table(), _harder_tasks(), _alfworld(), _gamma(), _memory(), _rl_memory())
+}
+"""Experiments whose results are evaluations; the one on training itself is in `budget.py`."""
