@@ -45,6 +45,8 @@ RATIOS = ("1:0", "1000:1", "100:1", "32:1", "10:1", "1:1", "0:1")
 """a : b of the simulated engines, from idle to saturated."""
 SATURATIONS = (0.0, 0.25, 1.0, 4.0, 8.0, 16.0)
 """b · batch / a of the simulated engines, where the batch is all of LaMer's trials."""
+ASYNC_SATURATIONS = (0.0, 4.0, 16.0)
+"""Those of them that async mode, where five batches are played instead of one, is measured at."""
 SUCCESSES = {0.0: "every trial plays all its episodes", 0.5: "half of the attempts succeed"}
 PER_TOKEN = 0.001
 """Seconds a token of the engine that the executors are compared on."""
@@ -67,9 +69,14 @@ def gains(stages: Sequence[Stage], size: Size, seed: int) -> list[Gain]:
     return [gain(stage, size, seed) for stage in stages]
 
 
-def both_costs(stages: Sequence[Stage], size: Size, seed: int) -> list[tuple[Cost, Cost]]:
-    """LaMer against RL on each engine, in sync and in async mode."""
-    return [(sync_cost(stage, size, seed), async_cost(stage, size, seed)) for stage in stages]
+def sync_costs(stages: Sequence[Stage], size: Size, seed: int) -> list[Cost]:
+    """LaMer against RL on each engine, batch by batch."""
+    return [sync_cost(stage, size, seed) for stage in stages]
+
+
+def async_costs(stages: Sequence[Stage], size: Size, seed: int) -> list[Cost]:
+    """LaMer against RL on each engine, the next batch in the tail of the last."""
+    return [async_cost(stage, size, seed) for stage in stages]
 
 
 def by_stage(
@@ -120,43 +127,31 @@ def gains_table(engine: str, size: Size, rows: dict[str, list[Gain]]) -> Table:
     return table
 
 
-def costs_table(engine: str, size: Size, title: str, rows: dict[str, list[tuple[Cost, Cost]]]) -> Table:
-    """A row for each engine, with one cost in sync and in async mode a seed."""
-    lengths = size.lengths
-    trials = size.tasks * size.samples
-    seeds = len(next(iter(rows.values())))
+def costs_table(title: str, size: Size, rows: dict[str, list[Cost]]) -> Table:
+    """A row for each engine, with one cost a seed."""
+    first = next(iter(rows.values()))
     table = Table(
-        title=f"LaMer's batch over RL's, {engine} engine, {seeds} seeds: {title}\n"
-        f"{size.tasks} tasks × {size.samples} trials of {EPISODES} over × {size.samples * EPISODES} of 1; "
-        f"{described(lengths)}\nasync: {trials} slots for both; ÷: ratio over its limit"
+        title=f"{title}: LaMer's batch over RL's, {len(first)} seeds\n{size.tasks} tasks × {size.samples} trials of up "
+        f"to {EPISODES} episodes over × {size.samples * EPISODES} of 1; slots: {first[0].lamer.slots} and "
+        f"{first[0].rl.slots}\n{described(size.lengths)}",
+        min_width=100,
     )
-    table.add_column(f"b · {trials} / a")
-    headings = (
-        "mean batch",
-        "sync ratio",
-        "limit",
-        "÷",
-        "idle",
-        "idle RL",
-        "async ratio",
-        "limit",
-        "÷",
-        "idle",
-        "idle RL",
-    )
-    for heading in headings:
+    headings = ("s LaMer", "s RL", "ratio", "limit", "ratio / limit", "mean batch", "idle", "RL's", "idle")
+    for heading in (f"b · {size.tasks * size.samples} / a", *headings):
         table.add_column(heading, justify="right")
-    for name, pairs in rows.items():
-        cells = [f"{fmean(sync.lamer.running for sync, _ in pairs):.0f}"]
-        for mode in zip(*pairs, strict=True):
-            cells += [
-                f"{fmean(cost.ratio for cost in mode):.2f}",
-                f"{fmean(cost.limit for cost in mode):.2f}",
-                spread([cost.ratio / cost.limit for cost in mode]),
-                f"{fmean(cost.lamer.idle for cost in mode):.0%}",
-                f"{fmean(cost.rl.idle for cost in mode):.0%}",
-            ]
-        table.add_row(name, *cells)
+    for name, costs in rows.items():
+        table.add_row(
+            name,
+            f"{fmean(cost.lamer.seconds for cost in costs):,.0f}",
+            f"{fmean(cost.rl.seconds for cost in costs):,.0f}",
+            spread([cost.ratio for cost in costs]),
+            spread([cost.limit for cost in costs]),
+            spread([cost.ratio / cost.limit for cost in costs]),
+            f"{fmean(cost.lamer.running for cost in costs):.0f}",
+            f"{fmean(abs(cost.lamer.idle) for cost in costs):.0%}",
+            f"{fmean(cost.rl.running for cost in costs):.0f}",
+            f"{fmean(abs(cost.rl.idle) for cost in costs):.0%}",
+        )
     return table
 
 
@@ -234,16 +229,20 @@ def lockstep(size: Size, args: argparse.Namespace, real: Stage | None) -> Iterat
 
 def episodes(size: Size, args: argparse.Namespace, real: Stage | None) -> Iterator[Table]:
     """LaMer against RL."""
-    trials = size.tasks * size.samples
-    simulated = {f"{each:g}": by_saturation(each, trials) for each in SATURATIONS}
-    stages: Mapping[str, Stage] = {args.engine: real} if real else simulated
+
+    def stages(saturations: Sequence[float]) -> Mapping[str, Stage]:
+        simulated = {f"{each:g}": by_saturation(each, size.tasks * size.samples) for each in saturations}
+        return {args.engine: real} if real else simulated
+
     shown: dict[str, tuple[Cost, Cost]] = {}
     for success, title in SUCCESSES.items():
         some = replace(size, lengths=replace(size.lengths, success=success))
-        rows = by_stage(both_costs, stages, some, args.seeds)
+        sync = by_stage(sync_costs, stages(SATURATIONS), some, args.seeds)
+        yield costs_table(f"{title}; {args.engine} engine, sync", some, sync)
+        later = by_stage(async_costs, stages(ASYNC_SATURATIONS), some, args.seeds)
+        yield costs_table(f"{title}; {args.engine} engine, async", some, later)
         name = args.engine if real else "4"
-        shown[f"{title}, {args.engine if real else f'b · {trials} = 4a'}"] = rows[name][0]
-        yield costs_table(args.engine, some, title, rows)
+        shown[f"{title} (b · {size.tasks * size.samples} / a: {name})"] = sync[name][0], later[name][0]
     if args.out:
         plot_idle(args.out, shown)
 
