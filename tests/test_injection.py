@@ -338,11 +338,11 @@ def test_no_prompt_of_a_trial_has_more_control_tokens_for_what_was_said(
     assert all(turn.valid for turn in hostile.turns)
     sampled: list[tuple[int, ...]] = []
     for turn, other in zip(hostile.turns, harmless.turns, strict=True):
-        own = turn.prompt_ids
+        own = tuple(turn.prompt_ids)
         for reply in sampled if context != "turn" else []:
             own = without(own, reply)  # what the model itself sampled stays as it was sampled
-        assert control(chat, own) == control(chat, other.prompt_ids)
-        sampled.append(turn.sampled_ids)
+        assert control(chat, own) == control(chat, tuple(other.prompt_ids))
+        sampled.append(tuple(turn.sampled_ids))
 
 
 def without(ids: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:

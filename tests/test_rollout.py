@@ -98,7 +98,7 @@ def play(source: Any, temperature: float) -> tuple[list[Trial], dict[str, float]
 
 
 def replies(trials: list[Trial]) -> list[list[tuple[int, ...]]]:
-    return [[turn.sampled_ids for turn in trial.turns] for trial in trials]
+    return [[tuple(turn.sampled_ids) for turn in trial.turns] for trial in trials]
 
 
 def test_trials_are_repeated_by_their_seeds_and_prompts_found_in_the_cache(engines: list[Any], tokenizer: Any) -> None:

@@ -83,7 +83,7 @@ def gain(stage: Stage, size: Size, seed: int) -> Gain:
 
 def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
     """Every token of the trials, as the engine was given and sampled it."""
-    return [[(turn.prompt_ids, turn.sampled_ids) for turn in trial.turns] for trial in trials]
+    return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
 
 
 def tokens(records: Sequence[Record]) -> int:

@@ -32,7 +32,9 @@ class ReplayPolicy:
     async def generate(self, request: Request) -> Generation:
         """The recorded reply."""
         turn = self._turns[min(request.episode, len(self._turns) - 1)]
-        return Generation(turn.sampled_ids, turn.logprobs, turn.truncated)
+        return Generation(
+            tuple(turn.sampled_ids), None if turn.logprobs is None else tuple(turn.logprobs), turn.truncated
+        )
 
 
 class SilentPolicy:
