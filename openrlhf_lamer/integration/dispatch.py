@@ -140,16 +140,18 @@ class Dispatcher(Generic[K]):
 
 
 class Occupancy:
-    """How many trials ran at once, over the time since the last reading."""
+    """How many trials ran at once, over the time since the last reading in which any ran."""
 
-    def __init__(self, now: float) -> None:
-        self._began = self._since = now
+    def __init__(self) -> None:
+        self._since = 0.0
         self._running = self._most = 0
-        self._area = 0.0
+        self._area = self._busy = 0.0
 
     def set(self, running: int, now: float) -> None:
         """From `now` on, `running` trials run."""
-        self._area += self._running * max(0.0, now - self._since)
+        if self._running and now > self._since:
+            self._area += self._running * (now - self._since)
+            self._busy += now - self._since
         self._since = max(now, self._since)
         self._running = running
         self._most = max(self._most, running)
@@ -157,7 +159,7 @@ class Occupancy:
     def read(self, now: float) -> tuple[float, int]:
         """The mean and the most since the last reading; a new one begins."""
         self.set(self._running, now)
-        mean = self._area / (now - self._began) if now > self._began else float(self._running)
+        mean = self._area / self._busy if self._busy else float(self._running)
         most, self._most = self._most, self._running
-        self._area, self._began = 0.0, now
+        self._area = self._busy = 0.0
         return mean, most

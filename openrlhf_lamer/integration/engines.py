@@ -63,7 +63,7 @@ class Engines:
         self._dispatcher: Dispatcher[tuple[Group, int]] = Dispatcher(len(actors), config.max_concurrent_trials)
         self._expectation = Expectation()
         self._ended: queue.SimpleQueue[tuple[float, tuple[Group, int], Future[Any]]] = queue.SimpleQueue()
-        self._occupancy = Occupancy(time.monotonic())
+        self._occupancy = Occupancy()
         self._cache = (0, 0)
 
     def submit(self, group: Group, batch: int) -> None:
@@ -95,9 +95,9 @@ class Engines:
     def metrics(self) -> dict[str, float]:
         """What was reached since the last call.
 
-        Keys: `concurrent_trials` (mean over time, all engines together), `idle_slots` (share of the slots that
-        played no trial; without a limit there are as many slots as trials ran at once at most), and
-        `prefix_cache_hit_rate` (share of the prompts' tokens that were in an engine's prefix cache).
+        Keys: `concurrent_trials` (mean over the time in which any ran, all engines together), `idle_slots` (share of
+        the slots that played no trial in that time; without a limit there are as many slots as trials ran at once at
+        most), and `prefix_cache_hit_rate` (share of the prompts' tokens that were in an engine's prefix cache).
         """
         import ray
 
