@@ -1,11 +1,13 @@
 """What it costs to wait: trials on one engine, each by itself, against a loop in lockstep, RL, and the host's executor.
 
     python benchmarks/rollout.py [lockstep] [episodes] [executor] [--out idle.png]
-    python benchmarks/rollout.py lockstep episodes --engine vllm --median 24 --longest 96
+    python benchmarks/rollout.py lockstep --engine vllm --turns 4 --median 32 --longest 96
+    python benchmarks/rollout.py episodes --engine vllm --turns 4 --median 32 --longest 96 --tasks 4
 
 The trials are recorded (see `recorded.py`): whoever plays them samples the same tokens in the same turns and attempts.
 `simulated` is an engine whose decode step costs a + b · batch, on a clock of its own; our code runs on it for real, and
-its own time is printed beside. `vllm` is the real engine with a tiny model, which generates as many tokens as recorded.
+its own time is printed beside. `vllm` is the real engine with a tiny model, which generates as many tokens as recorded;
+its seconds are those of the wall, so nothing else should run then.
 
 lockstep  trials a second of our executor, over those of a loop in which all trials wait for each other's turns.
 episodes  seconds that a batch takes with 3 episodes a trial, over those with as many episodes in trials of 1, and the
