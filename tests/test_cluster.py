@@ -68,7 +68,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
     turns = (turn for trial in shown(crude, 10) for turn in trial.turns)
-    chat = Chat(build_tokenizer([crude.decode([*turn.prompt_ids, *turn.sampled_ids]) for turn in turns], 768, 2048))
+    chat = Chat(build_tokenizer([crude.decode(turn.ids) for turn in turns], 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for each other, on a machine that is busy for very long

@@ -402,6 +402,14 @@ class TestFault:
             train(found)
 
 
+def test_where_every_trial_failed_no_share_lets_the_run_go_on(
+    plan: Plan, rollout: Callable[..., Rollout], train: Callable[..., Any]
+) -> None:
+    plan.where, plan.how, plan.times = "reset", "raise", EVER
+    with pytest.raises(TooManyFailuresError, match=r"8 of 8 trials failed \(8 environment in reset\), so none"):
+        train(rollout(max_failed_share=1.0))
+
+
 @pytest.mark.parametrize("how", ["raise", "exit", "hang"])
 def test_an_environment_that_cannot_even_be_closed_costs_nothing(
     plan: Plan, rollout: Callable[..., Rollout], train: Callable[..., Any], how: str

@@ -186,6 +186,17 @@ def test_cleaned_pieces_side_by_side_add_no_token_and_no_tag(chats: dict[str, Ch
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_cut_makes_two_harmless_pieces_of_a_token_or_a_tag(chats: dict[str, Chat], name: str) -> None:
+    chat = chats[name]
+    harmless = control(chat, chat.opening("xy"))
+    for word in (*tokens_with_a_meaning(chat).values(), "<action>", "</action>", "<Remark >", "</remark>"):
+        for cut in range(1, len(word)):
+            text = chat.clean(f"a {word[:cut]}") + chat.clean(f"{word[cut:]} b")
+            assert control(chat, chat.opening(text)) == harmless
+            assert not holds_a_tag(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_message_that_nobody_cleaned_makes_no_control_tokens(chats: dict[str, Chat], name: str) -> None:
     """What an agent's own template puts together; marks such as <think> it may mean as such."""
     chat = chats[name]
@@ -336,13 +347,26 @@ def test_no_prompt_of_a_trial_has_more_control_tokens_for_what_was_said(
     assert SAID in hostile.turns[0].text
     assert [turn.phase for turn in hostile.turns] == [turn.phase for turn in harmless.turns]
     assert all(turn.valid for turn in hostile.turns)
-    sampled: list[tuple[int, ...]] = []
-    for turn, other in zip(hostile.turns, harmless.turns, strict=True):
-        own = tuple(turn.prompt_ids)
-        for reply in sampled if context != "turn" else []:
-            own = without(own, reply)  # what the model itself sampled stays as it was sampled
-        assert control(chat, own) == control(chat, tuple(other.prompt_ids))
-        sampled.append(tuple(turn.sampled_ids))
+    for found, expected in zip(said_to_the_model(hostile), said_to_the_model(harmless), strict=True):
+        assert control(chat, found) == control(chat, expected)
+        assert tags(chat, found) == tags(chat, expected)
+
+
+def said_to_the_model(trial: Trial) -> list[tuple[int, ...]]:
+    """Each prompt, without what the model itself sampled: that stays as it was sampled in a chat that goes on."""
+    prompts: list[tuple[int, ...]] = []
+    for number, turn in enumerate(trial.turns):
+        prompt = tuple(turn.prompt_ids)
+        for earlier in trial.turns[:number]:
+            if turn.prompt_ids[: len(earlier.ids)] == earlier.ids:
+                prompt = without(prompt, tuple(earlier.sampled_ids))
+        prompts.append(prompt)
+    return prompts
+
+
+def tags(chat: Chat, ids: tuple[int, ...]) -> list[str]:
+    """Our tags in the text of `ids`, in order."""
+    return re.findall(r"</?(?:action|remark)", chat.tokenizer.decode(ids))
 
 
 def without(ids: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:

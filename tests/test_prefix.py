@@ -23,7 +23,7 @@ def common(left: Sequence[int], right: Sequence[int]) -> int:
 def cached(turns: Sequence[Turn]) -> list[int]:
     """For each prompt, how many of its tokens begin an earlier prompt, or one with the reply to it."""
     return [
-        max((common(turn.prompt_ids, [*earlier.prompt_ids, *earlier.sampled_ids]) for earlier in turns[:i]), default=0)
+        max((common(turn.prompt_ids, earlier.ids) for earlier in turns[:i]), default=0)
         for i, turn in enumerate(turns)
     ]
 
@@ -72,7 +72,7 @@ def test_in_a_chat_that_goes_on_all_but_the_news_is_an_earlier_prompt_and_its_re
     turns = group(env, context="trial")
     for before, turn in itertools.pairwise(turns):
         if turn.prompt_ids != turns[0].prompt_ids:
-            known = [*before.prompt_ids, *before.sampled_ids]
+            known = list(before.ids)
             assert list(turn.prompt_ids[: len(known)]) == known
 
 
