@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration.prompts import trial_seed
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.tasks import read_dataset, seeded_tasks, write_dataset
@@ -198,18 +200,30 @@ def check(
             assert all(math.isfinite(value) for value in record["advantages"])
 
 
+def seeds(numbers: range) -> list[int]:
+    """What a run with the default seed gives the groups of the prompts with these numbers."""
+    return [trial_seed(42, "train", number, sample) for number in numbers for sample in range(4)]
+
+
+def kill_engine() -> int:
+    """Kill the one rollout engine that runs on this machine, as the kernel does where memory is short; its process."""
+    (engine,) = (p for p in psutil.process_iter(["cmdline"]) if "ray::LamerRolloutActor" in " ".join(p.info["cmdline"]))
+    engine.kill()
+    return engine.pid
+
+
 def weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")
 
 
-def test_gigpo_by_turn_is_killed_and_goes_on_at_the_next_task(workshop: Path, tmp_path: Path) -> None:
-    """`lamer_gigpo`, context `turn`: killed after its second step, it resumes with the third."""
+def test_gigpo_by_turn_loses_its_engine_says_so_and_goes_on_at_the_next_task(workshop: Path, tmp_path: Path) -> None:
+    """`lamer_gigpo`, context `turn`: its engine is killed after its second step; it resumes with the third."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
+        *("--ckpt.save_steps", "1", "--ckpt.load_enable", "--lamer.max_concurrent_trials", "8"),
     ]
     process = start(command, tmp_path)
     deadline = time.monotonic() + LIMIT
@@ -220,16 +234,32 @@ def test_gigpo_by_turn_is_killed_and_goes_on_at_the_next_task(workshop: Path, tm
         assert process.poll() is None, (tmp_path / "log").read_text()[-6000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    stop(process)
-    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    engine = kill_engine()
+    began = time.monotonic()
+    try:
+        assert process.wait(60) == 1
+    finally:
+        stop(process)
+        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    assert time.monotonic() - began < 60
     killed = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
+    told = [line for line in killed.log.splitlines() if line.startswith("openrlhf-lamer: error: ")]
+    assert len(told) == 1
+    assert f"rollout engine 1 of 1 died (process {engine} on " in told[0]
+    assert "It was playing " in told[0]
+    assert told[0].endswith(f"Start the same command again: it goes on from the last checkpoint in {tmp_path}/ckpt.")
     seen = [record["task"]["seed"] for record in killed.records if record["step"] <= 2]
+    assert [record["seed"] for record in killed.records if record["step"] <= 2] == seeds(range(8))
     (tmp_path / "log").unlink()
     (tmp_path / "trials.jsonl").rename(tmp_path / "before.jsonl")
 
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 2, config=LamerConfig(num_episodes=2), env="minesweeper")
     assert [record["step"] for record in run.records] == [3] * 16 + [4] * 16
+    assert [record["seed"] for record in run.records] == seeds(range(8, 16))
+    assert all(0 < status["lamer/prefix_cache_hit_rate"] < 1 for status in run.steps)
+    assert all(0 < status["lamer/concurrent_trials"] <= 8 for status in run.steps)
+    assert all(0 <= status["lamer/idle_slots"] < 1 for status in run.steps)
     later = [record["task"]["seed"] for record in run.records]
     assert len(set(seen)) == len(set(later)) == 8
     assert set(seen) | set(later) == set(range(16))
@@ -305,6 +335,7 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 4, config=LamerConfig(num_episodes=2), env="minesweeper", engine_kl=5e-2)
     assert len({record["task"]["seed"] for record in run.records}) == 16
+    assert [record["seed"] for record in run.records] == seeds(range(16))
     assert "eval/lamer/minesweeper/success@2" in scalars(tmp_path / "tensorboard")
 
 

@@ -108,7 +108,7 @@ class EngineWatch:
                 self._reports[asked.pop(answer)] = time.monotonic(), report
 
     def _notice(self, number: int, error: Exception) -> None:
-        self._death = f"{self._what(number)} ({_first_line(error)}). {self._doing(number)} {self._remedy}"
+        self._death = f"{self._what(number)} ({_cause(error)}). {self._doing(number)} {self._remedy}"
         self._noticed.set()
         self._exit.start()
         # Where the host has found out by itself, the main thread is on its way already.
@@ -143,6 +143,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _cause(error: Exception) -> str:
+    """A line on what an engine died of."""
+    lines = [line.strip() for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # Where it died in its constructor, Ray shows the whole trace, which ends with the reason.
+    return lines[-1 if "creation task" in lines[0] else 0].rstrip(".")
