@@ -34,9 +34,6 @@ OPTIONS = {"size": 3, "mines": 1}
 MODEL = "model.safetensors"
 STEPS = 8
 
-ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-"""The environment as after activating the virtual one: `ray` and `python` are this one's."""
-
 LIMIT = 600
 """Seconds that one wait may take: a failure of the host can be a hang."""
 
@@ -85,7 +82,6 @@ class Nodes:
 
     ray: Any
     address: str
-    dashboard: str
     known: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, **resources: float) -> None:
@@ -93,11 +89,10 @@ class Nodes:
 
     def actors(self) -> list[tuple[str, str, int]]:
         """Class, node and process of every actor that is alive."""
-        from ray.util.state import list_actors
-
         names = {node.node_id: name for name, node in self.known.items()}
-        alive: Any = list_actors(address=self.dashboard, filters=[("state", "=", "ALIVE")], limit=1000)
-        return [(each.class_name, names[each.node_id], each.pid) for each in alive if each.node_id in names]
+        alive = [each for each in self.ray.global_state.actor_table(None).values() if each["State"] == "ALIVE"]
+        at = [(each["ActorClassName"], names.get(each["Address"]["NodeID"]), each["Pid"]) for each in alive]
+        return [(kind, node, pid) for kind, node, pid in at if node]
 
     def of(self, kind: str) -> list[str]:
         """The nodes of all actors whose class is called `kind`."""
@@ -122,12 +117,11 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PATH", ACTIVATED["PATH"])
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         ray: Any = Cluster()
-        ray.add_node(num_cpus=4, num_gpus=0, include_dashboard=True, dashboard_port=0, object_store_memory=200_000_000)
-        nodes = Nodes(ray, ray.address, f"http://{ray.webui_url}", {"head": ray.head_node})
+        ray.add_node(num_cpus=4, num_gpus=0, include_dashboard=False, object_store_memory=200_000_000)
+        nodes = Nodes(ray, ray.address, {"head": ray.head_node})
         nodes.add("first", num_cpus=4, num_gpus=1)
         nodes.add("second", num_cpus=4, num_gpus=1)
         nodes.add("environments", num_cpus=2, num_gpus=0)
@@ -137,7 +131,7 @@ def nodes() -> Iterator[Nodes]:
 
 def command(workshop: Path, folder: Path) -> list[str]:
     return [
-        *("python", "-m", "openrlhf_lamer.cli.train_ppo_ray", "--agent_func", str(AGENT)),
+        *(sys.executable, "-m", "openrlhf_lamer.cli.train_ppo_ray", "--agent_func", str(AGENT)),
         *("--actor.model_name_or_path", str(workshop / "model")),
         *("--data.prompt_dataset", str(workshop / "train.jsonl"), "--lamer.max_turns", "3"),
         *("--lamer.num_episodes", "2"),
@@ -151,7 +145,7 @@ def command(workshop: Path, folder: Path) -> list[str]:
 
 def start(line: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
-        return subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env={**ACTIVATED, **env})
+        return subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **env})
 
 
 def statuses(log: Path) -> dict[int, dict[str, float]]:
@@ -194,14 +188,14 @@ def check(folder: Path, log: Path, steps: range) -> None:
             assert abs(logged[step]["vllm_kl"]) < 1e-2  # a broken weight sync leaves with code 0
 
 
-def test_a_job_survives_the_loss_of_environments_and_is_resumed_after_that_of_its_engine(
+def test_training_survives_the_loss_of_environments_and_is_resumed_after_that_of_its_engine(
     workshop: Path, nodes: Nodes, tmp_path: Path
 ) -> None:
-    """A job is submitted and loses one node, then another; the same command goes on, from a shell of the head."""
+    """Training on the head loses one node, then another; the same command goes on, with a new one."""
     from safetensors.torch import load_file
 
     line, log = command(workshop, tmp_path), tmp_path / "log"
-    job = start(["ray", "job", "submit", "--address", nodes.dashboard, "--", *line], log)
+    job = start(line, log, RAY_ADDRESS=nodes.address)
     assert cluster.find() == nodes.address
     offered = cluster.look(nodes.address)
     assert str(offered) == "2 CPUs, 0 GPUs; 4 CPUs, 0 GPUs; 2 × 4 CPUs, 1 GPUs"
@@ -231,7 +225,7 @@ def test_a_job_survives_the_loss_of_environments_and_is_resumed_after_that_of_it
 
     nodes.add("third", num_cpus=4, num_gpus=1)
     log = tmp_path / "log of the second run"
-    again = start(line, log, RAY_ADDRESS=nodes.address)
+    again = start(line, log)
     assert again.wait(LIMIT) == 0, log.read_text(errors="replace")[-6000:]
     check(tmp_path, log, range(done + 1, STEPS + 1))
     after = {record["task"]["seed"] for record in records(tmp_path / "trials.jsonl")}
