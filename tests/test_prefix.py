@@ -23,8 +23,7 @@ def common(left: Sequence[int], right: Sequence[int]) -> int:
 def cached(turns: Sequence[Turn]) -> list[int]:
     """For each prompt, how many of its tokens begin an earlier prompt, or one with the reply to it."""
     return [
-        max((common(turn.prompt_ids, earlier.ids) for earlier in turns[:i]), default=0)
-        for i, turn in enumerate(turns)
+        max((common(turn.prompt_ids, earlier.ids) for earlier in turns[:i]), default=0) for i, turn in enumerate(turns)
     ]
 
 
