@@ -118,11 +118,7 @@ def seconds(model: Any, rows: Sequence[Row], micro_batch: int) -> float:
 def tokenizer_for(env: str) -> Any:
     """A small tokenizer made of what is said in the game."""
     crude = Chat(build_tokenizer(["x"], 300, LONGEST))
-    corpus = [
-        crude.decode(turn.prompt_ids + turn.sampled_ids)
-        for trial in play(env, crude, "turn", 8, 600, 7)
-        for turn in trial.turns
-    ]
+    corpus = [crude.decode(turn.ids) for trial in play(env, crude, "turn", 8, 600, 7) for turn in trial.turns]
     return build_tokenizer(corpus, 2048, LONGEST)
 
 

@@ -110,7 +110,8 @@ class Chat:
 
 def parse_tag(text: str, tag: str) -> str | None:
     """Content of the one `<tag>…</tag>` in `text`; None if there is none, more than one, or an open end."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-    if len(found) != 1 or text.count(f"<{tag}>") != 1 or text.count(f"</{tag}>") != 1:
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    if text.count(opening) != 1 or text.count(closing) != 1:
         return None
-    return found[0].strip()
+    content, closed, _ = text.partition(opening)[2].partition(closing)
+    return content.strip() if closed else None

@@ -8,11 +8,13 @@ JSON carries a schema version so that old files are refused and not misread.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
+
+from openrlhf_lamer.packed import Logprobs, Tokens
 
 SCHEMA = 1
 
@@ -113,6 +115,8 @@ class Task:
 class Turn:
     """One generation of the model and what the environment made of it.
 
+    Token ids and log-probabilities are packed, whatever sequence they are given as.
+
     Attributes:
         phase: Play or reflection.
         episode: Index of the episode (a reflection belongs to the episode it looks back at).
@@ -132,9 +136,9 @@ class Turn:
     phase: Phase
     episode: int
     index: int
-    prompt_ids: tuple[int, ...]
-    sampled_ids: tuple[int, ...]
-    logprobs: tuple[float, ...] | None
+    prompt_ids: Sequence[int]
+    sampled_ids: Sequence[int]
+    logprobs: Sequence[float] | None
     text: str
     action: str | None
     valid: bool
@@ -142,6 +146,17 @@ class Turn:
     anchor: str
     observation: str
     truncated: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_ids", Tokens(self.prompt_ids))
+        object.__setattr__(self, "sampled_ids", Tokens(self.sampled_ids))
+        if self.logprobs is not None:
+            object.__setattr__(self, "logprobs", Logprobs(self.logprobs))
+
+    @property
+    def ids(self) -> Tokens:
+        """Token ids of the prompt and of what was sampled after it."""
+        return Tokens(self.prompt_ids) + self.sampled_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +258,8 @@ def _adapter(cls: type) -> Any:
 
 
 def _dump(record: Task | Trial) -> str:
-    body = _adapter(type(record)).dump_python(record, mode="json")
-    text = json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"))
+    body = _adapter(type(record)).dump_python(record)
+    text = json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"), default=list)
     # Half of a surrogate pair, as a game's text may have one, can't be written to a file; JSON has an escape for it.
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -6,9 +6,10 @@ the later prompt begins with all ids of the row so far; otherwise a new row begi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from openrlhf_lamer.packed import Tokens
 from openrlhf_lamer.records import Phase, Trial
 
 
@@ -26,14 +27,14 @@ class Span:
     turn: int
     start: int
     end: int
-    logprobs: tuple[float, ...] | None
+    logprobs: Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A token sequence as the engine saw it, and the spans in it that are trained."""
 
-    ids: tuple[int, ...]
+    ids: Tokens
     spans: tuple[Span, ...]
 
     @property
@@ -49,7 +50,7 @@ def trial_rows(trial: Trial, *, train_reflection: bool = True) -> list[Row]:
         trial: A trial without failure.
         train_reflection: Whether reflections are trained; otherwise they stay context at most.
     """
-    rows: list[tuple[tuple[int, ...], list[Span]]] = []
+    rows: list[tuple[Tokens, list[Span]]] = []
     for index, turn in enumerate(trial.turns):
         start = len(turn.prompt_ids)
         end = start + len(turn.sampled_ids)
@@ -57,11 +58,10 @@ def trial_rows(trial: Trial, *, train_reflection: bool = True) -> list[Row]:
         spans = rows[-1][1] if extends else []
         if end > start and (train_reflection or turn.phase is Phase.PLAY):
             spans.append(Span(index, start, end, turn.logprobs))
-        sequence = turn.prompt_ids + turn.sampled_ids
         if extends:
-            rows[-1] = (sequence, spans)
+            rows[-1] = (turn.ids, spans)
         else:
-            rows.append((sequence, spans))
+            rows.append((turn.ids, spans))
     return [Row(ids[: spans[-1].end], tuple(spans)) for ids, spans in rows if spans]
 
 

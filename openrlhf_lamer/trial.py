@@ -129,10 +129,11 @@ class _Player:
         return tuple(episodes)
 
     async def _open(self) -> Session:
-        config = self._config
-        return await self._open_session(
-            self._agent.env_factory(self._task, reward=config.reward, options=config.env_options)
+        config, task = self._config, self._task
+        make = await off_loop(  # the first one imports the environment
+            lambda: self._agent.env_factory(task, reward=config.reward, options=config.env_options), config.env_timeout
         )
+        return await self._open_session(make)
 
     async def _episode(self, session: Session, opening: Opening, earlier: list[Episode]) -> Episode | None:
         """One attempt from the initial state; None if not even its first prompt fits."""

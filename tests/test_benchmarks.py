@@ -47,6 +47,20 @@ def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_
     assert float(one[5]) > float(seven[5])
 
 
+def test_the_event_loop_is_watched_while_trials_play() -> None:
+    pytest.importorskip("transformers")
+    table = run("--env", "sokoban", "--trials", "16", "--tasks", "2", file="loop.py")
+    for text in ("render", "tokenise", "decode", "reset", "step", "lag p50 ms", "in threads"):
+        assert text in table
+
+
+def test_a_batch_takes_some_bytes_a_token_in_the_trainer() -> None:
+    pytest.importorskip("openrlhf")
+    table = run("--trials", "64", file="memory.py")
+    taken = {line.split("│")[1].strip(): line.split("│")[2:5] for line in table.splitlines() if "│" in line}
+    assert int(taken["at the most"][2]) < 70
+
+
 def test_growth_is_noticed(tmp_path: Path) -> None:
     leaky = (
         "import runpy, sys, tempfile\n"

@@ -95,3 +95,9 @@ def test_cleaning_leaves_other_text_alone(chat: Chat) -> None:
 )
 def test_exactly_one_tag_counts(text: str, content: str | None) -> None:
     assert parse_tag(text, "action") == content
+
+
+@pytest.mark.timeout(30)
+def test_a_reply_of_nothing_but_tags_takes_no_time() -> None:
+    assert parse_tag("<action>" * 300_000, "action") is None
+    assert parse_tag("<action>" + "</action " * 300_000, "action") is None

@@ -68,9 +68,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
 
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
-    corpus = [
-        crude.decode(u.prompt_ids + u.sampled_ids) for own in shown(crude, 10).values() for t in own for u in t.turns
-    ]
+    corpus = [crude.decode(u.ids) for own in shown(crude, 10).values() for t in own for u in t.turns]
     chat = Chat(build_tokenizer(corpus, 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
     trials = [trial for own in shown(chat, 100).values() for trial in own]

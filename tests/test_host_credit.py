@@ -42,7 +42,7 @@ def make_trial(rng: random.Random, seed: int, growing: bool, episodes: int = 2) 
         for index in range(rng.randint(1, 3)):
             prompt = tuple(rng.choices(range(1, 50), k=rng.randint(2, 5)))
             if turns and growing:
-                prompt = turns[-1].prompt_ids + turns[-1].sampled_ids + prompt
+                prompt = (*turns[-1].ids, *prompt)
             sampled = tuple(rng.choices(range(50, 60), k=rng.randint(1, 4)))
             logprobs = tuple(-rng.random() for _ in sampled)
             turns.append(

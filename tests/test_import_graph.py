@@ -56,6 +56,7 @@ def test_advantage_reaches_numpy_and_records_alone() -> None:
         assert {module for module in ours if ".advantage" not in module} <= {
             "openrlhf_lamer",
             "openrlhf_lamer.memory",
+            "openrlhf_lamer.packed",
             "openrlhf_lamer.records",
         }
 

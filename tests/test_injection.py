@@ -356,11 +356,11 @@ def said_to_the_model(trial: Trial) -> list[tuple[int, ...]]:
     """Each prompt, without what the model itself sampled: that stays as it was sampled in a chat that goes on."""
     prompts: list[tuple[int, ...]] = []
     for number, turn in enumerate(trial.turns):
-        prompt = turn.prompt_ids
+        prompt = tuple(turn.prompt_ids)
         for earlier in trial.turns[:number]:
-            whole = earlier.prompt_ids + earlier.sampled_ids
-            if turn.prompt_ids[: len(whole)] == whole:
-                prompt = without(prompt, earlier.sampled_ids)
+            whole = (*earlier.prompt_ids, *earlier.sampled_ids)
+            if tuple(turn.prompt_ids[: len(whole)]) == whole:
+                prompt = without(prompt, tuple(earlier.sampled_ids))
         prompts.append(prompt)
     return prompts
 

@@ -110,7 +110,7 @@ class Again:
         self._turns = iter(trial.turns)
 
     async def generate(self, request: Request) -> Generation:
-        return Generation(next(self._turns).sampled_ids, None, truncated=False)
+        return Generation(tuple(next(self._turns).sampled_ids), None, truncated=False)
 
 
 @pytest.fixture(scope="module")

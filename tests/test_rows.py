@@ -74,7 +74,7 @@ def test_every_sampled_token_stands_in_one_span(seed: int, length: int) -> None:
     for index in range(length):
         prompt = tuple(rng.choices(range(3), k=rng.randint(1, 4)))
         if turns and rng.random() < 0.6:
-            prompt = turns[-1].prompt_ids + turns[-1].sampled_ids + prompt
+            prompt = (*turns[-1].ids, *prompt)
         turns.append(turn(prompt, tuple(rng.choices(range(90, 99), k=rng.randint(0, 4))), index=index))
     rows = trial_rows(trial_of(*turns))
     assert sampled_tokens(rows) == sum(len(item.sampled_ids) for item in turns)

@@ -144,7 +144,7 @@ def test_sampled_ids_stand_in_later_prompts_as_sampled(play: Play, chat: Chat, c
     trial = play(RandomPolicy(chat, 3), num_episodes=2, context=context, seed=4)
     turns = trial.turns
     for earlier, later in itertools.pairwise(turns):
-        whole = earlier.prompt_ids + earlier.sampled_ids
+        whole = earlier.ids
         continues = later.prompt_ids[: len(whole)] == whole
         begins_episode = later.episode != earlier.episode
         assert continues == (context == "trial" or (context == "episode" and not begins_episode))

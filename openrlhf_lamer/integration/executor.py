@@ -9,6 +9,7 @@ long as the trial is a single row.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import Any
 
@@ -73,6 +74,7 @@ class LamerExecutor(AgentExecutorBase):
         key = tokenizer.name_or_path
         if key not in self._chats:
             self._chats[key] = Chat(tokenizer)
+            freeze_heap()
         return self._chats[key]
 
     def _response(self, prompt: str, label: str, trial: Trial) -> dict[str, Any]:
@@ -101,6 +103,15 @@ class LamerExecutor(AgentExecutorBase):
             "action_ranges": [(span.start, span.end) for span in row.spans],
             "rollout_log_probs": logprobs,
         }
+
+
+def freeze_heap() -> None:
+    """Take all that is loaded by now out of the garbage collector's sight.
+
+    It stays anyway, and to go through it takes some tenths of a second, in which the event loop stands still.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def executor_class(agent: Agent) -> type[LamerExecutor]:

@@ -97,7 +97,7 @@ class RowBatch:
 
 def row_experience(row: Row, *, filler: bool = False) -> Experience:
     """One row as the host's Experience with a batch dimension of 1; a filler has an empty action mask."""
-    sequences = torch.tensor(row.ids, dtype=torch.long)
+    sequences = torch.from_numpy(np.array(row.ids, dtype=np.int64))
     mask = torch.zeros(len(row.ids) - 1, dtype=torch.long)
     logprobs = torch.zeros(len(row.ids) - 1, dtype=torch.float32)
     known = all(span.logprobs is not None for span in row.spans)
@@ -105,7 +105,7 @@ def row_experience(row: Row, *, filler: bool = False) -> Experience:
         for span in row.spans:
             mask[span.start - 1 : span.end - 1] = 1
             if span.logprobs is not None:
-                logprobs[span.start - 1 : span.end - 1] = torch.tensor(span.logprobs)
+                logprobs[span.start - 1 : span.end - 1] = torch.from_numpy(np.array(span.logprobs, dtype=np.float32))
     fields: dict[str, Any] = {
         "sequences": sequences.unsqueeze(0),
         "attention_mask": torch.ones_like(sequences).unsqueeze(0),

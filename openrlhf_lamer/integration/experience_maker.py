@@ -62,19 +62,23 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         args = self.strategy.args
         ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
         ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
-        shortest = min(rows.rows, key=lambda row: len(row.ids))
-        singles = [row_experience(row) for row in rows.rows]
-        singles += [row_experience(shortest, filler=True) for _ in range(rows.filled)]
         earned = torch.tensor([trial.scalar_return(self.config.gamma_traj) for trial in batch.trials])
-        for position, single in enumerate(singles):
-            reward = earned[rows.owner[position]] if position < len(rows.rows) else torch.zeros(())
-            single.index = [position]
-            single.rewards = reward.reshape(1)
-            single.info = {"reward": reward.reshape(1)}
-        by_length = sorted(singles, key=lambda single: single.sequences.shape[1])
+        lengths = [len(row.ids) for row in rows.rows]
+        shortest = rows.rows[int(np.argmin(lengths))]
+
+        def single(position: int) -> Experience:
+            real = position < len(rows.rows)
+            experience = row_experience(rows.rows[position] if real else shortest, filler=not real)
+            reward = earned[rows.owner[position]] if real else torch.zeros(())
+            experience.index = [position]
+            experience.rewards = reward.reshape(1)
+            experience.info = {"reward": reward.reshape(1)}
+            return experience
+
+        by_length = np.argsort([*lengths, *[min(lengths)] * rows.filled], kind="stable").tolist()
         size = args.rollout.micro_batch_size
         return [
-            Experience.concat_experiences(own[start : start + size], self.tokenizer.pad_token_id)
+            Experience.concat_experiences(list(map(single, own[start : start + size])), self.tokenizer.pad_token_id)
             for own in (by_length[rank::ranks] for rank in range(ranks))
             for start in range(0, len(own), size)
         ]

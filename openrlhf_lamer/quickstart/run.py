@@ -138,7 +138,7 @@ def _chat(agent: Agent, settings: Settings) -> Chat:
         max_new_tokens=4096,
         max_length=1 << 20,
     )
-    corpus = [crude.decode(turn.prompt_ids + turn.sampled_ids) for trial in trials for turn in trial.turns]
+    corpus = [crude.decode(turn.ids) for trial in trials for turn in trial.turns]
     return Chat(build_tokenizer(corpus, settings.vocabulary, settings.max_length))
 
 
