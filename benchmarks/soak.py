@@ -8,18 +8,16 @@ A trainer actor dispatches tasks to it, turns each batch into rows and credits t
 them are made up too. The driver asks for one batch after the other. Now and then the engine raises or says
 nothing of use, and an environment raises or hangs.
 
-Printed is each process's private memory: not what it shares with Ray's object store, and not what is free and
-kept by the allocator, which in a process with many threads sways by tens of megabytes. It may grow by 5% from the
-first fifth of the run to its end. What is held against that is a robust slope (Theil and Sen's), by the lower end
-of its 95% interval, so that a short run fails for a leak and not for noise. Exit 1 if it grows, or if trials were
-lost.
+Printed is each process's private memory, without what it shares with Ray's object store. The processes have the
+allocator's setting that the launcher gives them. Memory may grow by 5% from the first fifth of the run to its end.
+What is held against that is a robust slope (Theil and Sen's), by the lower end of its 95% interval, so that a short
+run fails for a leak and not for noise. Exit 1 if it grows, or if trials were lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import os
 import random
@@ -46,6 +44,7 @@ from openrlhf_lamer.envs import Step, Task
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.integration.launcher import MEMORY_ENV
 from openrlhf_lamer.quickstart.model import build_tokenizer
 
 GROUP = 8
@@ -205,9 +204,8 @@ class Trainer:
 
 
 def private() -> float:
-    """Megabytes of this process that are in use and shared with no other."""
+    """Megabytes of this process that it shares with no other."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
@@ -236,7 +234,13 @@ def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], 
     corpus = [path.read_text("utf-8") for path in sorted(PROMPTS.rglob("*.j2"))]
     tokenizer = build_tokenizer(corpus, 2000, MAX_LENGTH)
     # Exactly one batch in flight: a small store is enough, and one that is not emptied soon overflows.
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20)
+    ray.init(
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+        runtime_env={"env_vars": MEMORY_ENV},
+    )
     try:
         rollout_class: Any = ray.remote(num_cpus=1)(Rollout)
         rollout: Any = rollout_class.options(max_concurrency=1000).remote()

@@ -29,6 +29,10 @@ from openrlhf_lamer.integration.watch import GRACE_SECONDS, EngineDiedError, Eng
 HOST_ENV = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 """What the host sets in `ray.init`; it does so no longer once Ray is up, so we do."""
 
+MEMORY_ENV = {"MALLOC_ARENA_MAX": "2"}
+"""Otherwise a process with many threads, as rollout engines are, keeps more and more freed memory: glibc gives each
+thread a heap of its own, and their holes add up (`make soak` shows it)."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -157,7 +161,7 @@ def _cluster_has_cuda() -> bool:
 
 
 def _worker_env(plan: Plan) -> dict[str, str]:
-    env = {key: os.environ.get(key, value) for key, value in HOST_ENV.items()}
+    env = {key: os.environ.get(key, value) for key, value in (HOST_ENV | MEMORY_ENV).items()}
     if plan.cpu:
         env |= cpu.worker_env()
     return env | {ENV_VAR: plan.line.config.to_env()}
