@@ -113,7 +113,7 @@ def arguments(workshop: Path, folder: Path, env: str, *more: str) -> list[str]:
         *("--data.prompt_dataset", str(workshop / env)),
         *("--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--rollout.micro_batch_size", "4"),
         *("--train.batch_size", "16", "--train.micro_batch_size", "4", "--rollout.max_new_tokens", "48"),
-        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-3"),
+        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-4"),
         *("--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "ckpt")),
         *("--lamer.trials", str(folder / "trials.jsonl")),
         *more,
@@ -326,7 +326,7 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo", "--actor.adam.lr", "1e-4"),
+        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo"),
         *("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "8"),
         *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
