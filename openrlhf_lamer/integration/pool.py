@@ -145,15 +145,7 @@ class Worker:
     """This process's end of a worker: one call at a time, each with its time limit."""
 
     def __init__(self, timeout: float) -> None:
-        import ray
-
-        if not ray.is_initialized():
-            # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
-            ray.init(address=cluster.find() or "local", include_dashboard=False)
-        # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
-        # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
-        options = {"num_cpus": 0.1, "scheduling_strategy": "SPREAD"}
-        self._actor: Any = ray.remote(**options)(Environments).remote()
+        self._actor: Any = None
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._started = False
@@ -181,10 +173,20 @@ class Worker:
             return await self._answer(getattr(self._actor, method).remote(*arguments), self._timeout)
 
     async def _start(self) -> None:
-        """Wait for the process. If none comes up, those who wait are told, and don't try one after the other."""
+        """Start the process. If none comes up, those who wait are told, and don't try one after the other."""
+        import ray
+
+        if not ray.is_initialized():
+            # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
+            ray.init(address=cluster.find() or "local", include_dashboard=False)
+        # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
+        # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
+        worker = ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Environments)
         try:
+            self._actor = await off_loop(worker.remote, START_SECONDS)  # the first one takes tenths of a second
             await self._answer(self._actor.ready.remote(), START_SECONDS)
         except TimeoutError as error:
+            self.alive = False
             self._start_error = TimeoutError(
                 f"Ray started no environment worker within {START_SECONDS:g} s: has the cluster a free CPU?"
             )
