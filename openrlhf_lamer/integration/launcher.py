@@ -197,7 +197,7 @@ def _check_resources(plan: Plan, found: Cluster) -> None:
         )
     if found.cpus <= plan.gpus:
         raise ConfigError(
-            f"the host takes {plan.gpus} CPUs along with its GPUs, and the trainer and the environments want more, "
+            f"the host takes {plan.gpus} CPUs along with its GPUs, and its queues and slow environments want more, "
             f"but Ray has {found.cpus} ({found}): start its nodes with more `--num-cpus`"
         )
 
@@ -211,6 +211,7 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     import openrlhf.trainer.ray.ppo_critic as host_critic
     import openrlhf.trainer.ray.vllm_engine as host_engine
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from openrlhf_lamer.integration.actors import LamerCriticActor, LamerPolicyActor
     from openrlhf_lamer.integration.rollout import CALLS, LamerRolloutActor
@@ -221,13 +222,20 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
         watch.begin(engines)
         return engines
 
+    # Ray would put the trainers on any node that has a free CPU, and the loss of that node would end the run. Here they
+    # are where the run ends anyway.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    with_driver: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
+
     def placed(base: type) -> Any:
-        return ray.remote(type(base.__name__, (base,), {"config": plan.line.config, "estimator": plan.estimator}))
+        cls = type(base.__name__, (base,), {"config": plan.line.config, "estimator": plan.estimator})
+        return ray.remote(**with_driver)(cls)
 
     engine_options: dict[str, Any] = {"max_concurrency": CALLS}
     host_trainer.PPOTrainer = placed(LamerTrainer)
     host_async.TrainingActor = placed(LamerTrainingActor)
     host_async.GenerateSamplesActor = placed(LamerGenerateSamplesActor)
+    host_async.PPOTrainerAsync = host_async.PPOTrainerAsync.options(**with_driver)
     host_actor.PolicyModelActor = ray.remote(num_gpus=1)(LamerPolicyActor)
     host_engine.RolloutRayActor = ray.remote(**engine_options)(LamerRolloutActor)
     host_ray.create_vllm_engines = create_watched
