@@ -236,5 +236,5 @@ class TestCommands:
         agent = ("--agent-func", "openrlhf_lamer.agents.sokoban")
         result = command(*common, "minesweeper/3-mines", *agent)
         assert result.exit_code == 2
-        assert "tasks of minesweeper, but --agent-func plays sokoban" in result.output
+        assert "tasks of minesweeper, but openrlhf_lamer.agents.sokoban plays sokoban" in result.output
         assert "no config.json" in command(*common, "sokoban/2-boxes", *agent).output

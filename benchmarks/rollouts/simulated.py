@@ -13,9 +13,11 @@ import itertools
 import math
 import selectors
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from openrlhf_lamer.offload import Offload, off_loop
 
 T = TypeVar("T")
 
@@ -46,14 +48,26 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
-        future = super().run_in_executor(executor, func, *args)
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold the clock: something is being computed in a thread."""
         self._clock.threads += 1
-        future.add_done_callback(self._returned)
-        return future
+        try:
+            yield
+        finally:
+            self._clock.threads -= 1
 
-    def _returned(self, future: Any) -> None:
-        self._clock.threads -= 1
+
+class _Offload(Offload):
+    """What the rollout computes off the loop, with the clock held meanwhile."""
+
+    async def __call__(self, function: Callable[[], T], seconds: float) -> T:
+        loop = asyncio.get_running_loop()
+        with loop.still() if isinstance(loop, _Loop) else contextlib.nullcontext():
+            return await super().__call__(function, seconds)
+
+
+off_loop.__class__ = _Offload  # the one that everything calls
 
 
 @dataclass(frozen=True)
