@@ -39,6 +39,10 @@ OPTIONS = {"size": 3, "mines": 1}
 ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 """The environment as after activating the virtual one: `python` is this interpreter."""
 
+SEED = 7
+"""The seed of all runs. It sets the order of tasks, and in some orders the learning rate breaks so small a model: its
+replies may then differ between engine and trainer for other reasons than weights that were not sent."""
+
 LIMIT = 600
 """Seconds that one run may take: a failure of the host can be a hang."""
 
@@ -113,8 +117,8 @@ def arguments(workshop: Path, folder: Path, env: str, *more: str) -> list[str]:
         *("--data.prompt_dataset", str(workshop / env)),
         *("--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--rollout.micro_batch_size", "4"),
         *("--train.batch_size", "16", "--train.micro_batch_size", "4", "--rollout.max_new_tokens", "48"),
-        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-4"),
-        *("--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "ckpt")),
+        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-3"),
+        *("--train.seed", str(SEED), "--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "ckpt")),
         *("--lamer.trials", str(folder / "trials.jsonl")),
         *more,
     ]
@@ -200,8 +204,8 @@ def check(
 
 
 def seeds(numbers: range) -> list[int]:
-    """What a run with the default seed gives the groups of the prompts with these numbers."""
-    return [trial_seed(42, "train", number, sample) for number in numbers for sample in range(4)]
+    """What a run gives the groups of the prompts with these numbers."""
+    return [trial_seed(SEED, "train", number, sample) for number in numbers for sample in range(4)]
 
 
 def kill_engine() -> int:
@@ -326,7 +330,7 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo"),
+        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo", "--actor.adam.lr", "1e-4"),
         *("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "8"),
         *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
