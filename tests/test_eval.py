@@ -73,7 +73,7 @@ def test_every_job_is_played_once_and_comes_back_in_order(tmp_path: Path, concur
     assert player.played == JOBS
     assert player.most == min(concurrency, len(JOBS))
     assert sorted(keys(read_trials(tmp_path / "run"))) == sorted(keys(trials))
-    assert read_settings(tmp_path / "run") == {"version": __version__, **SETTINGS}
+    assert read_settings(tmp_path / "run")[0] == {"version": __version__, **SETTINGS}
 
 
 def test_a_finished_run_plays_nothing_and_a_larger_one_the_rest(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ def report(
     from rich.console import Console
     from rich.text import Text
 
-    from openrlhf_lamer.evaluation.outcomes import RunError, read_runs
+    from openrlhf_lamer.evaluation.outcomes import read_runs
     from openrlhf_lamer.evaluation.report import build
+    from openrlhf_lamer.evaluation.run import RunError
     from openrlhf_lamer.evaluation.tables import long_csv
 
     if as_markdown + as_csv + as_json > 1:

@@ -13,11 +13,8 @@ from typing import Any
 
 from openrlhf_lamer import metrics
 from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.evaluation.run import RunError, read_settings
 from openrlhf_lamer.records import Failure, Phase, SchemaError, Task, Trial
-
-
-class RunError(ValueError):
-    """What was given as a run is none; the message says what mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +180,10 @@ def _source(argument: str) -> _Source:
     if not trials.is_file():
         what = "holds no trials.jsonl" if path.is_dir() else "is not there"
         raise RunError(f"{path} {what}; give a folder that `eval --out` made, or a file of trials")
-    described, settings, expected = trials.with_name("run.json"), {}, None
-    if trials.name == "trials.jsonl" and described.is_file():
-        try:
-            body = json.loads(described.read_text("utf-8"))
-            settings, expected = dict(body["settings"]), body.get("trials")
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise RunError(f"{described} describes no run ({error!r}); mend it, or remove it") from error
-    named = settings.get("label")
-    return _Source(label or (str(named) if named else None), trials.resolve(), settings, expected)
+    settings, expected = {}, None
+    if trials.name == "trials.jsonl" and trials.with_name("run.json").is_file():
+        settings, expected = read_settings(trials.parent)
+    return _Source(label, trials.resolve(), settings, expected)
 
 
 def _labels(sources: Sequence[_Source]) -> list[str]:

@@ -134,14 +134,14 @@ def read_trials(folder: Path) -> list[Trial]:
     return [trial for trial, _ in _parse(path)]
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a run; raises `RunError` where the folder has none."""
+def read_settings(folder: Path) -> tuple[dict[str, Any], int]:
+    """The settings of a run, and how many trials it has in all; raises `RunError` where the folder has none."""
     path = folder / "run.json"
     try:
         found = json.loads(path.read_text("utf-8"))
         if found["schema"] != SCHEMA:
             raise RunError(f"{path} is of schema {found['schema']}; this version of openrlhf-lamer reads {SCHEMA}")
-        return found["settings"]
+        return dict(found["settings"]), int(found["trials"])
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; give a folder that `openrlhf-lamer eval --out` made") from error
     except (ValueError, LookupError, TypeError) as error:
@@ -176,7 +176,7 @@ def _agree(folder: Path, settings: Mapping[str, Any], trials: int) -> None:
     """See that the folder is this run's, or make it so."""
     mine = json.loads(json.dumps({"version": __version__, **settings}))
     if (folder / "run.json").is_file():
-        theirs = read_settings(folder)
+        theirs, _ = read_settings(folder)
         if different := list(_differences(theirs, mine)):
             raise RunError(
                 f"{folder} holds a run with other settings: {'; '.join(different)}. "

@@ -19,7 +19,7 @@ import typer
 from plans import EXPERIMENTS, Setup, plan
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.evaluation.outcomes import RunError
+from openrlhf_lamer.evaluation.run import RunError
 
 NAMES = [*EXPERIMENTS, budget.NAME]
 

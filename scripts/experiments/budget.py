@@ -15,8 +15,8 @@ from plans import PANELS, TITLES, Setup, Training
 from tables import Folders, page, paper
 
 from openrlhf_lamer.evaluation import viewer
-from openrlhf_lamer.evaluation.outcomes import RunError
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
+from openrlhf_lamer.evaluation.run import RunError
 from openrlhf_lamer.evaluation.statistics import Estimate, share
 from openrlhf_lamer.evaluation.tables import Table
 from openrlhf_lamer.records import SchemaError

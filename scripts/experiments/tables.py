@@ -12,8 +12,9 @@ from typing import Any
 
 from plans import Cell, Evaluation, Experiment, Setup
 
-from openrlhf_lamer.evaluation.outcomes import Run, RunError, read_runs
+from openrlhf_lamer.evaluation.outcomes import Run, read_runs
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
+from openrlhf_lamer.evaluation.run import RunError
 from openrlhf_lamer.evaluation.statistics import NOTHING, Estimate, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table
 
