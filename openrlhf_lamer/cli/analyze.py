@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import entries_of
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.reflections import Reflections
@@ -65,7 +66,7 @@ def analyze(
 
     if as_json and as_csv:
         fail("give either --json or --csv")
-    read = {name: _entries(run) for name, run in _names(runs).items()}
+    read = {name: entries_of(run) for name, run in _names(runs).items()}
     several = len({entry.trial.task.env for entries in read.values() for entry in entries}) > 1
     columns: dict[str, Reflections] = {}
     for name, entries in read.items():
@@ -91,22 +92,6 @@ def _names(runs: list[Path]) -> dict[str, Path]:
     return {
         "/".join(parts[shared:] if len(runs) > 1 else parts[-1:]): run for parts, run in zip(folders, runs, strict=True)
     }
-
-
-def _entries(run: Path) -> list[Entry]:
-    """The trials of a file, or of `trials.jsonl` in a run's folder."""
-    from openrlhf_lamer.evaluation import viewer
-    from openrlhf_lamer.records import SchemaError
-
-    file = run / "trials.jsonl" if run.is_dir() else run
-    try:
-        with file.open(encoding="utf-8") as lines:
-            entries = viewer.read(lines)
-    except (OSError, UnicodeDecodeError, SchemaError) as error:
-        fail(f"{file}: {error}")
-    if not entries:
-        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval` wrote")
-    return entries
 
 
 def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterator[tuple[str, list[Entry], int | None]]:

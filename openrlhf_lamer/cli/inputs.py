@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer.cli.errors import fail
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.evaluation.viewer import Entry
 
 
 def environment(named: str) -> str:
@@ -31,6 +35,22 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         fail(f"{flag} {text!r} is not a JSON object, such as '{{\"mines\": 4}}'")
     return value
+
+
+def entries_of(run: Path) -> list[Entry]:
+    """The trials of a file, or of `trials.jsonl` in a run's folder."""
+    from openrlhf_lamer.evaluation import viewer
+    from openrlhf_lamer.records import SchemaError
+
+    file = run / "trials.jsonl" if run.is_dir() else run
+    try:
+        with file.open(encoding="utf-8") as lines:
+            entries = viewer.read(lines)
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        fail(f"{file}: {error}")
+    if not entries:
+        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval --out` wrote")
+    return entries
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import entries_of
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.viewer import Decode
@@ -33,16 +34,8 @@ def view(
     `trials.html#trial=3&won=2`.
     """
     from openrlhf_lamer.evaluation import viewer
-    from openrlhf_lamer.records import SchemaError
 
-    file = file / "trials.jsonl" if file.is_dir() else file
-    try:
-        with file.open(encoding="utf-8") as lines:
-            entries = viewer.read(lines)
-    except (OSError, UnicodeDecodeError, SchemaError) as error:
-        fail(f"{file}: {error}")
-    if not entries:
-        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval --out` wrote")
+    entries = entries_of(file)
     text = viewer.page(entries, file.name, None if tokenizer is None else _decoder(tokenizer))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
