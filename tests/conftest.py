@@ -24,6 +24,8 @@ from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.trial import run_trial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models here are tiny: more threads wait for each other, and on a machine that is busy for very long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CORPUS = [
     "You are playing MineSweeper. Row 1: ? ? . 1 * The board now: <action>(1, 2)</action> <remark>a mine</remark>",

@@ -41,7 +41,6 @@ LIMIT = 600
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model that speaks the game's format, and tasks for all steps."""
-    import torch
 
     from openrlhf_lamer.agents import load_agent
     from openrlhf_lamer.chat import Chat
@@ -67,10 +66,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turns = (turn for trial in shown(crude, 10) for turn in trial.turns)
     chat = Chat(build_tokenizer([crude.decode(turn.ids) for turn in turns], 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other, on a machine that is busy for very long
     imitate(model, shown(chat, 100) * 4, batch_tokens=4096, learning_rate=8e-3, seed=0)
-    torch.set_num_threads(threads)
     save(model, chat.tokenizer, folder / "model")
     write_dataset(folder / "train.jsonl", seeded_tasks(ENV, "train", 4 * STEPS, options=OPTIONS))
     return folder
