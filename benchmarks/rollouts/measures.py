@@ -143,8 +143,8 @@ def sync_cost(stage: Stage, size: Size, seed: int) -> Cost:
 
 
 def async_cost(stage: Stage, size: Size, seed: int) -> Cost:
-    """Batch after batch of each, with as many slots as LaMer's batch has trials; seconds at the mean speed."""
-    slots = size.tasks * size.samples
+    """Batch after batch of each, with half as many slots as LaMer's batch has trials; seconds at the mean speed."""
+    slots = size.tasks * size.samples // 2
 
     def batch(batches: Sequence[Sequence[Record]], episodes: int) -> Batch:
         player = size.player(episodes)
