@@ -108,7 +108,7 @@ class Task:
     @classmethod
     def from_json(cls, text: str) -> Task:
         """Read a task; raises `SchemaError` where `text` is not one."""
-        return _load(cls, text)
+        return _load(cls, text)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +247,11 @@ class Trial:
     @classmethod
     def from_json(cls, text: str) -> Trial:
         """Read a trial; raises `SchemaError` where `text` is not one."""
+        return _load(cls, text)[0]
+
+    @classmethod
+    def from_line(cls, text: str) -> tuple[Trial, dict[str, Any]]:
+        """Read a trial, and what was written beside its own fields; raises `SchemaError` likewise."""
         return _load(cls, text)
 
 
@@ -264,7 +269,8 @@ def _dump(record: Task | Trial) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _load(cls: type[T], text: str) -> T:
+def _load(cls: type[T], text: str) -> tuple[T, dict[str, Any]]:
+    """A record, and what else its line says."""
     kind = cls.__name__.lower()
     try:
         body = json.loads(text)
@@ -275,7 +281,8 @@ def _load(cls: type[T], text: str) -> T:
     version = body.pop("schema")
     if version != SCHEMA:
         raise SchemaError(f"a {kind} of schema {version}; this version of openrlhf-lamer reads schema {SCHEMA}")
+    own = {key: body.pop(key) for key in cls.__dataclass_fields__ if key in body}
     try:
-        return _adapter(cls).validate_python({k: v for k, v in body.items() if k in cls.__dataclass_fields__})
+        return _adapter(cls).validate_python(own), body
     except ValueError as error:
         raise SchemaError(f"not a {kind}: {error}") from error

@@ -59,8 +59,7 @@ def each(lines: Iterable[str]) -> Iterator[Entry]:
 
 
 def _entry(line: str) -> Entry:
-    trial = Trial.from_json(line)
-    beside = json.loads(line)
+    trial, beside = Trial.from_line(line)
     step, group = (beside.get(key) for key in ("step", "group"))
     return Entry(
         trial,
