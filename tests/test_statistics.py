@@ -11,11 +11,11 @@ from scipy.stats import binom, binomtest
 
 from openrlhf_lamer.evaluation import statistics
 from openrlhf_lamer.evaluation.statistics import (
+    Estimate,
     Samples,
     difference,
     mcnemar,
     pass_at_k,
-    proportion,
     share,
     success,
     won,
@@ -23,6 +23,12 @@ from openrlhf_lamer.evaluation.statistics import (
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Stop, Task, Trial
 
 TASKS = 128
+
+
+def proportion(successes: int, total: int) -> Estimate:
+    """A share of independent trials with its plain Wilson interval."""
+    value = successes / total if total else math.nan
+    return Estimate(value, *statistics._wilson(successes, total), total, "%")
 
 
 def samples(values: np.ndarray) -> Samples:

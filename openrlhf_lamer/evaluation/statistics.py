@@ -97,11 +97,6 @@ def success(trials: Iterable[Played], attempts: int) -> Estimate:
     return share([won(trials, attempts)])
 
 
-def proportion(successes: int, total: int) -> Estimate:
-    """A share of independent trials with its Wilson score interval; of nothing, the interval is [0, 1]."""
-    return Estimate(successes / total if total else math.nan, *_wilson(successes, total), total, "%")
-
-
 def share(runs: Sequence[Samples]) -> Estimate:
     """The mean of values that are 0 or 1, over the tasks that one run or the pooled runs of a method played.
 
