@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.eval import RESULT, describe_panel, open_player, stop, tasks_and_agent
+from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, tasks_and_agent
 from openrlhf_lamer.cli.inputs import progress
 
 if TYPE_CHECKING:
@@ -66,12 +66,10 @@ def cross(
     """
     from rich.console import Console
 
-    from openrlhf_lamer.chat import TemplateError
     from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.evaluation.cross import CrossError, cells, play_cross, table
     from openrlhf_lamer.evaluation.players import Sampling
-    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError, make_jobs
-    from openrlhf_lamer.policies import EngineGoneError
+    from openrlhf_lamer.evaluation.run import make_jobs
 
     if as_json and as_csv:
         fail("give either --json or --csv")
@@ -118,13 +116,10 @@ def cross(
                 )
 
     try:
-        found = table(asyncio.run(play()), attempts)
-    except (CrossError, RunError, TemplateError) as error:
+        with leaving(out):
+            found = table(asyncio.run(play()), attempts)
+    except CrossError as error:
         fail(str(error))
-    except (RunStoppedError, EngineGoneError) as error:
-        stop(str(error), 1)
-    except KeyboardInterrupt:
-        stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     elif as_csv:

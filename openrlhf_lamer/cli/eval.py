@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -153,13 +154,11 @@ def evaluate(
     from rich.console import Console
 
     from openrlhf_lamer import envs
-    from openrlhf_lamer.chat import TemplateError
     from openrlhf_lamer.config import ConfigError, LamerConfig
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
-    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError, make_jobs, run, write_json
+    from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
     from openrlhf_lamer.evaluation.summary import solved, summarize, table
-    from openrlhf_lamer.policies import EngineGoneError
 
     if as_json and as_csv:
         fail("give either --json or --csv")
@@ -211,15 +210,8 @@ def evaluate(
             )
             return trials, opened_player.counts_tokens
 
-    try:
-        with progress(f"trials of {agent.env}", len(jobs)) as advance:
-            trials, counts_tokens = asyncio.run(play(advance))
-    except (RunError, TemplateError) as error:
-        fail(str(error))
-    except (RunStoppedError, EngineGoneError) as error:
-        stop(str(error), 1)
-    except KeyboardInterrupt:
-        stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
+    with leaving(out), progress(f"trials of {agent.env}", len(jobs)) as advance:
+        trials, counts_tokens = asyncio.run(play(advance))
     summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
     note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
@@ -233,6 +225,23 @@ def evaluate(
     else:
         console = Console()
         console.print(shown.to_rich(console.width))
+
+
+@contextmanager
+def leaving(out: Path) -> Iterator[None]:
+    """Leave with a message where a run in `out` cannot be made, or cannot go on for now."""
+    from openrlhf_lamer.chat import TemplateError
+    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError
+    from openrlhf_lamer.policies import EngineGoneError
+
+    try:
+        yield
+    except (RunError, TemplateError) as error:
+        fail(str(error))
+    except (RunStoppedError, EngineGoneError) as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
 
 
 def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
@@ -318,7 +327,7 @@ def _hash(content: list[Task] | str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def stop(message: str, code: int) -> NoReturn:
+def _stop(message: str, code: int) -> NoReturn:
     """Leave without a result, by no fault of the command line."""
     typer.echo(f"openrlhf-lamer: {message}", err=True)
     raise typer.Exit(code)
