@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,8 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(180)
 
 ENVIRONMENTS = dict(registry._known)
+
+Execute = Callable[[LamerConfig], Callable[[Task], Coroutine[Any, Any, dict[str, Any]]]]
 
 
 class SlowSokoban(Sokoban):
@@ -454,9 +456,9 @@ def test_workers_stay_out_of_their_engines_placement_group_and_die_with_it(clust
         ray.util.remove_placement_group(group)
 
 
-def test_the_executor_plays_slow_environments_on_workers(
-    cluster: Any, chat: Chat, tokenizer: Any, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def execute(chat: Chat, tokenizer: Any, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """Plays tasks on the real executor of a configuration, with an engine that always goes up."""
     pytest.importorskip("openrlhf")
     from openrlhf_lamer.integration import cpu
 
@@ -469,19 +471,18 @@ def test_the_executor_plays_slow_environments_on_workers(
             ids = chat.encode("<action>up</action>") + chat.end_of_reply
             return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
 
+    def configured(config: LamerConfig) -> Callable[[Task], Coroutine[Any, Any, dict[str, Any]]]:
+        monkeypatch.setenv(ENV_VAR, config.to_env())
+        executor = executor_class(agent)()
+        params = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None)
+        return lambda task: executor.execute("", task.to_json(), params, 9000, tokenizer, Engine())
+
+    return configured
+
+
+def test_the_executor_plays_slow_environments_on_workers(cluster: Any, execute: Execute, tmp_path: Path) -> None:
     config = LamerConfig(env_options={"log": str(tmp_path)}, env_workers=1)
-    monkeypatch.setenv(ENV_VAR, config.to_env())
-    executor = executor_class(agent)()
-    response = asyncio.run(
-        executor.execute(
-            prompt="",
-            label=Task("sokoban", seed=0).to_json(),
-            sampling_params=SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None),
-            max_length=9000,
-            hf_tokenizer=tokenizer,
-            llm_engine=Engine(),
-        )
-    )
+    response = asyncio.run(execute(config)(Task("sokoban", seed=0)))
     assert response["trial"].failure is None
     assert len(response["trial"].episodes) == 3
     (worker,) = resets(tmp_path)
@@ -489,40 +490,18 @@ def test_the_executor_plays_slow_environments_on_workers(
 
 
 def test_a_worker_that_is_killed_costs_a_training_step_one_trial_at_most(
-    cluster: Any,
-    chat: Chat,
-    tokenizer: Any,
-    agent: Agent,
-    maker: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: Any, execute: Execute, maker: Callable[..., Any], tmp_path: Path
 ) -> None:
     """From the executor to rows and advantages; the rest of the fault matrix is in `test_faults.py`."""
-    pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration import cpu
-
-    if not cpu.cuda_available():
-        cpu.install()
-    from openrlhf_lamer.integration.executor import executor_class
     from openrlhf_lamer.integration.experience import TrialExperience
     from openrlhf_lamer.integration.report import batch_metrics
 
-    class Engine:
-        async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
-            ids = chat.encode("<action>up</action>") + chat.end_of_reply
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
-
     options = {"log": str(tmp_path), "breaks": "step:die", "times": 1}
     config = LamerConfig(env_options=options, env_workers=1, retries=0, num_episodes=2)
-    monkeypatch.setenv(ENV_VAR, config.to_env())
-    executor = executor_class(agent)()
-    params = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None)
+    one = execute(config)
 
     async def play() -> list[dict[str, Any]]:
-        labels = [Task("sokoban", seed=seed).to_json() for seed in (0, 1) for _ in range(4)]
-        return await asyncio.gather(
-            *(executor.execute("", label, params, 9000, tokenizer, Engine()) for label in labels)
-        )
+        return await asyncio.gather(*(one(Task("sokoban", seed=seed)) for seed in (0, 1) for _ in range(4)))
 
     made = maker("lamer_gigpo", config=config)
     experiences = made.make_experience_batch([TrialExperience.from_response(each) for each in asyncio.run(play())])
