@@ -13,7 +13,7 @@ import typer
 
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, tasks_and_agent
-from openrlhf_lamer.cli.inputs import progress
+from openrlhf_lamer.cli.inputs import longest, progress
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.cross import Cell
@@ -50,7 +50,10 @@ def cross(
     max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 1024,
-    max_length: Annotated[int, typer.Option(min=2, help="Most tokens of a prompt and its reply.")] = 4096,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Most tokens of a prompt and its reply; by default what the longest prompt needs."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the trials, and of how reflections are shuffled.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder that gets a run for each cell. A table that is there goes on.")],
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 64,
@@ -75,7 +78,9 @@ def cross(
         fail("give either --json or --csv")
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     config = LamerConfig(num_episodes=attempts, max_turns=max_turns, context=context, memory=memory)
-    sampling = Sampling(temperature, 1.0, max_new_tokens, max_length)
+    folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
+    length = longest(agent, config, panel, max_new_tokens, max_length, *folders)
+    sampling = Sampling(temperature, 1.0, max_new_tokens, length)
     opened = {
         name: open_player(
             model,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red"}
@@ -21,6 +22,17 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help="Model to check: a folder, or a name on the Hugging Face hub.")
     ] = None,
+    context: Annotated[
+        Literal["turn", "episode", "trial"], typer.Option(help="--lamer.context of the training.")
+    ] = "turn",
+    num_episodes: Annotated[int, typer.Option(min=1, help="--lamer.num_episodes of the training.")] = 3,
+    max_turns: Annotated[int | None, typer.Option(min=1, help="--lamer.max_turns of the training.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="--rollout.max_new_tokens of the training.")
+    ] = MAX_NEW_TOKENS,
+    max_len: Annotated[
+        int | None, typer.Option(min=2, help="--data.max_len of the training; by default what trials need.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check what a training needs, before it starts: each line with what was found and what to do.
@@ -28,7 +40,8 @@ def doctor(
     Exit code 1 if something is an error; warnings cost time or quality. Nothing is started and nothing written; a
     Ray cluster that is running (RAY_ADDRESS, or one on this machine) is joined for a moment.
     """
-    checks = run(agent_func, model)
+    config = LamerConfig(num_episodes=num_episodes, max_turns=max_turns, context=context)
+    checks = run(agent_func, model, config, max_new_tokens, max_len)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
@@ -37,7 +50,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def run(agent_func: str | None, model: str | None) -> list[Check]:
+def run(
+    agent_func: str | None, model: str | None, config: LamerConfig, max_new_tokens: int, max_len: int | None
+) -> list[Check]:
     """All checks, in the order in which they are shown."""
     from openrlhf_lamer.doctor import data, machine
     from openrlhf_lamer.doctor import model as models
@@ -48,6 +63,10 @@ def run(agent_func: str | None, model: str | None) -> list[Check]:
     if agent_func is not None:
         opened, env = data.agent(agent_func)
         checks.append(opened)
+        if opened.verdict is Verdict.OK:
+            _, folder = models.find(model, offline=True) if model else (None, None)
+            length = None if folder is None else models.context_length(folder)
+            checks.append(data.prompts(agent_func, config, max_new_tokens, given=max_len, model=length))
     checks += data.checks(env)
     if model is not None:
         # CPU mode works offline unless the user says otherwise.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import progress
+from openrlhf_lamer.cli.inputs import longest, progress
 
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
@@ -109,13 +109,14 @@ def evaluate(
         int, typer.Option(min=1, help="Most tokens of a reply.", rich_help_panel=SAMPLING)
     ] = 1024,
     max_length: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=2,
-            help="Most tokens of a prompt and its reply; an attempt that outgrows them is lost. Needs a tokenizer.",
+            help="Most tokens of a prompt and its reply; an attempt that outgrows them is lost. Needs a tokenizer. By "
+            "default what the longest prompt needs, as in training.",
             rich_help_panel=SAMPLING,
         ),
-    ] = 4096,
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(help="Each reply's own seed follows from it, the task and the sample.", rich_help_panel=SAMPLING),
@@ -183,7 +184,8 @@ def evaluate(
         config = LamerConfig.load(flags)
     except ConfigError as error:
         fail(str(error))
-    sampling = Sampling(temperature, top_p, max_new_tokens, max_length)
+    length = longest(agent, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
+    sampling = Sampling(temperature, top_p, max_new_tokens, length)
     opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
     if player is None and envs.lookup(agent.env).slow and not find_spec("ray"):
         fail(f"{agent.env} plays in processes of its own, which need Ray: pip install ray")

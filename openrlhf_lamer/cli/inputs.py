@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from openrlhf_lamer.cli.errors import fail
 
 if TYPE_CHECKING:
+    from openrlhf_lamer.agents import Agent
+    from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.evaluation.viewer import Entry
+    from openrlhf_lamer.records import Task
 
 
 def environment(named: str) -> str:
@@ -63,3 +68,36 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         running = bar.add_task(what, total=total)
         yield lambda: bar.advance(running)
+
+
+def longest(
+    agent: Agent,
+    config: LamerConfig,
+    panel: list[Task],
+    max_new_tokens: int,
+    given: int | None,
+    *models: str | Path | None,
+) -> int:
+    """Most tokens of a prompt and its reply: those that are `given`, or what trials need.
+
+    A length that is too short is told on stderr. `models` are folders that say how much the models take; None
+    where nothing counts tokens.
+    """
+    from openrlhf_lamer import room
+    from openrlhf_lamer.doctor.model import context_length
+
+    folders = [Path(model) for model in models if model]
+    if not folders:
+        return given or room.LEAST
+    options = {json.dumps(task.options, sort_keys=True): task.options for task in panel}
+    limits = [length for length in map(context_length, folders) if length]
+    limit = min(limits, default=None)
+    try:
+        length, warning = room.settle(
+            agent, config, max_new_tokens, options.values(), flag="--max-length", given=given, model=limit
+        )
+    except room.RoomError as error:
+        fail(str(error))
+    if warning:
+        typer.echo(f"openrlhf-lamer: warning: {warning}", err=True)
+    return length

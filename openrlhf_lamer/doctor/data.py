@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from openrlhf_lamer.agents.base import AgentError, load_agent
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import TaskError
+from openrlhf_lamer.room import RoomError, settle
 
 
 def alfworld(data: str | None) -> Check:
@@ -76,6 +78,28 @@ def agent(named: str) -> tuple[Check, str]:
     except Exception as problem:
         return error(name, f"{env}: {type(problem).__name__}: {problem}", "mend the environment"), env
     return ok(name, f"its environment {env} opens"), env
+
+
+def prompts(named: str, config: LamerConfig, max_new_tokens: int, *, given: int | None, model: int | None) -> Check:
+    """Whether the prompts of an agent fit.
+
+    Args:
+        named: The agent.
+        config: Attempts, turns, context and memory.
+        max_new_tokens: Most tokens of a reply.
+        given: What `--data.max_len` will be, None for the default.
+        model: Tokens that the model takes at most, None if unknown.
+    """
+    name = f"prompts in context {config.context}"
+    try:
+        length, short = settle(
+            load_agent(named)[0], config, max_new_tokens, flag="--data.max_len", given=given, model=model
+        )
+    except RoomError as problem:
+        return told(name, Verdict.ERROR, problem)
+    if short:
+        return told(name, Verdict.WARNING, RoomError(short))
+    return ok(name, f"they fit into --data.max_len {length}" + (", the default" if given is None else ""))
 
 
 def checks(env: str = "") -> list[Check]:

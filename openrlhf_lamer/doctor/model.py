@@ -63,6 +63,20 @@ def weights(folder: Path) -> int:
     return sum(file.stat().st_size for file in (*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")))
 
 
+def context_length(folder: Path) -> int | None:
+    """Tokens that a model takes at most, as vLLM reads it from its `config.json`; None if that does not say."""
+    config = _json(folder / "config.json")
+    config = config.get("text_config", config)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    length = config.get("max_position_embeddings")
+    if kind == "yarn":
+        length = scaling.get("original_max_position_embeddings", length)
+    if not isinstance(length, int):
+        return None
+    return length if kind in ("su", "longrope", "llama3") else int(length * (scaling.get("factor") or 1))
+
+
 def load_tokenizer(folder: Path) -> tuple[Check, Any]:
     """The tokenizer of a folder, without the network; None where it can't be loaded."""
     try:

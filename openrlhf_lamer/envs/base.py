@@ -140,6 +140,14 @@ class TextEnv(ABC):
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
         """Least and most that one episode of `max_turns` turns can pay, penalties aside."""
 
+    def long_states(self) -> tuple[Observation, ...]:
+        """States as long as this environment's get, by which the length of prompts is reckoned; see `room`.
+
+        The first is an initial state. The others are those of an attempt that reads much, in turn; where there are
+        none, the first one is every state. By default a text of some 400 tokens.
+        """
+        return (Observation("word " * 400),)
+
     def oracle(self) -> str | None:
         """A good next action from the present state, where one is known."""
         return None

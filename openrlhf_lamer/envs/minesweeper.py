@@ -125,6 +125,10 @@ class MineSweeper(TextEnv):
             return 0.0, SUCCESS_REWARD
         return NO_EFFECT_REWARD * max_turns, CASCADE_REWARD * (max_turns - 1) + SUCCESS_REWARD
 
+    def long_states(self) -> tuple[Observation, ...]:
+        """A board; all are equally long."""
+        return (Observation("\n".join(f"Row {row}: {' '.join('1' * self.size)}" for row in range(1, self.size + 1))),)
+
     def oracle(self) -> str | None:
         """A safe cell, chosen with sight of the mines; blank ones first, which wins in the fewest turns."""
         closed = [] if self._over else [cell for cell, shown in enumerate(self._shown) if shown == CLOSED]

@@ -164,6 +164,10 @@ class Sokoban(TextEnv):
         boxes = BOX_REWARD * self.boxes
         return MOVE_REWARD * moves - boxes, boxes + SUCCESS_REWARD + MOVE_REWARD
 
+    def long_states(self) -> tuple[Observation, ...]:
+        """A board; all are equally long."""
+        return (Observation("\n".join(f"{row}: {' '.join('#' * self.size)}" for row in range(self.size))),)
+
     def oracle(self) -> str | None:
         """The next moves of a solution from here, `moves_per_turn` at most; None where none is known.
 

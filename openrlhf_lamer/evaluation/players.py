@@ -25,6 +25,7 @@ from openrlhf_lamer.policies.endpoint import Server, open_endpoint
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import Trial
+from openrlhf_lamer.room import LEAST
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
 
@@ -41,7 +42,7 @@ class Sampling:
     temperature: float = 0.7
     top_p: float = 1.0
     max_new_tokens: int = 1024
-    max_length: int = 4096
+    max_length: int = LEAST
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from openrlhf_lamer import advantage, envs
+from openrlhf_lamer import advantage, envs, room
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
-from openrlhf_lamer.doctor.model import files
+from openrlhf_lamer.doctor.model import context_length, files, find
 from openrlhf_lamer.integration.credit import credit_config
 from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.flags import CommandLine
@@ -41,8 +43,12 @@ def needs_critic(estimator: str) -> bool:
     return advantage.get(estimator).needs_critic if estimator in advantage.names() else estimator == "gae"
 
 
-def check(line: CommandLine, agent: Agent) -> None:
-    """Refuse what cannot work; raises `ConfigError` for the first problem."""
+def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
+    """Refuse what cannot work; raises `ConfigError` for the first problem.
+
+    Returns:
+        The options that tasks give their environment, each once.
+    """
     _check_model(line)
     _check_estimator(line)
     _check_modes(line)
@@ -50,7 +56,33 @@ def check(line: CommandLine, agent: Agent) -> None:
     _check_sizes(line)
     _check_environment(line, agent)
     _check_rewards(line, agent)
-    _check_data(line, agent)
+    return _check_data(line, agent)
+
+
+def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """What `--data.max_len` is, and a warning where trials don't fit; the warning is empty where they do.
+
+    Args:
+        line: The command line, checked.
+        agent: The agent.
+        options: What tasks say of their environment.
+
+    Raises:
+        ConfigError: See `room.settle`.
+    """
+    _, folder = find(line["actor.model_name_or_path"], offline=True)
+    try:
+        return room.settle(
+            agent,
+            line.config,
+            line["rollout.max_new_tokens"],
+            options,
+            flag="--data.max_len",
+            given=line["data.max_len"],
+            model=None if folder is None else context_length(folder),
+        )
+    except room.RoomError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_model(line: CommandLine) -> None:
@@ -105,10 +137,10 @@ def _check_modes(line: CommandLine) -> None:
 
 
 def _check_lengths(line: CommandLine) -> None:
-    room, reply = line["data.max_len"], line["rollout.max_new_tokens"]
-    if reply >= room:
+    length, reply = line["data.max_len"], line["rollout.max_new_tokens"]
+    if length is not None and reply >= length:
         raise ConfigError(
-            f"--data.max_len {room} holds a prompt and its reply together, so it must exceed "
+            f"--data.max_len {length} holds a prompt and its reply together, so it must exceed "
             f"--rollout.max_new_tokens {reply}"
         )
 
@@ -163,16 +195,18 @@ def _check_rewards(line: CommandLine, agent: Agent) -> None:
         )
 
 
-def _check_data(line: CommandLine, agent: Agent) -> None:
+def _check_data(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     label = line["data.label_key"]
     if not line["data.prompt_dataset"]:
         raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=agent.env)}")
-    rows = check_dataset(
+    found = check_dataset(
         "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent.env
     )
-    if rows < line["rollout.batch_size"]:
-        raise ConfigError(
-            f"--data.prompt_dataset has {rows} tasks, fewer than --rollout.batch_size {line['rollout.batch_size']}"
-        )
-    if line["eval.dataset"]:
-        check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent.env)
+    if found.rows < (batch := line["rollout.batch_size"]):
+        raise ConfigError(f"--data.prompt_dataset has {found.rows} tasks, fewer than --rollout.batch_size {batch}")
+    if not line["eval.dataset"]:
+        return found.options
+    return (
+        *found.options,
+        *check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent.env).options,
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.records import SchemaError, Task
@@ -12,8 +14,21 @@ from openrlhf_lamer.records import SchemaError, Task
 REMEDY = "Make one: openrlhf-lamer prepare tasks --env {env} --split train --num 4096 --out data/{env}"
 
 
-def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -> int:
-    """Check that every row of a dataset holds a task of `env`; returns the number of rows.
+@dataclass(frozen=True)
+class Dataset:
+    """What a dataset holds.
+
+    Attributes:
+        rows: How many tasks.
+        options: The options that its tasks give their environment, each once.
+    """
+
+    rows: int
+    options: tuple[Mapping[str, Any], ...]
+
+
+def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -> Dataset:
+    """Check that every row of a dataset holds a task of `env`.
 
     Args:
         flag: The flag that named it, for the message.
@@ -27,6 +42,7 @@ def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -
     """
     remedy = REMEDY.format(env=env)
     count = 0
+    options: dict[str, Mapping[str, Any]] = {}
     for part in paths.split(","):
         path = Path(part.split("@")[0].strip())
         if not path.exists():
@@ -44,10 +60,11 @@ def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -
                 raise ConfigError(
                     f"{where}: a task of {task.env!r}, but the agent of --agent_func plays {env!r}. {remedy}"
                 )
+            options.setdefault(json.dumps(task.options, sort_keys=True), task.options)
         if not rows:
             raise ConfigError(f"--{flag} {path}: no rows in split {split!r}. {remedy}")
         count += rows
-    return count
+    return Dataset(count, tuple(options.values()))
 
 
 def _rows(path: Path, split: str) -> Iterator[dict[str, str]]:

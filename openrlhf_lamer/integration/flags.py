@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from openrlhf_lamer import room
 from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig
 from openrlhf_lamer.integration.host import host_parser
 
@@ -25,7 +26,7 @@ DEFAULTS: Mapping[str, object] = {
     "ckpt.best_metric_key": "none",
     "data.input_key": "input",
     "data.label_key": "label",
-    "data.max_len": 4096,
+    "data.max_len": None,
     "eval.n_samples_per_prompt": 1,
     "eval.temperature": 0.7,
     "rollout.batch_size": 16,
@@ -35,7 +36,16 @@ DEFAULTS: Mapping[str, object] = {
     "vllm.enable_prefix_caching": True,
     "vllm.num_engines": 1,
 }
-"""Where our defaults differ from the host's: the paper's setting, and what trials need."""
+"""Where our defaults differ from the host's: the paper's setting, and what trials need. `data.max_len` follows from
+the agent and the configuration (`room`)."""
+
+HELP = {
+    "data.max_len": "Most tokens of a prompt and its reply. By default what the longest prompt of a trial needs: it "
+    "follows from the agent, --lamer.context, episodes, turns and --rollout.max_new_tokens, where every attempt uses "
+    "all its turns, states are long, and a reply in the chat counts at a quarter of its limit, but at least at "
+    f"{room.EARLIER} tokens or the limit. Never below {room.LEAST}, nor above what the model takes.",
+}
+"""Help texts of host flags whose defaults are more than a value."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
     flags = {key: _read(key, value) for key, value in values.items() if value is not None}
     parser = host_parser()
     parser.__class__ = _Parser
-    _add_estimators(parser, estimators)
+    _adapt(parser, estimators)
     parser.set_defaults(**{**DEFAULTS, **defaults})
     if "-h" in rest or "--help" in rest:
         _help(parser)
@@ -156,8 +166,10 @@ def _refuse_unknown(rest: Sequence[str]) -> None:
             raise ConfigError(f"{name}: no such option.{hint}")
 
 
-def _add_estimators(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:
+def _adapt(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:
+    """Have the host's parser take our estimators, and explain our defaults."""
     for action in parser._actions:
+        action.help = HELP.get(action.dest, action.help)
         if action.dest == "algo.advantage.estimator":
             action.choices = [*(action.choices or ()), *estimators]
 

@@ -20,7 +20,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
-from openrlhf_lamer.integration.checks import check, needs_critic
+from openrlhf_lamer.integration.checks import check, max_len, needs_critic
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
@@ -92,8 +92,11 @@ def prepare(argv: Sequence[str]) -> Plan:
     if cpu_mode:
         line = parse(argv, names, defaults)
     agent, file = load_agent(line.agent)
-    check(line, agent)
-    return Plan(line, file, cpu_mode, defaults)
+    length, warning = max_len(line, agent, check(line, agent))
+    if warning:
+        warnings.warn(warning, stacklevel=2)
+    defaults = {**defaults, "data.max_len": length}
+    return Plan(parse(argv, names, defaults), file, cpu_mode, defaults)
 
 
 def launch(plan: Plan) -> None:

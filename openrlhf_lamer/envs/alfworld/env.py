@@ -162,6 +162,20 @@ class AlfWorld(TextEnv):
         """Nothing, or the success reward."""
         return 0.0, SUCCESS_REWARD
 
+    def long_states(self) -> tuple[Observation, ...]:
+        """A large room, in which 70 commands are possible, and a receptacle that holds much."""
+        places = [f"{kind} {number}" for kind in ("cabinet", "countertop", "drawer", "shelf") for number in range(14)]
+        things = [f"{kind} {number}" for kind in ("butterknife", "saltshaker", "tomato") for number in range(4)]
+        here = places[-1]
+        goings, takings = (f"go to {place}" for place in places), (f"take {thing} from {here}" for thing in things)
+        admissible = (*goings, *takings, "inventory", "look")
+        room = f"You are in the middle of a room. Looking quickly around you, you see a {', a '.join(places)}."
+        task = "Your task is to: put a clean butterknife in countertop."
+        return (
+            Observation(f"-= Welcome to TextWorld, ALFRED! =-\n\n{room}\n\n{task}", admissible),
+            Observation(f"You arrive at {here}. On the {here}, you see a {', a '.join(things)}.", admissible),
+        )
+
     def oracle(self) -> str | None:
         """The next command of the game's walkthrough; None off its path and where the game has none."""
         if self._over or self._play is None:

@@ -23,7 +23,7 @@ from openrlhf_lamer.envs.webshop import nouns, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
 from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
-from openrlhf_lamer.envs.webshop.session import BUTTONS, BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
+from openrlhf_lamer.envs.webshop.session import BACK, BUTTONS, BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
 from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
 from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, synthetic_rows
 from openrlhf_lamer.records import Task
@@ -146,6 +146,20 @@ class WebShop(TextEnv):
         """Nothing, or all of a purchase."""
         return 0.0, SUCCESS_REWARD
 
+    def long_states(self) -> tuple[Observation, ...]:
+        """The first page; then a full page of results and a product with a dozen options, in turn."""
+        name = " ".join(3 * ["black long sleeve cotton shirt, women's size large"])
+        top = f"Instruction: [SEP] {name} and {name} [SEP] Back to Search"
+        codes = [f"B0123{number:05}" for number in range(PER_PAGE)]
+        cards = " [SEP] ".join(f"{code} [SEP] {name} [SEP] $10.50 to $12.50" for code in codes)
+        choices = [f"{number} ounces, pack of {number}" for number in range(10, 22)]
+        options = " [SEP] ".join(choices)
+        return (
+            Observation(top),
+            Observation(f"{top} [SEP] Next > [SEP] {cards}", _clicks(BACK, NEXT, *map(str.lower, codes))),
+            Observation(f"{top} [SEP] {options} [SEP] {name}", _clicks(*BUTTONS, *choices)),
+        )
+
     def oracle(self) -> str | None:
         """The next action on a way to buy the product that the goal was written for, with the options it names.
 
@@ -206,7 +220,7 @@ class WebShop(TextEnv):
         return self._whole("spec['goal']", spec["goal"], 0, len(shop.goals) - 1)
 
     def _observation(self, session: Session) -> Observation:
-        return Observation(session.text(), tuple(f"click[{target}]" for target in session.clickables()))
+        return Observation(session.text(), _clicks(*session.clickables()))
 
     def _query(self, goal: Goal) -> str | None:
         """A search that finds the goal's product."""
@@ -217,6 +231,11 @@ class WebShop(TextEnv):
             found = (query for query in tries if goal.product in self.shop.index.search(query))
             self._plan[goal.product] = next(found, None)
         return self._plan[goal.product]
+
+
+def _clicks(*targets: str) -> tuple[str, ...]:
+    """The actions that click on `targets`."""
+    return tuple(f"click[{target}]" for target in targets)
 
 
 def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
