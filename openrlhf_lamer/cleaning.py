@@ -1,8 +1,8 @@
 """Text from outside, made harmless: a tokenizer reads no control token in it, and nobody a tag of ours.
 
-Words are broken up by a space after their first character, which leaves them legible. What counts is
-not their spelling alone. A tokenizer may normalise a text before it looks for its tokens, and two texts
-that are put side by side may come to a word that neither of them holds.
+Words are broken up by a space after their first character, which leaves them legible; those of one character
+become a space. What counts is not their spelling alone. A tokenizer may normalise a text before it looks for its
+tokens, and two texts that are put side by side may come to a word that neither of them holds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ _PLAIN = re.compile(r"[\t\n\r -~]*")
 
 
 class Breaker:
-    """Breaks up `words` in a text, in whatever case and disguise.
+    """Breaks up `words` in a text, in whatever case and disguise; a blank among them is left.
 
     Disguises are what normalisers undo: look-alikes of compatibility (`＜`), accents, and characters that
     do not show. A text that holds a word in disguise is folded as a whole; others keep every character.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
+        words = list(words)
         spellings = {spelling.lower() for word in words for spelling in (word, _fold(word)) if len(spelling) > 1}
+        # A letter is left alone where it is only what remains of a token when its accent is gone.
+        folded = {fold for word in words if len(word) == 1 and len(fold := _fold(word)) == 1 and not fold.isalnum()}
+        single = {word for word in words if len(word) == 1} | folded
+        self._single = re.compile("|".join(map(re.escape, sorted(single))) or r"(?!)", re.IGNORECASE)
         rests: dict[str, list[str]] = {}
         for word in sorted(spellings):
             rests.setdefault(word[0], []).append(re.escape(word[1:]))
@@ -47,7 +52,7 @@ class Breaker:
         return text
 
     def _break(self, text: str) -> str:
-        text = self._heads.sub(r"\g<0> ", text)
+        text = self._heads.sub(r"\g<0> ", self._single.sub(" ", text))
         for length in range(min(self._longest, len(text)), 0, -1):
             if text[-length:].lower() in self._unfinished:
                 end = len(text) - length + 1

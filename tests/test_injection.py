@@ -46,6 +46,11 @@ DEEPSEEK = (
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )
 
+SINGLE = (
+    "{% for m in messages %}⟦{{ m.role }}\n{{ m.content }}⟧\n{% endfor %}"
+    "{% if add_generation_prompt %}⟦assistant\n{% endif %}"
+)
+
 
 def made(
     base: Any, template: str, special: list[str], marks: list[str], normalizer: Any = None, folded: bool = False
@@ -87,12 +92,13 @@ def tokenizers_by_name(base: Any) -> dict[str, Any]:
             ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"],
             ["<think>", "</think>"],
         ),
+        "single": made(base, SINGLE, ["⌘", "⟦", "⟧"], []),
         "folding": made(base, QWEN, chatml, ["<think>", "</think>"], folding, folded=True),
         "stripping": made(base, QWEN, chatml, ["<think>", "</think>"], stripping, folded=True),
     }
 
 
-NAMES = ("tests", "qwen", "llama-3", "llama-2", "deepseek", "folding", "stripping")
+NAMES = ("tests", "qwen", "llama-3", "llama-2", "deepseek", "single", "folding", "stripping")
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +264,21 @@ def test_other_text_is_left_alone(chats: dict[str, Chat], text: str) -> None:
 
 
 def test_a_breaker_of_overlapping_words_leaves_none() -> None:
-    breaks = Breaker(["aba", "ab", "x"])  # one of a single character can't be broken up
+    breaks = Breaker(["aba", "ab"])
     for letters in itertools.product("ab", repeat=6):
         broken = breaks("".join(letters))
         assert "ab" not in broken
         assert broken.replace(" ", "") == "".join(letters)
     assert Breaker([])("abc") == "abc"
+
+
+def test_a_word_of_one_character_becomes_a_space() -> None:
+    breaks = Breaker(["§", "a b", "｜"])
+    assert breaks("x§y § z") == "x y   z"
+    assert breaks("1 | 2 ｜ 3") == "1   2   3"  # what a normaliser makes of the token is one, too
+    assert breaks("a§b") == "a  b"  # the space that comes for it completes no other word
+    assert breaks("a§") + breaks("b") == "a  b"
+    assert Breaker(["é"])("été, e") == " t , e"
 
 
 HOSTILE = (
