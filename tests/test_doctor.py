@@ -230,7 +230,7 @@ def test_special_tokens(tokenizer: Any) -> None:
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [ok("a", "[red]fine"), warning("b", "slow", "wait")]
-    monkeypatch.setattr(command, "run", lambda agent, model: checks)
+    monkeypatch.setattr(command, "run", lambda *_: checks)
     shown = CliRunner().invoke(app, ["doctor"])
     assert shown.exit_code == 0
     assert "[red]fine" in shown.stdout
