@@ -292,6 +292,11 @@ class Generous(Counter):
         return 0.0, 1.0
 
 
+class Talkative(Counter):
+    def long_states(self) -> tuple[Observation, ...]:
+        return (Observation("1", ("add",)),)
+
+
 class TestChecks:
     def test_a_sound_environment_passes(self) -> None:
         check_env(Counter)
@@ -308,6 +313,7 @@ class TestChecks:
             (RefusesAndMoves, "invalid_action_changes_nothing"),
             (NeverOver, "no_step_outside_an_episode"),
             (Generous, "rewards_within_bounds"),
+            (Talkative, "no_state_is_longer_than_the_long_ones"),
         ],
     )
     def test_each_rule_has_a_check_that_finds_it_broken(self, broken: type[TextEnv], check: str) -> None:

@@ -233,6 +233,20 @@ def rewards_within_bounds(subject: _Subject) -> None:
                         break
 
 
+def no_state_is_longer_than_the_long_ones(subject: _Subject) -> None:
+    """Every observation is at most as long as one of `long_states`, so that prompts get the room they need."""
+    for task in subject.tasks:
+        with _closing(subject.build()) as env:
+            first = env.reset(task)
+            longest = max(map(_length, env.long_states()))
+            for observation in (first, *(step.observation for step in _play(env, first, subject))):
+                _require(
+                    _length(observation) <= longest,
+                    f"an observation of {_length(observation)} characters with its actions in task {task.id}, but the "
+                    f"longest of long_states has {longest}; have long_states return states as long as they get",
+                )
+
+
 CHECKS: tuple[Callable[[_Subject], None], ...] = (
     same_task_same_state,
     twins_agree,
@@ -242,6 +256,7 @@ CHECKS: tuple[Callable[[_Subject], None], ...] = (
     invalid_action_changes_nothing,
     no_step_outside_an_episode,
     rewards_within_bounds,
+    no_state_is_longer_than_the_long_ones,
 )
 """What `check_env` runs, in this order."""
 
@@ -279,6 +294,10 @@ def _play(env: TextEnv, observation: Observation, subject: _Subject) -> list[Ste
         if steps[-1].terminated or steps[-1].truncated:
             break
     return steps
+
+
+def _length(observation: Observation) -> int:
+    return len("\n".join((observation.text, *observation.admissible)))
 
 
 def _check_observation(observation: Observation) -> None:
