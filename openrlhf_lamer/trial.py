@@ -180,6 +180,7 @@ class _Player:
                     anchor=before,
                     observation=observation.text,
                     truncated=reply.truncated,
+                    played=None if step is None else step.action,
                 )
             )
             if step is not None:
@@ -292,7 +293,8 @@ class _Player:
         _check_anchor(anchor)
         if not math.isfinite(step.reward):
             raise ValueError(f"the environment paid {step.reward}, which is no reward")
-        return replace(step, observation=self._clean_observation(step.observation)), anchor
+        done = None if step.action is None else self._chat.clean(step.action)
+        return replace(step, observation=self._clean_observation(step.observation), action=done), anchor
 
     async def _guard(self, stage: str, call: Awaitable[T]) -> T:
         """Wait for the environment; what it raises becomes the trial's failure."""
