@@ -104,8 +104,10 @@ def _played_sokoban(episode: Episode) -> Played:
     for turn in episode.turns:
         words = [word.strip().lower() for word in (turn.did or "").split(",")] if turn.valid else []
         for made, word in enumerate(words, 1):
-            moves.append(Move(env.anchor(), word, ", ".join(words[:made])))
-            step = env.step(word)
+            state, step = env.anchor(), env.step(word)
+            if not step.valid:  # of an action too long to be kept, the rest is not known
+                return Played(tuple(moves), None)
+            moves.append(Move(state, word, ", ".join(words[:made])))
             if step.terminated:
                 return Played(tuple(moves), None if step.won else moves[-1])
     return Played(tuple(moves), None)
