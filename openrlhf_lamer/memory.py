@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from openrlhf_lamer.cleaning import shorten
 from openrlhf_lamer.records import Episode, Stop, Turn
 
 Memory: TypeAlias = Literal["history", "reflection", "both"]
@@ -45,3 +46,35 @@ def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
         )
         for number, episode in enumerate(episodes, start=1)
     )
+
+
+def with_outcomes(
+    turns: Sequence[Turn], number: int, characters: int, separator: str | None = None
+) -> list[tuple[Turn, str]]:
+    """Turns of an attempt with what came of each, on one line.
+
+    There is none (an empty text) for the last turn, whose outcome is the final state, for earlier ones than the latest
+    `number`, and for refused actions that were not answered by anything new.
+
+    Args:
+        turns: Play turns of one attempt, from its first one on.
+        number: Of how many of the latest turns to tell it.
+        characters: Characters of an observation that are kept.
+        separator: What stands between an observation's parts, of which those are left out that stood in the initial
+            observation; None where it is one part.
+    """
+    told: list[tuple[Turn, str]] = []
+    for i, turn in enumerate(turns):
+        shown = len(turns) - number <= i < len(turns) - 1
+        after = turns[i + 1].observation if shown else ""
+        told.append((turn, _outcome(turn, after, turns[0].observation, characters, separator) if shown else ""))
+    return told
+
+
+def _outcome(turn: Turn, after: str, initial: str, characters: int, separator: str | None) -> str:
+    if after == turn.observation:
+        return "(nothing new)" if turn.valid else ""
+    known = {initial} if separator is None else {*initial.split(separator)}
+    parts = [after] if separator is None else after.split(separator)
+    kept = (separator or "").join(part for part in parts if part not in known)
+    return shorten(" ".join(kept.split()), characters) or "(as at the start)"

@@ -100,7 +100,7 @@ def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int)
 
 def paths_of(trial: Trial) -> tuple[Hashable, ...]:
     """For each episode, the states and actions of its play turns: equal where the same was done."""
-    return tuple(tuple((turn.anchor, turn.action) for turn in episode.turns) for episode in trial.episodes)
+    return tuple(tuple((turn.anchor, turn.did) for turn in episode.turns) for episode in trial.episodes)
 
 
 def ways(

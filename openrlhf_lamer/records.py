@@ -131,6 +131,7 @@ class Turn:
         anchor: Key of the environment state before the turn; equal keys mean equal states.
         observation: The state as text before the turn; a reflection shows the final one.
         truncated: Whether the reply hit its token limit.
+        played: What the environment says was done, in its own normal form (`Step.action`); None where it says nothing.
     """
 
     phase: Phase
@@ -146,12 +147,21 @@ class Turn:
     anchor: str
     observation: str
     truncated: bool = False
+    played: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", Tokens(self.prompt_ids))
         object.__setattr__(self, "sampled_ids", Tokens(self.sampled_ids))
         if self.logprobs is not None:
             object.__setattr__(self, "logprobs", Logprobs(self.logprobs))
+
+    @property
+    def did(self) -> str | None:
+        """What the turn did: as the environment says it, and otherwise the action as it was typed.
+
+        Equal ones do the same in the same state. This is what prompts list.
+        """
+        return self.action if self.played is None else self.played
 
     @property
     def ids(self) -> Tokens:

@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
+from openrlhf_lamer.agents.base import ACTION_LIMIT, REMARK_LIMIT, Agent
 from openrlhf_lamer.chat import Chat, parse_tag
+from openrlhf_lamer.cleaning import shorten
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.context import Context
 from openrlhf_lamer.envs.base import Observation, Step
@@ -174,12 +175,13 @@ class _Player:
                     sampled_ids=reply.ids,
                     logprobs=reply.logprobs,
                     text=text,
-                    action=None if action is None else self._chat.clean(action),
+                    action=self._kept(action, ACTION_LIMIT),
                     valid=step is not None and step.valid,
                     reward=self._reward(opening, step),
                     anchor=before,
                     observation=observation.text,
                     truncated=reply.truncated,
+                    played=None if step is None else step.action,
                 )
             )
             if step is not None:
@@ -218,7 +220,7 @@ class _Player:
             sampled_ids=reply.ids,
             logprobs=reply.logprobs,
             text=text,
-            action=None if remark is None else self._chat.clean(remark)[:REMARK_LIMIT],
+            action=self._kept(remark, REMARK_LIMIT),
             valid=remark is not None,
             reward=0.0 if remark is not None else -self._config.invalid_penalty,
             anchor="",
@@ -292,7 +294,8 @@ class _Player:
         _check_anchor(anchor)
         if not math.isfinite(step.reward):
             raise ValueError(f"the environment paid {step.reward}, which is no reward")
-        return replace(step, observation=self._clean_observation(step.observation)), anchor
+        observation = self._clean_observation(step.observation)
+        return replace(step, observation=observation, action=self._kept(step.action, ACTION_LIMIT)), anchor
 
     async def _guard(self, stage: str, call: Awaitable[T]) -> T:
         """Wait for the environment; what it raises becomes the trial's failure."""
@@ -305,6 +308,10 @@ class _Player:
             raise TrialError(FailureKind.ENVIRONMENT, stage, error) from error
         finally:
             self.environment_seconds += time.perf_counter() - began
+
+    def _kept(self, text: str | None, limit: int) -> str | None:
+        """What is kept of an action or a remark: clean, and no longer than prompts have room for."""
+        return None if text is None else shorten(self._chat.clean(text), limit)
 
     def _clean_observation(self, observation: Observation) -> Observation:
         clean = self._chat.clean

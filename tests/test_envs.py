@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,56 @@ def test_two_hundred_transcripts_are_the_same_in_every_process_and_version(other
     there = hashes(other_python, "1")
     assert set(GENERATED) <= set(there)
     assert there == {name: here[name] for name in there}
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "done"),
+    [
+        ("minesweeper", "({},{})", "({}, {})"),
+        ("minesweeper", " 0{} , {} ", "({}, {})"),
+        ("minesweeper", "(0, 7)", None),
+        ("sokoban", "RIGHT,none", "right, none"),
+        ("sokoban", " up ,up", "up, up"),
+        ("sokoban", "up, jump", None),
+        ("alfworld", " Look ", "look"),
+        ("alfworld", "go  to\tnowhere", None),
+        ("webshop", "search[Red  Scarf ] please", "search[red scarf]"),
+        ("webshop", "search[  ]", "search[ ]"),
+        ("webshop", "click[Buy Now]", None),
+    ],
+)
+def test_a_step_says_what_was_done_in_one_normal_form(
+    name: str, typed: str, done: str | None, need: Callable[[str], None]
+) -> None:
+    need(name)
+    env = make(name)
+    env.reset(Task(name, seed=0))
+    if name == "minesweeper":
+        cell = eval(env.oracle() or "")  # a closed cell, as its row and column
+        typed, done = typed.format(*cell), done and done.format(*cell)
+    step = env.step(typed)
+    assert (step.action, step.valid) == (done, done is not None)
+
+
+def test_sokoban_says_the_moves_that_were_played_before_the_level_ended() -> None:
+    rows = ("#####", "#P__#", "#_X_#", "#O__#", "#####")
+    level = Task("sokoban", spec={"board": "\n".join(f"{row}: {' '.join(cells)}" for row, cells in enumerate(rows))})
+    env = make("sokoban")
+    env.reset(level)
+    lost = env.step("Down,right,up")
+    assert (lost.terminated, lost.won, lost.info["moves"], lost.action) == (True, False, 2, "down, right")
+    env = make("sokoban", max_moves=21, moves_per_turn=20)
+    env.reset(level)
+    assert env.step(", ".join(["none"] * 20)).info["moves"] == 20
+    capped = env.step("up, up, up")
+    assert (capped.truncated, capped.info["moves"], capped.action) == (True, 1, "up")
+
+
+def test_clicks_of_the_shop_have_one_form() -> None:
+    env = make("webshop")
+    listed = [env.reset(Task("webshop", seed=0)), env.step("search[shampoo]").observation][1].admissible
+    code = next(each for each in listed if each.startswith("click[b0"))
+    assert env.step(code.upper().replace("CLICK", "click")).action == code
 
 
 class TestRegistry:
@@ -280,6 +331,20 @@ class RefusesAndMoves(Counter):
         return Step(step.observation, step.reward, step.terminated, False, step.won, action in ("add", "wait"))
 
 
+class SaysOtherwise(Counter):
+    """Takes `add` in any case for one action, and does it in lower case only."""
+
+    def step(self, action: str) -> Step:
+        step = super().step(action)
+        spelled = action.lower() in ("add", "wait")
+        return replace(step, valid=spelled, action=action.lower() if spelled else None)
+
+
+class RefusesAndSays(Counter):
+    def step(self, action: str) -> Step:
+        return replace(super().step(action), valid=False, action=action)
+
+
 class NeverOver(Counter):
     def step(self, action: str) -> Step:
         if self.count is None:
@@ -311,6 +376,8 @@ class TestChecks:
             (ListOfActions, "types_are_right"),
             (BlindAnchor, "equal_anchors_are_equal_states"),
             (RefusesAndMoves, "invalid_action_changes_nothing"),
+            (SaysOtherwise, "normal_actions_do_the_same"),
+            (RefusesAndSays, "types_are_right"),
             (NeverOver, "no_step_outside_an_episode"),
             (Generous, "rewards_within_bounds"),
             (Talkative, "no_state_is_longer_than_the_long_ones"),

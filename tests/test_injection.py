@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat, parse_tag
-from openrlhf_lamer.cleaning import Breaker
+from openrlhf_lamer.cleaning import Breaker, shorten
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
 from openrlhf_lamer.memory import recall
@@ -236,6 +236,24 @@ def test_cleaning_twice_is_cleaning_once(chats: dict[str, Chat], name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_cut_leaves_clean_text_clean(chats: dict[str, Chat], name: str) -> None:
+    chat = chats[name]
+    harmless = control(chat, chat.opening("xy"))
+
+    @settings(deadline=None, max_examples=100)
+    @given(hostile_texts(chat), st.integers(1, 20), hostile_texts(chat))
+    def holds(text: str, limit: int, after: str) -> None:
+        cut = shorten(chat.clean(text), limit)
+        assert len(cut) <= limit
+        assert chat.clean(cut) == cut
+        for between in ("", "\n"):
+            assert control(chat, chat.opening(cut + between + chat.clean(after))) == harmless
+            assert not holds_a_tag(cut + between + chat.clean(after))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_token_would_be_one_if_it_were_not_cleaned(chats: dict[str, Chat], name: str) -> None:
     """The other tests can fail: these texts do make control tokens, and cleaned ones do not."""
     chat = chats[name]
@@ -301,7 +319,9 @@ class Quoting(TextEnv):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return dict.fromkeys(("size", "mines", "moves_per_turn"), self.says) | {"nested": [{"deep": self.says}]}
+        return dict.fromkeys(("size", "mines", "moves_per_turn", "max_moves"), self.says) | {
+            "nested": [{"deep": self.says}]
+        }
 
     def reset(self, task: Task) -> Observation:
         return Observation(self.says, (self.says, self.says))

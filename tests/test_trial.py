@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from openrlhf_lamer import envs
+from openrlhf_lamer.advantage import TurnTable
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs.base import SUCCESS_REWARD
+from openrlhf_lamer.metrics import diversity
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import Episode, FailureKind, Phase, Stop, Trial
@@ -91,6 +94,33 @@ def test_memory_shows_what_it_says(play: Play, chat: Chat, tokenizer: Any, memor
     assert (f"Actions: {mine}" in prompt) == (memory != "reflection")
 
 
+def test_one_action_in_two_spellings_is_one_way_to_play(play: Play, chat: Chat) -> None:
+    """For diversity, for HGPO's histories and memories, and in the prompts."""
+    mine = mines_of(0)[0]
+    spellings = (mine, mine.replace(" ", ""), mine.strip("()"))
+    trials = [play(Replies(chat, [f"<action>{each}</action>", "<remark>No.</remark>"])) for each in spellings]
+    assert [trial.turns[0].action for trial in trials] == list(spellings)
+    assert diversity(trials, [0] * 3, 3) == {"diversity@1": 0, "diversity@2": 0, "diversity@3": 0}
+    assert {turn.did for trial in trials for turn in trial.turns if turn.phase is Phase.PLAY} == {mine}
+    table = TurnTable.from_trials(trials, [0] * 3)
+    assert table.action is not None
+    assert table.memory is not None
+    for column in (table.action, table.memory):
+        assert len(set(map(tuple, column.reshape(3, 5).tolist()))) == 1
+    assert len({tuple(turn.prompt_ids for turn in trial.turns) for trial in trials}) == 1
+    old = json.loads(trials[1].to_json())
+    for episode in old["episodes"]:
+        for turn in (*episode["turns"], episode["reflection"] or {}):
+            turn.pop("played", None)
+    assert [turn.did for turn in Trial.from_json(json.dumps(old)).episodes[0].turns] == [spellings[1]]
+
+
+def test_what_the_environment_says_was_done_is_cleaned(play: Play, chat: Chat, broken: Agent) -> None:
+    Broken.left = 0
+    trial = play(Replies(chat, ["<action>go</action>"]), agent=broken)
+    assert trial.turns[0].played == chat.clean("<action>go</action>") != "<action>go</action>"
+
+
 @pytest.mark.parametrize("reply", ["no tag", "<action>(1, 1)", "<action>(1, 1)</action><action>(1, 2)</action>"])
 def test_a_reply_without_one_action_costs_the_penalty_and_changes_nothing(play: Play, chat: Chat, reply: str) -> None:
     trial = play(Replies(chat, [reply]), num_episodes=1, max_turns=3)
@@ -121,6 +151,33 @@ def test_a_long_remark_is_kept_in_part(play: Play, chat: Chat) -> None:
     mine = mines_of(0)[0]
     replies = Replies(chat, [f"<action>{mine}</action>", f"<remark>{'x' * 5000}</remark>"])
     assert len(play(replies, num_episodes=2, max_length=30000).episodes[0].remark or "") == 2000
+
+
+@pytest.mark.parametrize("tag", ["action", "moves"], ids=["in the tag", "outside"])
+def test_long_junk_costs_no_more_than_short_junk(play: Play, chat: Chat, tag: str) -> None:
+    """900 tokens and more in every reply, of which a prompt would have room for less than an attempt's."""
+    junk = "(9, 9) " + "hm, let me see " * 80
+    long, short = (f"<{tag}>{text}</{tag}>" for text in (junk, "(9, 9)"))
+    trials = [
+        play(Replies(chat, [*[reply] * 7, "<remark>Hm.</remark>"]), max_turns=7, max_new_tokens=1500, max_length=8000)
+        for reply in (long, short)
+    ]
+    assert 900 < len(trials[0].turns[0].sampled_ids) <= 1500
+    assert stops(trials[0]) == stops(trials[1]) == [Stop.MAX_TURNS] * 3
+    assert [turn.reward for turn in trials[0].turns] == [turn.reward for turn in trials[1].turns]
+    assert trials[0].scalar_return(1.0) == 3 * 7 * -0.5
+    kept = [turn.action or "" for turn in trials[0].turns if turn.phase is Phase.PLAY]
+    assert {(len(text), text[-1:]) for text in kept} == ({(200, "…")} if tag == "action" else {(0, "")})
+
+
+def test_the_environment_is_given_a_long_action_whole(play: Play, chat: Chat) -> None:
+    mine = mines_of(0)[0]
+    trial = play(
+        Replies(chat, [f"<action>{' ' * 50}{mine.replace(', ', f',{chr(32) * 300}')}</action>"]), num_episodes=1
+    )
+    (turn,) = trial.turns
+    assert (turn.valid, turn.did, trial.episodes[0].stop) == (True, mine, Stop.LOST)
+    assert turn.action == f"{mine[:3]}{' ' * 196}…"
 
 
 def test_what_does_not_fit_ends_the_episode_and_no_message_is_cut(play: Play, chat: Chat) -> None:
@@ -164,7 +221,7 @@ class Broken(envs.TextEnv):
         if type(self).left:
             type(self).left -= 1
             raise self.error
-        return envs.Step(envs.Observation("over"), 10.0, True, False, True, True)
+        return envs.Step(envs.Observation("over"), 10.0, True, False, True, True, action=f"<action>{action}</action>")
 
     def anchor(self) -> str:
         return ""

@@ -167,7 +167,7 @@ class TurnTable:
             phase=np.array([REFLECT if turn.phase is Phase.REFLECT else PLAY for _, turn in rows], dtype=np.int64),
             reward=np.array([turn.reward for _, turn in rows], dtype=np.float64),
             anchor=np.array([anchors.setdefault(turn.anchor, len(anchors)) for _, turn in rows], dtype=np.int64),
-            action=np.array([actions.setdefault(turn.action, len(actions)) for _, turn in rows], dtype=np.int64),
+            action=np.array([actions.setdefault(turn.did, len(actions)) for _, turn in rows], dtype=np.int64),
             memory=np.array([shown[i][turn.episode] for i, turn in rows], dtype=np.int64),
         )
 
@@ -210,7 +210,7 @@ def _memory_codes(attempts: Sequence[Attempt], codes: dict[Hashable, int]) -> li
     result = []
     for attempt in attempts:
         result.append(code)
-        turns = tuple((turn.anchor, turn.action) for turn in attempt.turns)
+        turns = tuple((turn.anchor, turn.did) for turn in attempt.turns)
         # The code so far stands for all earlier attempts, so that each attempt is hashed once.
         shown = (code, attempt.stop, turns, attempt.final_observation, attempt.remark)
         code = codes.setdefault(shown, len(codes))

@@ -21,13 +21,16 @@ import jinja2
 
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, TextEnv
-from openrlhf_lamer.memory import Attempt
+from openrlhf_lamer.memory import Attempt, with_outcomes
 from openrlhf_lamer.records import Stop, Task, Turn
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
 REMARK_LIMIT = 2000
 """Characters of a remark that are kept."""
+
+ACTION_LIMIT = 200
+"""Characters of an action that are kept, for the record and for prompts. The environment is given all of it."""
 
 
 class AgentError(ValueError):
@@ -47,6 +50,11 @@ class Agent:
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
             What it lacks of the first two is as for any game.
         reasons: Whether the prompts ask to think before acting; templates see it by this name.
+        memory_observations: Of how many of an earlier attempt's latest turns memory and reflection show what came of
+            them, as `action -> observation`. 0 is for games whose last state tells all, such as a board.
+        memory_characters: Characters of each of these observations that are kept, on one line.
+        memory_separator: What stands between the parts of an observation. Of those in memory, parts that the initial
+            observation has too are then left out, such as the request that heads every page of a shop.
     """
 
     env: str
@@ -56,13 +64,24 @@ class Agent:
     rules: str | None = None
     prompts: Path | None = None
     reasons: bool = True
+    memory_observations: int = 0
+    memory_characters: int = 300
+    memory_separator: str | None = None
     _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.memory_observations < 0 or self.memory_characters < 1 or self.memory_separator == "":
+            raise AgentError(
+                f"agent {self.env!r}: memory_observations is 0 or more, memory_characters 1 or more, and "
+                f"memory_separator None or a text that is not empty; they are {self.memory_observations!r}, "
+                f"{self.memory_characters!r} and {self.memory_separator!r}"
+            )
 
     @cached_property
     def _jinja(self) -> jinja2.Environment:
         folder = self.prompts or PROMPTS / self.env
         rules = {} if self.rules is None else {"rules.j2": self.rules}
-        return jinja2.Environment(
+        environment = jinja2.Environment(
             loader=jinja2.ChoiceLoader([jinja2.DictLoader(rules), jinja2.FileSystemLoader([folder, PROMPTS])]),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
@@ -70,6 +89,13 @@ class Agent:
             keep_trailing_newline=False,
             autoescape=False,
         )
+        environment.globals["shows_outcomes"] = self.memory_observations > 0
+        environment.globals["with_outcomes"] = self._with_outcomes
+        return environment
+
+    def _with_outcomes(self, turns: Sequence[Turn]) -> list[tuple[Turn, str]]:
+        """Turns of an attempt and what came of each, as far as this agent shows it."""
+        return with_outcomes(turns, self.memory_observations, self.memory_characters, self.memory_separator)
 
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
         """What builds an environment for `task`; the task's own options win over the configured ones."""

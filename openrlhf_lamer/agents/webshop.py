@@ -2,6 +2,6 @@
 
 from openrlhf_lamer.agents.base import Agent, host_seam
 
-agent = Agent(env="webshop", max_turns=12, window=15)
+agent = Agent(env="webshop", max_turns=12, window=15, memory_observations=15, memory_separator=" [SEP] ")
 
 __getattr__ = host_seam(agent)

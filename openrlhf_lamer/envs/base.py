@@ -42,6 +42,9 @@ class Step:
         won: The episode ended in success.
         valid: The environment accepted the action. A refused action changes nothing.
         info: Anything else worth recording, JSON-ready.
+        action: What was done, in the environment's own normal form: one text for all ways to write the same, without
+            what was not carried out. As an action it does the same. None where nothing was done, or where the
+            environment has no other form than what was typed.
     """
 
     observation: Observation
@@ -51,6 +54,7 @@ class Step:
     won: bool
     valid: bool
     info: Mapping[str, Any] = field(default_factory=dict)
+    action: str | None = None
 
 
 class EpisodeOverError(RuntimeError):

@@ -24,6 +24,15 @@ from openrlhf_lamer.records import Task
 
 UNLIKELY_ACTION = "no environment knows this action"
 
+SPELLINGS: Sequence[Callable[[str], str]] = (
+    str,
+    str.upper,
+    lambda action: f" {action} ",
+    lambda action: action.replace(" ", ""),
+    lambda action: action.replace(" ", "  "),
+)
+"""Other ways to write an action. An environment may take them for the same, for another one, or refuse them."""
+
 
 class CheckError(AssertionError):
     """An environment breaks the contract of `TextEnv`; the message says how and what to do."""
@@ -136,6 +145,11 @@ def types_are_right(subject: _Subject) -> None:
                 )
                 _require(step.terminated or not step.won, "a won step is not terminated")
                 _require(step.valid or not step.won, "a refused action won")
+                _require(
+                    step.action is None or isinstance(step.action, str),
+                    f"Step.action is {step.action!r}, neither a text nor None",
+                )
+                _require(step.valid or step.action is None, f"a refused action did something: {step.action!r}")
                 try:
                     json.dumps(dict(step.info))
                 except (TypeError, ValueError) as error:
@@ -170,6 +184,24 @@ def equal_anchors_are_equal_states(subject: _Subject) -> None:
                     _equal(f"what {action!r} does in two states with the anchor {anchor!r}", known, answer, task)
                     if step.terminated:
                         break
+
+
+def normal_actions_do_the_same(subject: _Subject) -> None:
+    """`Step.action` as an action does what the typed one did, so actions with one normal form do the same."""
+    for task, one, other in _twins(subject):
+        rng = random.Random(subject.seed)
+        observation = one.reset(task)
+        other.reset(task)
+        for _ in range(subject.steps):
+            action = rng.choice(SPELLINGS)(_action(one, observation, rng))
+            step = one.step(action)
+            normal = action if step.action is None else step.action
+            _equal(f"answers to {action!r} and to its normal form {normal!r}", step, other.step(normal), task)
+            _equal(f"anchors after {action!r} and after its normal form {normal!r}", one.anchor(), other.anchor(), task)
+            observation = step.observation
+            if step.terminated or step.truncated:
+                observation = one.reset(task)
+                other.reset(task)
 
 
 def invalid_action_changes_nothing(subject: _Subject) -> None:
@@ -253,6 +285,7 @@ CHECKS: tuple[Callable[[_Subject], None], ...] = (
     reset_restores,
     types_are_right,
     equal_anchors_are_equal_states,
+    normal_actions_do_the_same,
     invalid_action_changes_nothing,
     no_step_outside_an_episode,
     rewards_within_bounds,

@@ -104,16 +104,16 @@ class MineSweeper(TextEnv):
             raise EpisodeOverError("minesweeper: no episode is running; call reset first")
         cell = self._cell(action)
         if cell is None or self._shown[cell] != CLOSED:
-            return self._report(NO_EFFECT_REWARD, valid=False)
+            return self._report(NO_EFFECT_REWARD)
         if self._numbers[cell] < 0:
             self._shown[cell] = MINE
             self._over = True
-            return self._report(MINE_REWARD)
+            return self._report(MINE_REWARD, cell)
         opened = self._open(cell)
         if not self._closed_safe:
             self._over = True
-            return self._report(SUCCESS_REWARD, won=True)
-        return self._report(CASCADE_REWARD if opened > 1 else ONE_CELL_REWARD)
+            return self._report(SUCCESS_REWARD, cell, won=True)
+        return self._report(CASCADE_REWARD if opened > 1 else ONE_CELL_REWARD, cell)
 
     def anchor(self) -> str:
         """Where the mines are and what is open, in one string."""
@@ -232,9 +232,11 @@ class MineSweeper(TextEnv):
         side, shown = self.size, self._shown
         return "\n".join(f"Row {i + 1}: {' '.join(shown[i * side : (i + 1) * side])}" for i in range(side))
 
-    def _report(self, shaped: float, won: bool = False, valid: bool = True) -> Step:
+    def _report(self, shaped: float, cell: int | None = None, won: bool = False) -> Step:
+        """What opening `cell` did; without a cell, the action was refused."""
         reward = shaped if self.reward == "shaped" else SUCCESS_REWARD * won
-        return Step(Observation(self._text()), reward, self._over, False, won, valid)
+        opened = None if cell is None else self._name(cell)
+        return Step(Observation(self._text()), reward, self._over, False, won, valid=cell is not None, action=opened)
 
 
 @lru_cache(maxsize=32)

@@ -149,6 +149,7 @@ class Sokoban(TextEnv):
             won=won,
             valid=valid,
             info={"moves": self._moves - before, "on_target": on_target},
+            action=", ".join(moves[: self._moves - before]) if valid else None,
         )
 
     def anchor(self) -> str:

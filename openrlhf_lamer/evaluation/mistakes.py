@@ -80,8 +80,8 @@ def _played_minesweeper(episode: Episode) -> Played:
     """Mines stay where they are, so a cell is as bad a choice in every state."""
     moves = []
     for turn in episode.turns:
-        if turn.valid and turn.action is not None:
-            cell = str(*_cells(turn.action))
+        if turn.valid and turn.did is not None:
+            cell = str(*_cells(turn.did))
             moves.append(Move("", cell, cell))
     return Played(tuple(moves), moves[-1] if moves and episode.stop is Stop.LOST else None)
 
@@ -102,10 +102,12 @@ def _played_sokoban(episode: Episode) -> Played:
         return Played((), None)
     moves: list[Move] = []
     for turn in episode.turns:
-        words = [word.strip().lower() for word in (turn.action or "").split(",")] if turn.valid else []
+        words = [word.strip().lower() for word in (turn.did or "").split(",")] if turn.valid else []
         for made, word in enumerate(words, 1):
-            moves.append(Move(env.anchor(), word, ", ".join(words[:made])))
-            step = env.step(word)
+            state, step = env.anchor(), env.step(word)
+            if not step.valid:  # of an action too long to be kept, the rest is not known
+                return Played(tuple(moves), None)
+            moves.append(Move(state, word, ", ".join(words[:made])))
             if step.terminated:
                 return Played(tuple(moves), None if step.won else moves[-1])
     return Played(tuple(moves), None)
@@ -124,7 +126,7 @@ def _directions(text: str) -> list[str]:
 
 def _played_by_text(episode: Episode) -> Played:
     """All actions as one move, named by the last of them."""
-    actions = [_plain(turn.action) for turn in episode.turns if turn.action is not None]
+    actions = [_plain(turn.did) for turn in episode.turns if turn.did is not None]
     moves = (Move("", "\n".join(actions), actions[-1]),) if actions else ()
     return Played(moves, moves[0] if moves and not episode.won else None)
 

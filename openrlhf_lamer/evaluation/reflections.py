@@ -175,12 +175,12 @@ def _cases(trial: Trial) -> Iterable[_Case]:
 def _shown(episode: Episode) -> set[Gram]:
     """The n-grams of what a memory can show of an episode, its remark apart."""
     texts = [turn.observation for turn in episode.turns] + [episode.final_observation]
-    texts += [turn.action for turn in episode.turns if turn.action is not None]
+    texts += [turn.did for turn in episode.turns if turn.did is not None]
     return {gram for text in texts for gram in grams(text)}
 
 
 def _overlap(read: Reading, remark: str, episode: Episode) -> float | None:
-    actions = {turn.action for turn in episode.turns if turn.action is not None}
+    actions = {turn.did for turn in episode.turns if turn.did is not None}
     return sum(read.names(remark, action) for action in actions) / len(actions) if actions else None
 
 

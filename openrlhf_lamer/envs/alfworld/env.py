@@ -151,6 +151,7 @@ class AlfWorld(TextEnv):
             truncated=self._over and not won,
             won=won,
             valid=answer is not None,
+            action=None if answer is None else command,
         )
 
     def anchor(self) -> str:

@@ -113,7 +113,7 @@ class WebShop(TextEnv):
     def step(self, action: str) -> Step:
         """Search or click."""
         session = self._running()
-        valid = session.act(action)
+        done = session.act(action)
         info: dict[str, Any] = {"task_score": 0.0}
         won, paid = False, 0.0
         if session.score is not None:
@@ -133,8 +133,9 @@ class WebShop(TextEnv):
             terminated=session.score is not None,
             truncated=False,
             won=won,
-            valid=valid,
+            valid=done is not None,
             info=info,
+            action=done,
         )
 
     def anchor(self) -> str:

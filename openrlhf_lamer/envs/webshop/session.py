@@ -65,17 +65,23 @@ class Session:
     options: dict[str, str] = field(default_factory=dict)
     score: Score | None = None
 
-    def act(self, action: str) -> bool:
-        """Do what `search[...]` or `click[...]` says; False, and no change, if the page offers no such thing."""
+    def act(self, action: str) -> str | None:
+        """Do what `search[...]` or `click[...]` says.
+
+        Returns what was done, with case and spaces as they are read; None, and no change, if the page offers no such
+        thing.
+        """
         match = _ACTION.match(action)
         name, argument = (match[1], match[2].lower()) if match else (action, "")
         if name == "search" and argument:
+            # Spaces separate the words of a search and mean nothing else.
+            argument = " ".join(argument.split()) or " "
             self._search(argument, 1)
         elif name == "click" and argument in self.clickables():
             self._click(argument)
         else:
-            return False
-        return True
+            return None
+        return f"{name}[{argument}]"
 
     def clickables(self) -> tuple[str, ...]:
         """What `click[...]` may name."""

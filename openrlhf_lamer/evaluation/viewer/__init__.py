@@ -143,7 +143,7 @@ def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
         number = place[id(turn)]
         return {
             "text": turn.text,
-            "action": turn.action,
+            "action": turn.did,
             "valid": turn.valid,
             "truncated": turn.truncated,
             "reward": turn.reward,
