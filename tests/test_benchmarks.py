@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,20 @@ def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_
     assert 0.97 < sampled / (23 * 150) < 1.03
     assert sampled < episode <= 0.45 * turn
     assert float(one[5]) > float(seven[5])
+
+
+def test_prompts_of_every_context_are_measured_against_the_default(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    asked = "--env", "minesweeper", "--tasks", "2", "--reply", "150", "--max-new-tokens", "600"
+    table = run(*asked, "--tokenizer", str(tmp_path), file="prompts.py")
+    rows = {line.split("|")[2].strip(): line.split("|")[3:-1] for line in table.splitlines()[2:]}
+    assert list(rows) == ["turn", "episode", "trial"]
+    played = {context: int(row[0]) for context, row in rows.items()}
+    assert len(set(played.values())) == 1
+    longest = [int(row[3].replace(",", "")) for row in rows.values()]
+    # A chat holds the replies before: it grows by at least as much as they take.
+    assert longest[2] > longest[1] > longest[0]
+    assert longest[2] > 150 * (played["trial"] // 2 - 1)
 
 
 def test_rollouts_take_as_long_as_computed_by_hand() -> None:
