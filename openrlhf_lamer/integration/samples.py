@@ -140,9 +140,9 @@ class LamerSamplesGenerator(SamplesGenerator):
             self._engines.submit(group, draw.number // size)
 
     def _wait(self) -> None:
-        """Wait for a trial; judge its group if that was the last one."""
+        """Wait for a trial; if it was the last one of a group to be trained, judge that group."""
         group = self._engines.wait()
-        if group.complete:
+        if group.complete and not group.evaluating:
             group.passed = not self.args.algo.dynamic_filtering_enable or self._passes(group)
 
     def _passes(self, group: Group) -> bool:
@@ -181,7 +181,7 @@ class LamerSamplesGenerator(SamplesGenerator):
             logprobs=1 if args.algo.advantage.is_correction_level != "off" else None,
         )
         seeds = tuple(trial_seed(args.train.seed, split, number, sample) for sample in range(size))
-        return Group(prompt, label, seeds, sampling_params, given.get("max_len", 2048))
+        return Group(prompt, label, seeds, sampling_params, given.get("max_len", 2048), evaluating=split == "eval")
 
     def _wake(self) -> None:
         if self.args.vllm.enable_sleep:
