@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ pytest.importorskip("openrlhf")
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.prompts import PromptStream, trial_seed
+from openrlhf_lamer.integration.prompts import PromptStream, generation_window, trial_seed
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
 if not cpu.cuda_available():
@@ -200,6 +201,26 @@ def test_nothing_runs_on_but_with_partial_rollouts_and_then_one_batch_at_most(ma
         assert begun <= (delivered + 1) * SIZE
     assert max(ahead) > 0
     assert ahead[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("generated", "partial", "ahead"),
+    [(SIZE, False, 0), (SIZE + 1, False, 1), (3 * SIZE, False, 2), (SIZE, True, 1), (3 * SIZE, True, 2)],
+)
+def test_a_trial_is_begun_as_many_batches_ahead_as_the_window_says(
+    make: Make, generated: int, partial: bool, ahead: int
+) -> None:
+    window = generation_window(generated, SIZE, partial=partial)
+    assert math.ceil(window / SIZE) - 1 == ahead
+    generator, simulated = make(generated=generated, partial=partial)
+    begun: dict[str, int] = {}
+    earlier = []
+    for call in range(TASKS // SIZE):
+        samples, *_ = generator.generate_samples()
+        begun |= {name: call for name, _, _ in simulated.played if name not in begun}
+        earlier += [call - begun[sample.trial.task.id] for sample in samples]
+    assert len(earlier) == TASKS * SAMPLES
+    assert max(earlier) == ahead
 
 
 @pytest.mark.parametrize("partial", [False, True])

@@ -15,7 +15,7 @@ from vllm import SamplingParams
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.engines import Engines, Group
-from openrlhf_lamer.integration.prompts import Draw, PromptStream, trial_seed
+from openrlhf_lamer.integration.prompts import Draw, PromptStream, generation_window, trial_seed
 
 logger = init_logger(__name__)
 
@@ -84,7 +84,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         args = self.args
         size = args.rollout.batch_size
         partial = args.train.partial_rollout_enable
-        window = max(args.rollout.vllm_generate_batch_size or size, 2 * size if partial else size)
+        window = generation_window(args.rollout.vllm_generate_batch_size, size, partial=partial)
         if not self._groups and not self._stream.open:
             self._stream.begin()
         self._wake()
