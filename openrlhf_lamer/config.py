@@ -35,7 +35,9 @@ class LamerConfig(BaseModel):
         default=3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code."
     )
     max_turns: int | None = Field(
-        default=None, ge=1, description="Turns in an episode; by default what the agent's environment uses."
+        default=None,
+        ge=1,
+        description="Turns in an episode, in training and on its evaluation set; by default what the agent has there.",
     )
     context: Literal["turn", "episode", "trial"] = Field(
         default="turn",

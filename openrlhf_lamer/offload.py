@@ -39,11 +39,12 @@ class Offload:
 
         Raises:
             OverdueError: It took longer than `seconds`, once its turn had come.
+            RuntimeError: There is no thread yet, and none can be started. The next call tries again.
         """
         call = _Call(function)
-        self._calls.put(call)
         if self._taker is None:
             self._replace(None)
+        self._calls.put(call)
         timer = call.loop.call_later(PATIENCE, self._look, call, seconds)
         try:
             result, error = await call.answer
@@ -56,21 +57,27 @@ class Offload:
     def _look(self, call: _Call, seconds: float) -> None:
         """Replace the taker where it is held up, by whatever call, and give this one up if it takes too long."""
         now = time.monotonic()
-        taker = self._taker
-        if taker is not None and now - taker.began >= PATIENCE:
-            self._replace(taker)
         if now - call.began >= seconds:
             call.settle(None, OverdueError(f"no answer within {seconds:g} s"))
-        elif not call.answer.done():
+        if not call.answer.done():  # before anything that may raise: no other look comes by itself
             call.loop.call_later(PATIENCE, self._look, call, seconds)
+        taker = self._taker
+        if taker is not None and now - taker.began >= PATIENCE:
+            try:
+                self._replace(taker)
+            except RuntimeError:
+                # No thread to be had: the next look tries again. Meanwhile time runs for the calls that wait, too.
+                call.began = min(call.began, now)
 
     def _replace(self, taker: _Taker | None) -> None:
+        """Put a new taker in the place of `taker`, unless another call has done so; it runs before it counts."""
         with self._lock:
             if self._taker is taker:
-                self._taker = _Taker(self._calls)
+                new = _Taker(self._calls)
+                new.start()
+                self._taker = new
                 if taker is not None:
                     taker.replaced = True
-                self._taker.start()
 
 
 class _Taker(threading.Thread):
@@ -102,7 +109,7 @@ class _Call:
 
     def make(self) -> None:
         """Make the call, in this thread, unless nobody waits for it any more."""
-        if self.answer.cancelled():
+        if self.answer.done():
             return
         result = error = None
         try:

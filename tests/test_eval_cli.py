@@ -61,7 +61,7 @@ def test_scripted_players_on_every_panel(panel: str, number: int, tmp_path: Path
     tasks = found.tasks()[:number]
     agent, _ = load_agent(f"openrlhf_lamer.agents.{found.env}")
     env = envs.make(found.env, **found.options)
-    expected = wins(env, tasks, agent.max_turns)
+    expected = wins(env, tasks, agent.evaluated().max_turns)
     env.close()
     shown = {}
     for player in ("oracle", "random"):
@@ -74,6 +74,31 @@ def test_scripted_players_on_every_panel(panel: str, number: int, tmp_path: Path
     assert shown["oracle"]["success@1"]["value"] == pytest.approx(expected / number)
     assert expected > 0.5 * number
     assert shown["random"]["success@3"]["value"] < 0.5 * expected / number
+
+
+def longest(tmp_path: Path, *arguments: str) -> int:
+    """Turns of the longest attempt by a random player, which must be as many as the run's settings say."""
+    evaluate("--player", "random", "--out", str(tmp_path), *arguments)
+    turns = max(len(episode.turns) for trial in read_trials(tmp_path) for episode in trial.episodes)
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["config"]["max_turns"] == turns
+    return turns
+
+
+def test_an_attempt_has_the_turns_of_the_agents_evaluations_and_the_users_win(tmp_path: Path) -> None:
+    for given, name in (("max_turns=1, eval_turns=3", "patient.py"), ("max_turns=2", "plain.py")):
+        (tmp_path / name).write_text(
+            "from openrlhf_lamer.agents import Agent, host_seam\n"
+            f"agent = Agent('minesweeper', {given})\n__getattr__ = host_seam(agent)\n"
+        )
+    patient = (*SMALL, "--agent-func", str(tmp_path / "patient.py"))
+    assert longest(tmp_path / "own", *patient) == 3
+    assert longest(tmp_path / "given", *patient, "--max-turns", "4") == 4
+    assert longest(tmp_path / "plain", *SMALL, "--agent-func", str(tmp_path / "plain.py")) == 2
+
+
+def test_alfworld_is_evaluated_with_thirty_turns(tmp_path: Path, need: Callable[[str], None]) -> None:
+    need("alfworld")
+    assert longest(tmp_path, "--tasks", "alfworld/generated/id", "--first", "2", "--attempts", "1") == 30
 
 
 def test_methods_say_what_they_measure(tmp_path: Path) -> None:

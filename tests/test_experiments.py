@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
@@ -85,7 +86,7 @@ def test_every_experiment_has_the_papers_rows_and_columns() -> None:
         places = {(cell.row, cell.column) for cell in experiment.cells}
         told = {(row, column) for row, columns in published.figures.items() for column in columns}
         assert told <= places
-        if name not in ("harder-tasks", "gamma"):
+        if name not in ("harder-tasks", "gamma", "by-turn"):
             assert told == places
         for columns in published.figures.values():
             for figure in columns.values():
@@ -314,7 +315,34 @@ def test_training_commands_pass_the_launchers_checks(
             assert plan.gpus == 8
             trials = plan.line.config.num_episodes * plan.line["rollout.n_samples_per_prompt"]
             assert trials == 24, "as many episodes an update in every training"
-    assert estimators == {"lamer_ppo", "lamer_rloo", "lamer_grpo", "lamer_gigpo"}
+    assert estimators == {"lamer_ppo", "rloo", "group_norm", "lamer_rloo", "lamer_grpo", "lamer_gigpo"}
+
+
+def test_baselines_that_compare_whole_attempts_are_the_hosts_own(setup: Any) -> None:
+    """Table 1's RLOO and GRPO credit an attempt by its return, which equal attempts share; ours go by other names."""
+    estimators: dict[str, set[str]] = {}
+    for name in ("main-table", "by-turn"):
+        for cell in plans.EXPERIMENTS[name].cells:
+            if cell.row.startswith(("RLOO", "GRPO")):
+                words = shlex.split(cell.evaluation.training.command(setup, 0))
+                estimators.setdefault(cell.row, set()).add(words[words.index("--algo.advantage.estimator") + 1])
+                assert words[words.index("--lamer.num_episodes") + 1] == "1"
+                assert words[words.index("--rollout.n_samples_per_prompt") + 1] == "24"
+    assert estimators == {
+        "RLOO": {"rloo"},
+        "GRPO": {"group_norm"},
+        "RLOO by turn": {"lamer_rloo"},
+        "GRPO by turn": {"lamer_grpo"},
+    }
+    main, by_turn = tables.paper("main-table"), tables.paper("by-turn")
+    assert by_turn.figures == {row: main.figures[row] for row in ("RLOO", "GRPO")}
+
+
+def test_turns_are_the_agents_own_in_training_and_evaluation(setup: Any) -> None:
+    """Of ALFWorld's there are two numbers, which no command of the plan repeats."""
+    agent = load_agent("openrlhf_lamer.agents.alfworld")[0]
+    assert (agent.max_turns, agent.evaluated().max_turns) == (10, 30)
+    assert not [word for words in commands(setup) for word in words if word in ("--lamer.max_turns", "--max-turns")]
 
 
 def test_evaluation_commands_are_eval_s_own(setup: Any) -> None:

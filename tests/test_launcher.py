@@ -116,6 +116,10 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
         (["--ds.packing_samples"], "--ds.packing_samples: packing needs flash attention"),
         (["--ds.ring_attn_size", "2"], "--ds.ring_attn_size 2: packing needs flash attention"),
         (["--train.partial_rollout_enable"], "--train.partial_rollout_enable: .*add --train.async_enable"),
+        (["--ds.lora.rank", "8"], "--ds.lora.rank: the adapter .* does not reach the rollout engines.*issue 1349"),
+        (["--ds.lora.alpha", "32"], "--ds.lora.alpha: .*leave all --ds.lora.* out"),
+        (["--ds.lora.target_modules", "q_proj", "v_proj"], "--ds.lora.target_modules: "),
+        (["--ds.lora.dropout", "0.1"], "--ds.lora.dropout: "),
         (["--reward.overlong_buffer_len", "8"], "--reward.overlong_buffer_len: .*a trial is many replies"),
         (["--reward.stop_properly_penalty_coef", "0.5"], "--reward.stop_properly_penalty_coef: lamer_gigpo takes"),
         (["--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma: lamer_gigpo discounts by --lamer.gamma_step"),
@@ -151,6 +155,37 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
 def test_what_cannot_work_is_refused_with_the_flag(base: list[str], arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         launcher.prepare([*base, *arguments])
+
+
+def test_an_adapter_that_is_switched_off_is_no_matter(base: list[str]) -> None:
+    assert launcher.prepare([*base, "--ds.lora.rank", "0"]).line["ds.lora.rank"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ([], 1),
+        (["--train.async_queue_size", "3"], 3),
+        (["--rollout.vllm_generate_batch_size", "33"], 3),  # two batches ahead, the last of them in part
+        (["--train.partial_rollout_enable"], 2),
+        (["--train.partial_rollout_enable", "--train.async_queue_size", "2"], 3),
+        (["--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "64"], 4),
+    ],
+)
+def test_asynchronous_training_without_correction_is_told_how_old_its_trials_may_be(
+    base: list[str], arguments: list[str], steps: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    asynchronous = [*base, "--train.async_enable", "--rollout.batch_size", "16", *arguments]
+    launcher.prepare(asynchronous)
+    (told,) = [str(each.message) for each in recwarn if "async_enable" in str(each.message)]
+    assert f"up to {steps} training step{'s' * (steps > 1)} old" in told
+    assert ("in the middle of a trial" in told) == ("--train.partial_rollout_enable" in arguments)
+    assert told.endswith("give --algo.advantage.is_correction_level token")
+    recwarn.clear()
+    for level in ("token", "seq"):
+        launcher.prepare([*asynchronous, "--algo.advantage.is_correction_level", level])
+    launcher.prepare(base)
+    assert not [each for each in recwarn if "async_enable" in str(each.message)]
 
 
 def test_unknown_agents_are_refused(base: list[str], tmp_path: Path) -> None:

@@ -134,6 +134,88 @@ def test_threads_do_not_pile_up(stuck: Callable[[], None]) -> None:
     assert threading.active_count() <= before + 1
 
 
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the next starts of a thread fail, as many as it is told to, as where the system has no more threads."""
+    start = threading.Thread.start
+    failing = 0
+
+    def limited(self: threading.Thread) -> None:
+        nonlocal failing
+        if self.name == "lamer-offload" and failing:
+            failing -= 1
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    def fail(times: int) -> None:
+        nonlocal failing
+        failing = times
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return fail
+
+
+def test_a_first_thread_that_cannot_be_started_fails_its_call_and_no_later_one(
+    no_threads: Callable[[int], None], stuck: Callable[[], None]
+) -> None:
+    off_loop = Offload()
+    made: list[int] = []
+    no_threads(1)
+
+    async def play() -> None:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await off_loop(lambda: made.append(1), 9)
+        assert await off_loop(lambda: 5, 9) == 5
+        with pytest.raises(OverdueError):
+            await off_loop(stuck, 0.2)
+        assert await off_loop(lambda: 6, 9) == 6
+
+    asyncio.run(asyncio.wait_for(play(), 9))
+    assert made == [], "a call that was told it failed is not made afterwards"
+
+
+def test_a_thread_that_cannot_be_replaced_at_once_is_replaced_later(
+    no_threads: Callable[[int], None], stuck: Callable[[], None]
+) -> None:
+    off_loop = Offload()
+
+    async def play() -> None:
+        assert await off_loop(lambda: 5, 9) == 5
+        no_threads(4)
+        hung = asyncio.create_task(off_loop(stuck, 1.5))
+        began = time.monotonic()
+        assert await asyncio.gather(*(off_loop(lambda: 6, 1.0) for _ in range(3))) == [6, 6, 6]
+        assert 2 * PATIENCE < time.monotonic() - began < 1
+        with pytest.raises(OverdueError):
+            await hung
+
+    asyncio.run(asyncio.wait_for(play(), 9))
+
+
+def test_calls_that_no_thread_can_be_started_for_are_given_up_in_time(
+    no_threads: Callable[[int], None], stuck: Callable[[], None]
+) -> None:
+    off_loop = Offload()
+    made: list[int] = []
+
+    async def play() -> None:
+        assert await off_loop(lambda: 5, 9) == 5
+        no_threads(1_000_000)
+        hung = asyncio.create_task(off_loop(stuck, 0.3))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(OverdueError, match=r"no answer within 0.4 s"):
+            await off_loop(lambda: made.append(1), 0.4)
+        assert time.monotonic() - began < 1
+        with pytest.raises(OverdueError, match=r"no answer within 0.3 s"):
+            await hung
+        no_threads(0)
+        assert await off_loop(lambda: 6, 9) == 6
+
+    asyncio.run(asyncio.wait_for(play(), 9))
+    assert made == []
+
+
 def test_a_hanging_call_does_not_keep_the_process_from_ending() -> None:
     code = """
 import asyncio, time

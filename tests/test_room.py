@@ -285,6 +285,17 @@ def test_options_of_the_data_set_count(prepare: Callable[..., int], tmp_path: Pa
     assert prepare("--lamer.context", "trial") > usual
 
 
+def test_an_evaluation_with_more_turns_than_training_counts(
+    need: Callable[[str], None], prepare: Callable[..., int], tmp_path: Path
+) -> None:
+    need("alfworld")
+    write_dataset(tmp_path / "eval.jsonl", seeded_tasks("alfworld", "eval", 2))
+    evaluated = "--lamer.context", "episode", "--eval.dataset", str(tmp_path / "eval.jsonl")
+    assert prepare(*evaluated, game="alfworld") > 2 * prepare("--lamer.context", "episode", game="alfworld")
+    ten = prepare(*evaluated, "--lamer.max_turns", "10", game="alfworld")
+    assert ten == prepare("--lamer.context", "episode", game="alfworld")
+
+
 def test_a_length_that_is_too_short_is_a_warning_with_the_figure(prepare: Callable[..., int]) -> None:
     agent, _ = load_agent("openrlhf_lamer.agents.minesweeper")
     needed = room.needed(agent, LamerConfig(context="trial"), 1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ pytest.importorskip("openrlhf")
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.prompts import PromptStream, trial_seed
+from openrlhf_lamer.integration.prompts import PromptStream, generation_window, trial_seed
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
 if not cpu.cuda_available():
@@ -56,16 +57,27 @@ class Simulated:
         self.running: list[tuple[int, Future[Any], dict[str, Any]]] = []
         self.most = [0] * engines
         self.played: list[tuple[str, int, int]] = []
+        self.evaluated: list[tuple[str, int, int]] = []
         self.tokenizers = 0
         self.actors = [self._actor(number) for number in range(engines)]
         self.results: deque[Any] = deque()
 
     def _actor(self, number: int) -> Any:
-        def play_trial(prompt: str, label: str, sample: int, seed: int, sampling_params: Any, max_length: int) -> Any:
+        def play_trial(
+            prompt: str,
+            label: str,
+            sample: int,
+            seed: int,
+            sampling_params: Any,
+            max_length: int,
+            *,
+            evaluating: bool,
+        ) -> Any:
             trial = trial_of(label, sample, seed, self.outcome(Task.from_json(label), sample))
             response = {"prompt": prompt, "label": label, "reward": 0.0, "truncated": False, "trial": trial}
             future: Future[Any] = Future()
             self.played.append((trial.task.id, sample, seed))
+            self.evaluated += self.played[-1:] if evaluating else []
             self.running.append((number, future, response | {"scores": float(trial.won)}))
             self.most[number] = max(self.most[number], sum(engine == number for engine, *_ in self.running))
             return SimpleNamespace(future=lambda: future)
@@ -191,6 +203,26 @@ def test_nothing_runs_on_but_with_partial_rollouts_and_then_one_batch_at_most(ma
     assert ahead[-1] == 0
 
 
+@pytest.mark.parametrize(
+    ("generated", "partial", "ahead"),
+    [(SIZE, False, 0), (SIZE + 1, False, 1), (3 * SIZE, False, 2), (SIZE, True, 1), (3 * SIZE, True, 2)],
+)
+def test_a_trial_is_begun_as_many_batches_ahead_as_the_window_says(
+    make: Make, generated: int, partial: bool, ahead: int
+) -> None:
+    window = generation_window(generated, SIZE, partial=partial)
+    assert math.ceil(window / SIZE) - 1 == ahead
+    generator, simulated = make(generated=generated, partial=partial)
+    begun: dict[str, int] = {}
+    earlier = []
+    for call in range(TASKS // SIZE):
+        samples, *_ = generator.generate_samples()
+        begun |= {name: call for name, _, _ in simulated.played if name not in begun}
+        earlier += [call - begun[sample.trial.task.id] for sample in samples]
+    assert len(earlier) == TASKS * SAMPLES
+    assert max(earlier) == ahead
+
+
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("filtering", [False, True])
 @pytest.mark.parametrize("generated", [SIZE, 2 * SIZE])
@@ -247,6 +279,8 @@ def test_an_evaluation_is_in_the_order_of_its_prompts_and_draws_no_seed_of_train
     before = len(simulated.played)
     twice = [generator.generate_eval_samples(n_samples_per_prompt=2, temperature=0.0) for _ in range(2)]
     assert {name for name, _, _ in simulated.played[before : before + 4]} <= set(tasks([s.trial for s in twice[0]]))
+    assert len(simulated.evaluated) == 2 * 2 * TASKS
+    assert set(simulated.evaluated) == {(s.trial.task.id, s.trial.sample, s.trial.seed) for s in twice[0]}
     one, other = ([(s.trial.task.id, s.trial.sample, s.trial.seed) for s in samples] for samples in twice)
     assert one == other
     assert [name for name, _, _ in one[::2]] == [f"minesweeper:seed={seed}" for seed in range(TASKS)]
@@ -256,6 +290,27 @@ def test_an_evaluation_is_in_the_order_of_its_prompts_and_draws_no_seed_of_train
     trained = [s.trial for s in first] + rest
     assert len(trained) == TASKS * SAMPLES
     assert not seeds & {trial.seed for trial in trained}
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_an_evaluation_filters_nothing_and_says_nothing_of_it(
+    make: Make, partial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of training that end meanwhile are judged as ever."""
+    from openrlhf_lamer.integration import samples as module
+
+    said: list[str] = []
+    monkeypatch.setattr(module.logger, "info", said.append)
+    generator, _ = make(filtering=True, partial=partial, outcome=some_alike)
+    batches = [[s.trial for s in generator.generate_samples()[0]]]
+    samples = generator.generate_eval_samples(n_samples_per_prompt=1)
+    assert len(samples) == TASKS
+    assert all(sample.trial.won == (sample.trial.task.seed % 3 == 0) for sample in samples)
+    batches += [batch for batch, _, _ in epoch(generator)]
+    solved = {f"minesweeper:seed={seed}" for seed in range(0, TASKS, 3)}
+    judged = sorted(line.split()[2].rstrip(":") for line in said)
+    assert judged == sorted(solved), "each group of training that is all won, once"
+    assert not solved & {trial.task.id for batch in batches for trial in batch}
 
 
 def test_what_a_rollout_showed_comes_with_it_through_a_pickle(make: Make) -> None:

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -44,6 +44,7 @@ class Agent:
     Args:
         env: Name of the registered environment.
         max_turns: Turns in an episode unless the configuration says otherwise.
+        eval_turns: The same in an evaluation, where that is not as many.
         window: How many of the latest turns a fresh prompt lists.
         full_observations: How many of these are shown with the state they acted on.
         rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
@@ -67,6 +68,7 @@ class Agent:
     memory_observations: int = 0
     memory_characters: int = 300
     memory_separator: str | None = None
+    eval_turns: int | None = None
     _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +98,10 @@ class Agent:
     def _with_outcomes(self, turns: Sequence[Turn]) -> list[tuple[Turn, str]]:
         """Turns of an attempt and what came of each, as far as this agent shows it."""
         return with_outcomes(turns, self.memory_observations, self.memory_characters, self.memory_separator)
+
+    def evaluated(self) -> Agent:
+        """This agent with the turns that it has in an evaluation."""
+        return replace(self, max_turns=self.eval_turns or self.max_turns)
 
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
         """What builds an environment for `task`; the task's own options win over the configured ones."""

@@ -77,7 +77,7 @@ def cross(
     if as_json and as_csv:
         fail("give either --json or --csv")
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
-    config = LamerConfig(num_episodes=attempts, max_turns=max_turns, context=context, memory=memory)
+    config = LamerConfig(num_episodes=attempts, max_turns=max_turns or agent.max_turns, context=context, memory=memory)
     folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
     length = longest(agent, config, panel, max_new_tokens, max_length, *folders)
     sampling = Sampling(temperature, 1.0, max_new_tokens, length)

@@ -101,7 +101,8 @@ def evaluate(
         typer.Option(help="Begin a new chat at each turn, episode or trial.", rich_help_panel=HOW),
     ] = "turn",
     max_turns: Annotated[
-        int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.", rich_help_panel=HOW)
+        int | None,
+        typer.Option(min=1, help="Turns of an attempt; by default the agent's in evaluations.", rich_help_panel=HOW),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.", rich_help_panel=SAMPLING)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus.", rich_help_panel=SAMPLING)] = 1.0,
@@ -174,7 +175,7 @@ def evaluate(
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
-        "max_turns": max_turns,
+        "max_turns": max_turns or agent.max_turns,
         "context": context,
         "memory": memory or chosen.memory or "both",
         # The trial's own limit must leave room for all that an endpoint does about an answer that does not come.
@@ -247,7 +248,7 @@ def leaving(out: Path) -> Iterator[None]:
 
 
 def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
-    """The tasks, who plays them, and what names the agent: its module, or its file with a hash."""
+    """The tasks, who plays them (as in evaluations), and what names the agent: its module, or its file with a hash."""
     from openrlhf_lamer import panels
     from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.tasks import read_dataset
@@ -265,7 +266,11 @@ def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Age
         fail(str(error) if agent_func else f"no agent comes along for {panel[0].env}; name one with --agent-func")
     if strange := {task.env for task in panel} - {agent.env}:
         fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but {name} plays {agent.env}")
-    return panel, agent, {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {})
+    return (
+        panel,
+        agent.evaluated(),
+        {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {}),
+    )
 
 
 def open_player(

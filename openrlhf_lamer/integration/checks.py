@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from openrlhf_lamer.doctor.model import context_length, files, find
 from openrlhf_lamer.integration.credit import credit_config
 from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.flags import CommandLine
+from openrlhf_lamer.integration.prompts import generation_window
 
 STOCK_GROUPED = frozenset({"rloo", "reinforce_baseline", "group_norm", "dr_grpo"})
 """Estimators of the host that need more than one trial of a task."""
@@ -27,6 +29,9 @@ REFUSED = {
     "data.max_images_per_prompt": "environments are text",
 }
 """Flags of the host that do not go with trials, and why."""
+
+LORA = "ds.lora."
+"""What the names of the host's flags for low-rank adapters begin with."""
 
 REFUSED_BY_OURS = {
     "reward.clip_range": "takes rewards as they are",
@@ -70,6 +75,8 @@ def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]
     Raises:
         ConfigError: See `room.settle`.
     """
+    if line["eval.dataset"]:  # it is played with no fewer turns, or with more
+        agent = max(agent, agent.evaluated(), key=lambda each: each.max_turns)
     _, folder = find(line["actor.model_name_or_path"], offline=True)
     try:
         return room.settle(
@@ -83,6 +90,25 @@ def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]
         )
     except room.RoomError as error:
         raise ConfigError(str(error)) from error
+
+
+def staleness(line: CommandLine) -> str | None:
+    """A warning, where trials are trained that older weights have sampled and nothing corrects for it; else None.
+
+    A batch may wait for as many training steps as the queue holds. Groups that are generated ahead of their batch, and
+    trials that partial rollouts begin before it, wait for the batches between as well.
+    """
+    if not line["train.async_enable"] or line["algo.advantage.is_correction_level"] != "off":
+        return None
+    size, partial = line["rollout.batch_size"], line["train.partial_rollout_enable"]
+    ahead = math.ceil(generation_window(line["rollout.vllm_generate_batch_size"], size, partial=partial) / size) - 1
+    steps = line["train.async_queue_size"] + ahead
+    within = ", and weights may change in the middle of a trial (--train.partial_rollout_enable)" if partial else ""
+    return (
+        f"--train.async_enable: trials may be sampled by weights that are up to {steps} training "
+        f"{'step' if steps == 1 else 'steps'} old{within}, and nothing corrects for it; give "
+        "--algo.advantage.is_correction_level token"
+    )
 
 
 def _check_model(line: CommandLine) -> None:
@@ -130,6 +156,11 @@ def _check_modes(line: CommandLine) -> None:
     for flag, reason in REFUSED.items():
         if line[flag]:
             raise ConfigError(f"--{flag}: {reason}; leave the flag out")
+    for flag in sorted(flag for flag in line.given if flag.startswith(LORA) and line[flag]):
+        raise ConfigError(
+            f"--{flag}: the adapter is trained, but does not reach the rollout engines: the host sends it by names "
+            f"that vLLM does not know (OpenRLHF issue 1349); leave all --{LORA}* out"
+        )
     if line["ds.ring_attn_size"] > 1:
         raise ConfigError(f"--ds.ring_attn_size {line['ds.ring_attn_size']}: {REFUSED['ds.packing_samples']}; give 1")
     if line["train.partial_rollout_enable"] and not line["train.async_enable"]:

@@ -25,8 +25,9 @@ class Group:
         seeds: A seed for each trial.
         sampling_params: vLLM's, for every reply.
         max_length: Most tokens of a prompt and its reply together.
+        evaluating: Whether the trials are of the host's evaluation set, and not to be trained.
         samples: For each trial that has ended, what the host gets of it.
-        passed: Whether the host's dynamic filtering lets it pass; None before its last trial has ended.
+        passed: Whether the group may be trained; None before its last trial has ended.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Group:
     seeds: tuple[int, ...]
     sampling_params: Any
     max_length: int
+    evaluating: bool = False
     samples: list[TrialExperience | None] = field(init=False)
     passed: bool | None = field(default=None, init=False)
 
@@ -122,7 +124,13 @@ class Engines:
         for key, engine in self._dispatcher.start(now):
             group, sample = key
             answer = self._actors[engine].play_trial.remote(
-                group.prompt, group.label, sample, group.seeds[sample], group.sampling_params, group.max_length
+                group.prompt,
+                group.label,
+                sample,
+                group.seeds[sample],
+                group.sampling_params,
+                group.max_length,
+                evaluating=group.evaluating,
             )
             answer.future().add_done_callback(lambda future, key=key: self._ended.put((time.monotonic(), key, future)))
         self._occupancy.set(self._dispatcher.running, now)

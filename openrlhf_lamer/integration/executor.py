@@ -29,10 +29,13 @@ class LamerExecutor(AgentExecutorBase):
     """Plays trials of one agent against the engine of the rollout actor that holds it.
 
     Attributes:
+        agent: Who plays trials to be trained.
+        evaluated: The same agent, as it plays the host's evaluation set.
         playing: The trials that are being played: their tasks' ids, in no order, by numbers of their own.
     """
 
     agent: Agent
+    evaluated: Agent
 
     def __init__(self) -> None:
         self.launched = ENV_VAR in os.environ
@@ -61,15 +64,19 @@ class LamerExecutor(AgentExecutorBase):
         seed: int | None,
         max_new_tokens: int | None,
         max_length: int,
+        evaluating: bool = False,
     ) -> dict[str, Any]:
-        """The host's response with the trial under the key `trial`; failures are inside the record."""
+        """The host's response with the trial under the key `trial`; failures are inside the record.
+
+        With `evaluating` the trial is one of the host's evaluation set, and is not trained.
+        """
         assert self._chat is not None, "asked to play before a tokenizer was given"
         number = next(self._numbers)
         self.playing[number] = task.id
         try:
             trial = await run_trial(
                 task,
-                self.agent,
+                self.evaluated if evaluating else self.agent,
                 policy,
                 self._chat,
                 self.config,
@@ -103,7 +110,10 @@ class LamerExecutor(AgentExecutorBase):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """Play the task in `label` for a stock host, which has no way to mask a failed trial: it raises."""
+        """Play the task in `label` for a stock host, which has no way to mask a failed trial: it raises.
+
+        Nor does it say whether it trains or evaluates: every trial has the turns of training.
+        """
         if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
             self.take(hf_tokenizer)
         async with self._slots:
@@ -149,4 +159,4 @@ def freeze_heap() -> None:
 
 def executor_class(agent: Agent) -> type[LamerExecutor]:
     """The class that OpenRLHF instantiates for `agent`."""
-    return type("AgentExecutor", (LamerExecutor,), {"agent": agent})
+    return type("AgentExecutor", (LamerExecutor,), {"agent": agent, "evaluated": agent.evaluated()})

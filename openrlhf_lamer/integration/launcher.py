@@ -20,7 +20,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
-from openrlhf_lamer.integration.checks import check, max_len, needs_critic
+from openrlhf_lamer.integration.checks import check, max_len, needs_critic, staleness
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
@@ -82,9 +82,9 @@ def prepare(argv: Sequence[str]) -> Plan:
     Raises:
         ConfigError, AgentError, HostError, CudaPresentError: naming what is wrong and the remedy.
     """
-    warning = probe()
-    if warning:
-        warnings.warn(warning, stacklevel=2)
+    untested = probe()
+    if untested:
+        warnings.warn(untested, stacklevel=2)
     names = advantage.names()
     line = parse(argv, names, {})
     cpu_mode = _cpu_mode(line.config.cpu)
@@ -92,8 +92,8 @@ def prepare(argv: Sequence[str]) -> Plan:
     if cpu_mode:
         line = parse(argv, names, defaults)
     agent, file = load_agent(line.agent)
-    length, warning = max_len(line, agent, check(line, agent))
-    if warning:
+    length, short = max_len(line, agent, check(line, agent))
+    for warning in filter(None, (short, staleness(line))):
         warnings.warn(warning, stacklevel=2)
     defaults = {**defaults, "data.max_len": length}
     return Plan(parse(argv, names, defaults), file, cpu_mode, defaults)

@@ -88,6 +88,17 @@ class PromptStream:
         self._loader.load_state_dict({key: value for key, value in state.items() if key != DRAWN})
 
 
+def generation_window(asked: int | None, size: int, *, partial: bool) -> int:
+    """Groups that are in hand at once while batches of `size` groups are generated, those that lie ready among them.
+
+    Args:
+        asked: The host's `--rollout.vllm_generate_batch_size`.
+        size: Groups of a batch.
+        partial: Whether the next batch's trials start as those of this one end.
+    """
+    return max(asked or size, 2 * size if partial else size)
+
+
 def trial_seed(run: int, split: str, number: int, sample: int) -> int:
     """The seed of a trial: of sample `sample` of the prompt drawn as number `number`.
 

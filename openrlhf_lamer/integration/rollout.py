@@ -30,9 +30,17 @@ class LamerRolloutActor(plain_class(RolloutRayActor)):
         self._seeded = seeded
 
     async def play_trial(
-        self, prompt: str, label: str, sample: int, seed: int, sampling_params: Any, max_length: int
+        self,
+        prompt: str,
+        label: str,
+        sample: int,
+        seed: int,
+        sampling_params: Any,
+        max_length: int,
+        *,
+        evaluating: bool,
     ) -> dict[str, Any]:
-        """Play trial number `sample` of the task in `label`; failures are inside the record."""
+        """Play trial number `sample` of the task in `label`, to train or to evaluate; failures are in the record."""
         policy = EnginePolicy(self, sampling_params, seeded=self._seeded)
         return await self.executor.play(
             prompt,
@@ -42,6 +50,7 @@ class LamerRolloutActor(plain_class(RolloutRayActor)):
             seed=seed,
             max_new_tokens=sampling_params.max_tokens,
             max_length=max_length,
+            evaluating=evaluating,
         )
 
     async def prefix_cache(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from vllm import SamplingParams
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.engines import Engines, Group
-from openrlhf_lamer.integration.prompts import Draw, PromptStream, trial_seed
+from openrlhf_lamer.integration.prompts import Draw, PromptStream, generation_window, trial_seed
 
 logger = init_logger(__name__)
 
@@ -84,7 +84,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         args = self.args
         size = args.rollout.batch_size
         partial = args.train.partial_rollout_enable
-        window = max(args.rollout.vllm_generate_batch_size or size, 2 * size if partial else size)
+        window = generation_window(args.rollout.vllm_generate_batch_size, size, partial=partial)
         if not self._groups and not self._stream.open:
             self._stream.begin()
         self._wake()
@@ -140,9 +140,9 @@ class LamerSamplesGenerator(SamplesGenerator):
             self._engines.submit(group, draw.number // size)
 
     def _wait(self) -> None:
-        """Wait for a trial; judge its group if that was the last one."""
+        """Wait for a trial; if it was the last one of a group to be trained, judge that group."""
         group = self._engines.wait()
-        if group.complete:
+        if group.complete and not group.evaluating:
             group.passed = not self.args.algo.dynamic_filtering_enable or self._passes(group)
 
     def _passes(self, group: Group) -> bool:
@@ -181,7 +181,7 @@ class LamerSamplesGenerator(SamplesGenerator):
             logprobs=1 if args.algo.advantage.is_correction_level != "off" else None,
         )
         seeds = tuple(trial_seed(args.train.seed, split, number, sample) for sample in range(size))
-        return Group(prompt, label, seeds, sampling_params, given.get("max_len", 2048))
+        return Group(prompt, label, seeds, sampling_params, given.get("max_len", 2048), evaluating=split == "eval")
 
     def _wake(self) -> None:
         if self.args.vllm.enable_sleep:

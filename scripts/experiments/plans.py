@@ -34,8 +34,10 @@ SINGLE = ("--lamer.num_episodes", "1", "--rollout.n_samples_per_prompt", "24")
 
 MODELS: dict[str, tuple[str, ...]] = {
     "ppo": (*SINGLE, "--algo.advantage.estimator", "lamer_ppo"),
-    "rloo": (*SINGLE, "--algo.advantage.estimator", "lamer_rloo"),
-    "grpo": (*SINGLE, "--algo.advantage.estimator", "lamer_grpo"),
+    "rloo": (*SINGLE, "--algo.advantage.estimator", "rloo"),
+    "grpo": (*SINGLE, "--algo.advantage.estimator", "group_norm"),
+    "lamer_rloo": (*SINGLE, "--algo.advantage.estimator", "lamer_rloo"),
+    "lamer_grpo": (*SINGLE, "--algo.advantage.estimator", "lamer_grpo"),
     "gigpo": (*SINGLE, "--algo.advantage.estimator", "lamer_gigpo"),
     "lamer": ("--algo.advantage.estimator", "lamer_gigpo"),
     **{
@@ -47,7 +49,11 @@ MODELS: dict[str, tuple[str, ...]] = {
         for memory in ("history", "reflection")
     },
 }
-"""Trainings, and the flags that tell them apart. `lamer` has γ_traj 0.6 and a memory of both."""
+"""Trainings, and the flags that tell them apart. `lamer` has γ_traj 0.6 and a memory of both.
+
+`rloo` and `grpo` are the host's own, which compare whole attempts as the published methods do: attempts that earn the
+same are credited the same. `lamer_rloo` and `lamer_grpo` compare the turns of these attempts, each by its own return.
+"""
 
 
 @dataclass(frozen=True)
@@ -313,7 +319,14 @@ def _rl_memory() -> Experiment:
     return Experiment("rl-memory", "RL baselines that are given a memory", tuple(cells))
 
 
+def _by_turn() -> Experiment:
+    rows = {"RLOO": "rloo", "RLOO by turn": "lamer_rloo", "GRPO": "grpo", "GRPO by turn": "lamer_grpo"}
+    cells = [cell for row, model in rows.items() for cell in _everywhere(row, model, "rl")]
+    return Experiment("by-turn", "Single attempts credited as a whole, or turn by turn", tuple(cells), (1, 2, 3))
+
+
 EXPERIMENTS = {
-    each.name: each for each in (_main_table(), _harder_tasks(), _alfworld(), _gamma(), _memory(), _rl_memory())
+    each.name: each
+    for each in (_main_table(), _harder_tasks(), _alfworld(), _gamma(), _memory(), _rl_memory(), _by_turn())
 }
 """Experiments whose results are evaluations; the one on training itself is in `budget.py`."""

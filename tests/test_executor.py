@@ -1,0 +1,97 @@
+"""The executor that the rollout actor holds: training and the host's evaluation set have the agent's turns for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.policies.base import Generation, Request
+from openrlhf_lamer.records import Stop, Task, Trial
+
+pytest.importorskip("openrlhf")
+
+from openrlhf_lamer.integration.executor import executor_class
+
+
+class Idle:
+    """A policy that never acts, so that every episode takes all of its turns."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._ids = chat.encode("nothing")
+
+    async def generate(self, request: Request) -> Generation:
+        return Generation(self._ids, None, truncated=False)
+
+
+@pytest.fixture
+def turns(chat: Chat, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Plays a trial on an executor; returns the turns of each episode. Keyword arguments become the configuration."""
+
+    def played(agent: Agent, *, evaluating: bool, **config: Any) -> list[int]:
+        monkeypatch.setenv(ENV_VAR, LamerConfig(**{"num_episodes": 2, **config}).to_env())
+        executor = executor_class(agent)()
+        executor.take(tokenizer)
+        response = asyncio.run(
+            executor.play(
+                "p",
+                Task("minesweeper", seed=1),
+                Idle(chat),
+                sample=0,
+                seed=None,
+                max_new_tokens=64,
+                max_length=9000,
+                evaluating=evaluating,
+            )
+        )
+        trial: Trial = response["trial"]
+        assert trial.failure is None
+        assert {episode.stop for episode in trial.episodes} == {Stop.MAX_TURNS}
+        return [len(episode.turns) for episode in trial.episodes]
+
+    return played
+
+
+def test_an_evaluation_has_the_turns_that_the_agent_has_there(turns: Callable[..., list[int]]) -> None:
+    patient = Agent("minesweeper", max_turns=2, eval_turns=5)
+    assert turns(patient, evaluating=False) == [2, 2]
+    assert turns(patient, evaluating=True) == [5, 5]
+    assert turns(Agent("minesweeper", max_turns=3), evaluating=True) == [3, 3]
+
+
+def test_turns_that_the_user_gives_are_those_of_both(turns: Callable[..., list[int]]) -> None:
+    patient = Agent("minesweeper", max_turns=2, eval_turns=5)
+    assert turns(patient, evaluating=False, max_turns=4) == turns(patient, evaluating=True, max_turns=4) == [4, 4]
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_the_rollout_actor_says_which_it_is(evaluating: bool) -> None:
+    pytest.importorskip("vllm")
+    from openrlhf_lamer.integration.rollout import LamerRolloutActor
+
+    told: list[Any] = []
+
+    async def play(*args: Any, **given: Any) -> dict[str, Any]:
+        told.append(given["evaluating"])
+        return {}
+
+    actor = LamerRolloutActor.__new__(LamerRolloutActor)
+    actor.executor, actor._seeded = SimpleNamespace(play=play), False
+    params = SimpleNamespace(max_tokens=8)
+    label = Task("minesweeper", seed=1).to_json()
+    asyncio.run(actor.play_trial("p", label, 0, 1, params, 100, evaluating=evaluating))
+    assert told == [evaluating]
+
+
+def test_agents_have_as_many_turns_in_evaluations_but_alfworlds() -> None:
+    found = {}
+    for env in ("alfworld", "minesweeper", "sokoban", "webshop"):
+        agent = load_agent(f"openrlhf_lamer.agents.{env}")[0]
+        found[env] = agent.max_turns, agent.evaluated().max_turns
+    assert found == {"alfworld": (10, 30), "minesweeper": (7, 7), "sokoban": (7, 7), "webshop": (12, 12)}
