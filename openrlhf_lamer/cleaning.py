@@ -13,9 +13,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-CUT = "…"
-"""Stands where the rest of a text was left out."""
-
 _PLAIN = re.compile(r"[\t\n\r -~]*")
 
 
@@ -61,11 +58,6 @@ class Breaker:
                 end = len(text) - length + 1
                 text = f"{text[:end]} {text[end:]}"
         return text
-
-
-def shorten(text: str, limit: int) -> str:
-    """`text`, if it is longer than `limit` characters cut to that many with `CUT` at its end; clean if `text` is."""
-    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 def special_tokens(tokenizer: Any) -> set[str]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from openrlhf_lamer.cleaning import shorten
 from openrlhf_lamer.records import Episode, Stop, Turn
 
 Memory: TypeAlias = Literal["history", "reflection", "both"]
 """What is shown of an earlier episode: its turns, the remark on it, or both."""
+
+CUT = "…"
+"""Stands where the rest of a text was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
         )
         for number, episode in enumerate(episodes, start=1)
     )
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text`, if it is longer than `limit` characters cut to that many with `CUT` at its end; clean if `text` is."""
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 def with_outcomes(

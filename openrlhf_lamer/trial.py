@@ -18,12 +18,11 @@ from typing import Any, TypeVar
 
 from openrlhf_lamer.agents.base import ACTION_LIMIT, REMARK_LIMIT, Agent
 from openrlhf_lamer.chat import Chat, parse_tag
-from openrlhf_lamer.cleaning import shorten
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.context import Context
 from openrlhf_lamer.envs.base import Observation, Step
 from openrlhf_lamer.envs.session import Opening, OpenSession, Session, open_inline
-from openrlhf_lamer.memory import recall
+from openrlhf_lamer.memory import recall, shorten
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.policies.base import EngineGoneError, Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn

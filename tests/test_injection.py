@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat, parse_tag
-from openrlhf_lamer.cleaning import Breaker, shorten
+from openrlhf_lamer.cleaning import Breaker
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
-from openrlhf_lamer.memory import recall
+from openrlhf_lamer.memory import recall, shorten, with_outcomes
 from openrlhf_lamer.policies import Generation, Request
-from openrlhf_lamer.records import Phase, Task, Trial
+from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
 QWEN = (
@@ -249,6 +249,27 @@ def test_a_cut_leaves_clean_text_clean(chats: dict[str, Chat], name: str) -> Non
         for between in ("", "\n"):
             assert control(chat, chat.opening(cut + between + chat.clean(after))) == harmless
             assert not holds_a_tag(cut + between + chat.clean(after))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_came_of_a_turn_makes_no_token_and_no_tag(chats: dict[str, Chat], name: str) -> None:
+    """Whatever parts of observations are left out, and wherever they are cut."""
+    chat = chats[name]
+    harmless = control(chat, chat.opening("xy"))
+    pages = st.lists(hostile_texts(chat), min_size=1, max_size=4).map(" [SEP] ".join)
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.tuples(pages, pages, pages), st.integers(1, 40), st.sampled_from([None, " [SEP] ", "\n", " "]))
+    def holds(seen: tuple[str, ...], limit: int, separator: str | None) -> None:
+        turns = [
+            Turn(Phase.PLAY, 0, i, (1,), (2,), None, "", "go", True, 0.0, "", chat.clean(text))
+            for i, text in enumerate(seen)
+        ]
+        text = "".join(f"{turn.did} -> {outcome}\n" for turn, outcome in with_outcomes(turns, 9, limit, separator))
+        assert control(chat, chat.opening(text)) == harmless
+        assert not holds_a_tag(text)
 
     holds()
 

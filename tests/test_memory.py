@@ -137,7 +137,9 @@ def test_the_agent_says_of_how_many_turns_and_how_much(lost: Callable[..., Itera
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"memory_observations": -1}, {"memory_characters": 0}, {"memory_separator": ""}], ids=str
+    "wrong",
+    [{"memory_observations": -1}, {"memory_characters": 0}, {"memory_separator": ""}, {"memory_separator": "|"}],
+    ids=str,
 )
 def test_an_agent_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(AgentError, match=f"agent 'mine': .*{next(iter(wrong))}"):

@@ -72,11 +72,17 @@ class Agent:
     _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.memory_observations < 0 or self.memory_characters < 1 or self.memory_separator == "":
+        if self.memory_observations < 0 or self.memory_characters < 1:
             raise AgentError(
-                f"agent {self.env!r}: memory_observations is 0 or more, memory_characters 1 or more, and "
-                f"memory_separator None or a text that is not empty; they are {self.memory_observations!r}, "
-                f"{self.memory_characters!r} and {self.memory_separator!r}"
+                f"agent {self.env!r}: memory_observations is 0 or more and memory_characters 1 or more, not "
+                f"{self.memory_observations!r} and {self.memory_characters!r}"
+            )
+        separator = self.memory_separator
+        if separator is not None and not (separator[:1].isspace() and separator[-1:].isspace()):
+            # Otherwise the parts on both sides of one left out could come to a control token or a tag.
+            raise AgentError(
+                f"agent {self.env!r}: memory_separator begins and ends with a space or a line break, or is None; "
+                f"it is {separator!r}"
             )
 
     @cached_property
