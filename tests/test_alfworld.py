@@ -290,7 +290,7 @@ class TestGenerated:
     def test_every_type_is_solved_by_the_oracle(self, task_type: str) -> None:
         env = AlfWorld(task_types=task_type)
         task = Task("alfworld", seed=SEEDS[task_type], options={"task_types": task_type})
-        assert 3 <= solve(env, task) <= 12
+        assert 3 <= solve(env, task) <= generator.MOST_COMMANDS
 
     def test_a_seed_is_the_same_game_on_every_machine(self) -> None:
         """The files' digests: they may change only together with `generator.VERSION`."""
@@ -359,13 +359,6 @@ class TestGenerated:
         assert lines.count("translated") == 1
         assert len(lines) == 4
         assert len(set(lines)) == 2
-
-    def test_held_out_rooms_stay_unseen(self) -> None:
-        from openrlhf_lamer.envs.alfworld.rooms import HELD_OUT, rooms
-
-        numbers = rooms(frozenset({"Kitchen", "LivingRoom", "Bedroom", "Bathroom"}))
-        assert len(numbers) == 120 - len(HELD_OUT)
-        assert not HELD_OUT & set(numbers)
 
 
 class TestTasks:
@@ -552,7 +545,7 @@ def test_memory_and_disk_stay_flat() -> None:
     assert resident() < 1.05 * memory
 
 
-PINNED = {0: "5697744657f838f0", 2**30: "7b9d594be9c38eb6"}
+PINNED = {0: "e00378aae37db75e", 2**30: "5730d90b24f46f08"}
 
 TRANSCRIPTS = """
 import random

@@ -1,8 +1,9 @@
 """Games made from seeds, in the form of the official ones, each with a walkthrough that was tried.
 
-A game is drawn over one of the wheel's floor plans; a plan that solves it is written down from
-where things were put, and replayed in the engine. What was made is kept on disk, under
-`storage.folder()`, in the layout of the official data.
+A game is drawn over one of the wheel's floor plans, with task, copies and places as frequent as in the
+official training games (`counts`). A plan that solves it is written down from where things were put, and
+replayed in the engine. What was made is kept on disk, under `storage.folder()`, in the layout of the
+official data.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import permutations, product
 from pathlib import Path
 
-from openrlhf_lamer.envs.alfworld import games, rooms, storage, wheel
+from openrlhf_lamer.envs.alfworld import counts, games, rooms, storage, wheel
 from openrlhf_lamer.envs.alfworld.catalogue import FILE, FOLDER, family, names
 from openrlhf_lamer.envs.alfworld.rooms import Place, Room
 from openrlhf_lamer.envs.seeding import below, choose, generator
 
-VERSION = 1
+VERSION = 2
 """Counts up whenever the same seed gives another game."""
 
-_COPIES = (1, 1, 2)
-"""How many things of a class a room has: one of these, equally likely."""
+MOST_COMMANDS = 10
+"""A game that takes more is drawn again: no official walkthrough is longer."""
 
 _TREATMENTS = {
-    "pick_clean_then_place_in_recep": ("clean", "Cleanable", "SinkBasin"),
-    "pick_heat_then_place_in_recep": ("heat", "Heatable", "Microwave"),
-    "pick_cool_then_place_in_recep": ("cool", "Coolable", "Fridge"),
+    "pick_clean_then_place_in_recep": ("clean", "SinkBasin"),
+    "pick_heat_then_place_in_recep": ("heat", "Microwave"),
+    "pick_cool_then_place_in_recep": ("cool", "Fridge"),
 }
-"""Command, what can be treated so, and where."""
+"""Command, and where it is carried out."""
 
 _PROPERTIES = ("Cleanable", "Coolable", "Heatable", "Sliceable")
 
@@ -95,120 +98,135 @@ def _keep(entry: Path, scene: Scene, content: bytes) -> games.Game:
 
 def folder_of_games() -> Path:
     """Where generated games are kept; like `$ALFWORLD_DATA`, it holds `json_2.1.1`."""
-    return storage.folder() / f"generated-{VERSION}-{version('alfworld')}"
+    return storage.folder() / f"generated-{VERSION}-{counts.digest()}-{version('alfworld')}"
 
 
 def make(seed: int, task_types: str | Sequence[str]) -> tuple[Scene, bytes]:
     """Draw scenes until one is found that can be solved; returns it and the content of its file."""
     rng = generator("alfworld", VERSION, family(task_types), seed)
     task_type = choose(rng, names(task_types))
-    possible = rooms.rooms(frozenset(wheel.constants().GOALS_VALID[task_type]))
     while True:
-        scene = _draw(task_type, rooms.draw_room(choose(rng, possible), rng), rng)
-        if scene is None:
-            continue
+        scene = draw(task_type, rng)
         sentence = choose(rng, wheel.goals().gdict[task_type]["templates"])
         words = {"obj": scene.target.lower(), "recep": scene.goal.lower(), "toggle": scene.goal.lower()}
         source = {
             "pddl_domain": wheel.domain(),
             "grammar": wheel.grammar().replace("UNKNOWN GOAL", sentence.format(**words)),
-            "pddl_problem": _problem(scene, seed),
+            "pddl_problem": problem(scene, seed),
         }
         walkthrough = _solve(scene, games.compiled(_dump(source)))
         if walkthrough is not None:
             return scene, _dump({**source, "solvable": True, "walkthrough": walkthrough})
 
 
-def _draw(task_type: str, room: Room, rng: random.Random) -> Scene | None:
-    """Choose what is to be done and put things into the room; None where the task cannot be set there."""
-    _, treated, appliance = _TREATMENTS.get(task_type, ("", "", ""))
-    stands = rooms.lamp_stands(room)
-    looks = task_type == "look_at_obj_in_light"
-    if (appliance and appliance not in room.kinds) or (looks and not stands):
-        return None
-    targets = [cls for cls in room.classes if not treated or cls in wheel.constants().VAL_ACTION_OBJECTS[treated]]
-    if looks:
-        pairs = [(cls, rooms.LAMP) for cls in targets]
-    else:
-        pairs = [
-            (cls, kind)
-            for cls in targets
-            for kind in room.kinds
-            if cls in rooms.holds(kind) and kind != appliance and room.fitting(cls, without=[kind])
-        ]
-    if not pairs:
-        return None
-    target, goal = choose(rng, pairs)
+def draw(task_type: str, rng: random.Random) -> Scene:
+    """A scene that the official games could have, with a plan that is no longer than theirs."""
+    while True:
+        scene = _scene(task_type, rng)
+        if len(plan(scene)) <= MOST_COMMANDS:
+            return scene
+
+
+def _scene(task_type: str, rng: random.Random) -> Scene:
+    """Choose a task as the official games have it, a room where it can be set, and put things into the room."""
+    kind, target, goal, begins = counts.draw(rng, _tasks(task_type))
+    _, appliance = _TREATMENTS.get(task_type, ("", ""))
+    needed = frozenset({target, goal, *begins, *([appliance] if appliance else [])})
+    room = rooms.draw_room(choose(rng, rooms.with_all(kind, needed)), rng)
     where: dict[str, str] = {}
     for cls in room.classes:
-        copies = choose(rng, _COPIES)
-        if cls == target and task_type == "pick_two_obj_and_place":
-            copies = max(copies, 2)
-        for _ in range(copies):
-            # What is looked for never begins where it belongs.
-            into = choose(rng, room.fitting(cls, without=[goal] if cls == target else []))
-            where[rooms.draw_id(cls, where, rng)] = into
-    if stands:
-        where[rooms.draw_id(rooms.LAMP, where, rng)] = choose(rng, stands)
+        for into in begins if cls == target else _begin(cls, room, rng, at_least=int(cls == goal)):
+            where[rooms.draw_id(cls, where, rng)] = choose(rng, room.all(into))
     taken = set(room.places.values())
     while (start := (below(rng, 17) - 8, below(rng, 17) - 8, below(rng, 4), 30)) in taken:
         pass
     return Scene(task_type, room, target, goal, dict(sorted(where.items())), start)
 
 
+@cache
+def _tasks(task_type: str) -> Mapping[tuple[str, str, str, tuple[str, ...]], int]:
+    """How often the official games of a type have a kind of room, a target, a goal, and receptacles of the targets."""
+    return {
+        (kind, target, goal, tuple(begins.split("+"))): count
+        for kind, targets in counts.load().tasks[task_type].items()
+        for target, goals in targets.items()
+        for goal, patterns in goals.items()
+        for begins, count in patterns.items()
+    }
+
+
+def _begin(cls: str, room: Room, rng: random.Random, at_least: int) -> list[str]:
+    """Classes of the receptacles that things of a class begin in, one for each of them."""
+    kind, present = rooms.kind_of(room.number), frozenset(room.kinds)
+    usual = counts.load().things[kind].get(cls, {})
+    into = {each: count for each, count in usual.items() if each in present}
+    copies = max(int(counts.draw(rng, counts.load().copies[kind][cls])), at_least)
+    return [counts.draw(rng, into) for _ in range(copies)] if into else []
+
+
 def _solve(scene: Scene, compiled: games.Game) -> list[str] | None:
     """Commands that win, as they follow from where things are; None where the engine does not take them."""
-    plan = _plan(scene, compiled)
+    commands = [
+        text.format(*(compiled.entities[_escaped(each).lower()].name for each in ids)) for text, *ids in plan(scene)
+    ]
     play = games.Play()
     try:
         play.begin(compiled)
-        for command in plan:
+        for command in commands:
             if play.won or play.do(command) is None:
                 return None
-        return plan if play.won else None
+        return commands if play.won else None
     finally:
         play.close()
 
 
-def _plan(scene: Scene, compiled: games.Game) -> list[str]:
-    plan: list[str] = []
+def plan(scene: Scene) -> list[tuple[str, ...]]:
+    """The shortest way to win, over the copies that can be taken and the lamps.
+
+    Returns:
+        Its commands, each as a text with gaps and the ids of what belongs in them.
+    """
+    things = [each for each in scene.where if _class(each) == scene.target]
+    lamps = [each for each in scene.where if _class(each) == scene.goal] or [""]
+    chosen = permutations(things, 2 if scene.task_type == "pick_two_obj_and_place" else 1)
+    return min((_plan(scene, *each) for each in product(chosen, lamps)), key=len)
+
+
+def _plan(scene: Scene, things: Sequence[str], lamp: str) -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = []
     here = scene.start
     opened: set[str] = set()
-
-    def name(id_: str) -> str:
-        return compiled.entities[_escaped(id_).lower()].name
 
     def go(receptacle: str, to_use_it: bool = True) -> None:
         nonlocal here
         if scene.room.places[receptacle] != here:  # some receptacles share a place
             here = scene.room.places[receptacle]
-            plan.append(f"go to {name(receptacle)}")
-        if to_use_it and _openable(receptacle) and receptacle not in opened:
+            commands.append(("go to {}", receptacle))
+        if to_use_it and receptacle in scene.room.opens and receptacle not in opened:
             opened.add(receptacle)
-            plan.append(f"open {name(receptacle)}")
+            commands.append(("open {}", receptacle))
 
     def first(kind: str) -> str:
-        return next(each for each in scene.room.places if rooms.receptacle_class(each) == kind)
+        """One that needs no opening, where there is one."""
+        return min(scene.room.all(kind), key=lambda each: each in scene.room.opens)
 
-    command, _, appliance = _TREATMENTS.get(scene.task_type, ("", "", ""))
-    things = [each for each in scene.where if _class(each) == scene.target]
-    for thing in things[: 2 if scene.task_type == "pick_two_obj_and_place" else 1]:
+    command, appliance = _TREATMENTS.get(scene.task_type, ("", ""))
+    for thing in things:
         go(scene.where[thing])
-        plan.append(f"take {name(thing)} from {name(scene.where[thing])}")
+        commands.append(("take {} from {}", thing, scene.where[thing]))
         if command:
             go(first(appliance), to_use_it=False)
-            plan.append(f"{command} {name(thing)} with {name(first(appliance))}")
-        if scene.goal == rooms.LAMP:
-            lamp = next(each for each in scene.where if _class(each) == rooms.LAMP)
+            commands.append((f"{command} {{}} with {{}}", thing, first(appliance)))
+        if lamp:
             go(scene.where[lamp])
-            plan.append(f"use {name(lamp)}")
+            commands.append(("use {}", lamp))
         else:
             go(first(scene.goal))
-            plan.append(f"move {name(thing)} to {name(first(scene.goal))}")
-    return plan
+            commands.append(("move {} to {}", thing, first(scene.goal)))
+    return commands
 
 
-def _problem(scene: Scene, seed: int) -> str:
+def problem(scene: Scene, seed: int) -> str:
     """The scene in PDDL, laid out like the official problems."""
     constants, room = wheel.constants(), scene.room
     receptacle_kinds = sorted(set(constants.RECEPTACLES) - constants.MOVABLE_RECEPTACLES_SET)
@@ -224,7 +242,7 @@ def _problem(scene: Scene, seed: int) -> str:
     for receptacle, place in room.places.items():
         facts.append(f"receptacleType {_escaped(receptacle)} {rooms.receptacle_class(receptacle)}Type")
         facts.append(f"receptacleAtLocation {_escaped(receptacle)} {_location(place)}")
-        if _openable(receptacle):
+        if receptacle in room.opens:
             facts.append(f"openable {_escaped(receptacle)}")
     for kind in room.kinds:
         facts += [f"canContain {kind}Type {each}Type" for each in thing_kinds if each in rooms.holds(kind)]
@@ -274,10 +292,6 @@ def _dump(parts: Mapping[str, object]) -> bytes:
 
 def _class(thing: str) -> str:
     return thing.partition("|")[0]
-
-
-def _openable(receptacle: str) -> bool:
-    return rooms.receptacle_class(receptacle) in wheel.constants().OPENABLE_CLASS_SET
 
 
 def _location(place: Place) -> str:

@@ -7,25 +7,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from openrlhf_lamer.envs.alfworld import wheel
+from openrlhf_lamer.envs.alfworld import counts, wheel
 from openrlhf_lamer.envs.seeding import below, choose
 
 Place = tuple[int, int, int, int]
 """Where one stands: x and z in steps of 0.25 m, rotation in quarter turns, horizon in degrees."""
 
-HELD_OUT = frozenset({10, 219, 308, 424})
-"""The rooms of the official split valid_unseen; no game is generated in them."""
-
 LAMP = "DeskLamp"
-_LAMP_STANDS_ON = ("Desk", "Dresser", "SideTable", "Shelf", "CoffeeTable", "DiningTable")
-
-_FIXTURES: Mapping[str, Mapping[str, int]] = {
-    "Kitchen": {"CoffeeMachine": 1, "GarbageCan": 1, "StoveBurner": 4, "Toaster": 1},
-    "LivingRoom": {"GarbageCan": 1},
-    "Bedroom": {"GarbageCan": 1, "LaundryHamper": 1},
-    "Bathroom": {"GarbageCan": 1, "HandTowelHolder": 1, "ToiletPaperHanger": 1, "TowelHolder": 1},
-}
-"""Receptacles that official games have and the wheel's floor plans leave out, where the room has the class."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +23,13 @@ class Room:
     Attributes:
         number: AI2-THOR's number of the floor plan.
         places: Where one stands before each receptacle, by its id; sorted.
-        classes: Classes of the things that may be found here and that fit somewhere; sorted.
+        opens: The receptacles that can be opened.
+        classes: Classes of the things that may be found here; sorted.
     """
 
     number: int
     places: Mapping[str, Place]
+    opens: frozenset[str]
     classes: tuple[str, ...]
 
     @property
@@ -47,21 +37,35 @@ class Room:
         """The classes of the receptacles, sorted."""
         return sorted({receptacle_class(each) for each in self.places})
 
-    def fitting(self, cls: str, without: Collection[str] = ()) -> list[str]:
-        """The receptacles that a thing of this class may be in, but for those of the classes `without`."""
-        kinds = {kind for kind in self.kinds if cls in holds(kind) and kind not in without}
-        return [each for each in self.places if receptacle_class(each) in kinds]
+    def all(self, kind: str) -> list[str]:
+        """The receptacles of a class, sorted."""
+        return [each for each in self.places if receptacle_class(each) == kind]
+
+
+def kind_of(number: int) -> str:
+    """The kind of a room: "Kitchen", "LivingRoom", "Bedroom" or "Bathroom"."""
+    return next(kind for kind, numbers in wheel.constants().SCENE_TYPE.items() if number in numbers)
+
+
+def rooms() -> tuple[int, ...]:
+    """Numbers of the rooms that games are generated in: those of the official training games."""
+    return tuple(map(int, counts.load().fixtures))
 
 
 @cache
-def rooms(kinds: frozenset[str]) -> tuple[int, ...]:
-    """Numbers of the rooms of these kinds (Kitchen, Bedroom, ...), without those held out."""
-    scenes = wheel.constants().SCENE_TYPE
-    return tuple(number for kind in sorted(kinds) for number in scenes[kind] if number not in HELD_OUT)
+def with_all(kind: str, classes: frozenset[str]) -> tuple[int, ...]:
+    """Numbers of the rooms of a kind that have each of these classes of things and receptacles."""
+    found = []
+    for number in rooms():
+        if kind_of(number) == kind:
+            plan, things = wheel.floor_plan(number)
+            if classes <= {*things, *map(receptacle_class, plan), *counts.load().fixtures[str(number)]}:
+                found.append(number)
+    return tuple(found)
 
 
 def draw_room(number: int, rng: random.Random) -> Room:
-    """A room of the wheel, and in it the fixtures that the floor plan leaves out, each at a drawn place."""
+    """A room of the wheel, and in it what the floor plan leaves out and official games have, at drawn places."""
     constants = wheel.constants()
     plan, classes = wheel.floor_plan(number)
     places = {
@@ -69,24 +73,14 @@ def draw_room(number: int, rng: random.Random) -> Room:
         for each, (x, z, rotation, horizon) in plan.items()
         if receptacle_class(each) in constants.RECEPTACLES
     }
+    opens = frozenset(each for each in places if receptacle_class(each) in constants.OPENABLE_CLASS_SET)
     known = sorted(set(places.values())) or [(0, 0, 0, 30)]
-    present = {receptacle_class(each) for each in places}
-    kind = next(kind for kind, numbers in constants.SCENE_TYPE.items() if number in numbers)
-    for fixture, count in _FIXTURES[kind].items():
-        if fixture in classes and fixture not in present:
-            for _ in range(count):
-                x, z, rotation, _ = choose(rng, known)
-                places[draw_id(fixture, places, rng)] = (x, z, rotation, 45)
-    here = {each: places[each] for each in sorted(places)}
-    room = Room(number, here, ())
-    fits = {cls for kind in room.kinds for cls in holds(kind)} - set(room.kinds)
-    return Room(number, here, tuple(cls for cls in classes if cls in fits))
-
-
-def lamp_stands(room: Room) -> list[str]:
-    """The receptacles that a lamp may stand on; none where the room has no lamp."""
-    _, classes = wheel.floor_plan(room.number)
-    return [each for each in room.places if LAMP in classes and receptacle_class(each) in _LAMP_STANDS_ON]
+    for fixture, count in counts.load().fixtures[str(number)].items():
+        for _ in range(count):
+            x, z, rotation, _ = choose(rng, known)
+            places[_draw_receptacle(fixture, places, rng)] = (x, z, rotation, 45)
+    found = counts.load().copies[kind_of(number)]
+    return Room(number, {each: places[each] for each in sorted(places)}, opens, tuple(c for c in classes if c in found))
 
 
 def holds(kind: str) -> Collection[str]:
@@ -107,3 +101,12 @@ def draw_id(cls: str, taken: Collection[str], rng: random.Random) -> str:
         drawn = f"{cls}|{x / 100:+06.2f}|{y / 100:+06.2f}|{z / 100:+06.2f}"
         if drawn not in taken:
             return drawn
+
+
+def _draw_receptacle(cls: str, taken: Collection[str], rng: random.Random) -> str:
+    """A new id of a receptacle: `Cabinet|...`, `Sink|...|SinkBasin`."""
+    if not cls.endswith("Basin"):
+        return draw_id(cls, taken, rng)
+    suffix = f"|{cls}"
+    others = [each.removesuffix(suffix) for each in taken]
+    return draw_id(cls.removesuffix("Basin"), others, rng) + suffix

@@ -1,0 +1,52 @@
+"""What generated ALFWorld games hold, beside the official training games.
+
+    python benchmarks/alfworld_games.py [--games N]
+
+A line a task type, and in it for each figure the generated games', the official ones' and their ratio:
+copies of the target in receptacles, the share of these that begin in closed ones, the share of
+receptacles that open, things in receptacles, commands to win. Games are drawn and not solved, so that
+thousands take a minute. Leaves with 1 where a figure is off by more than a third.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from openrlhf_lamer.envs.alfworld import catalogue, census, counts
+
+FIGURES = {"copies": "{:.2f}", "hidden": "{:.1%}", "opens": "{:.0%}", "things": "{:.1f}", "commands": "{:.1f}"}
+"""The figures that are compared, and how they are printed."""
+
+
+def main() -> int:
+    """Draw, count and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--games", type=int, default=2000, help="generated games of each task type")
+    num = parser.parse_args().games
+    official = counts.load()
+    table = Table(title=f"{num} generated games a type / {official.source}")
+    table.add_column("task type")
+    for name in (*FIGURES, "most commands"):
+        table.add_column(name, justify="right")
+    off = 0
+    for task_type in catalogue.TASK_TYPES:
+        games = census.drawn(task_type, num)
+        ours, theirs = asdict(census.figures(games, games)), asdict(official.figures[task_type])
+        cells = []
+        for name, form in FIGURES.items():
+            ratio = ours[name] / theirs[name]
+            off += not 2 / 3 <= ratio <= 4 / 3
+            cells.append(f"{form.format(ours[name])} / {form.format(theirs[name])} = {ratio:.2f}")
+        table.add_row(task_type, *cells, f"{ours['most_commands']} / {theirs['most_commands']}")
+    Console(width=160).print(table)
+    print(f"figures off by more than a third: {off}")
+    return int(off > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
