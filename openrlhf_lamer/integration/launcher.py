@@ -20,7 +20,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
-from openrlhf_lamer.integration.checks import check, needs_critic
+from openrlhf_lamer.integration.checks import check, clip_range, needs_critic
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
@@ -93,6 +93,10 @@ def prepare(argv: Sequence[str]) -> Plan:
         line = parse(argv, names, defaults)
     agent, file = load_agent(line.agent)
     check(line, agent)
+    wide = clip_range(line, agent)
+    if wide is not None:
+        defaults = {**defaults, "reward.clip_range": wide}
+        line = parse(argv, names, defaults)
     return Plan(line, file, cpu_mode, defaults)
 
 
