@@ -106,7 +106,7 @@ def trainer(micro_batch: int) -> Any:
 
     args = SimpleNamespace(
         rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=micro_batch),
-        train=SimpleNamespace(batch_size=64),
+        train=SimpleNamespace(batch_size=64, seed=0),
         actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=2),
         ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
         algo=SimpleNamespace(advantage=SimpleNamespace(lambd=1.0)),

@@ -167,7 +167,7 @@ class Trainer:
         args = SimpleNamespace(
             algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
             rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=8),
-            train=SimpleNamespace(batch_size=64),
+            train=SimpleNamespace(batch_size=64, seed=0),
             actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=1),
             ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
         )

@@ -143,7 +143,7 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
 
 @pytest.fixture
 def maker() -> Callable[..., Any]:
-    """Makes the host's experience maker for groups of four, one that calls no model.
+    """Makes the host's experience maker, by default for groups of four, one that calls no model.
 
     Log-probabilities and divergences are zero, the critic's values random.
     """
@@ -152,16 +152,16 @@ def maker() -> Callable[..., Any]:
     from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
 
     def make(
-        estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1
+        estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1, group: int = 4
     ) -> LamerExperienceMaker:
         advantage = SimpleNamespace(estimator=estimator, gamma=gamma, lambd=0.9, no_std_norm=False)
         args = SimpleNamespace(
             algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
-            rollout=SimpleNamespace(n_samples_per_prompt=4, micro_batch_size=3, max_new_tokens=64),
-            train=SimpleNamespace(batch_size=8),
+            rollout=SimpleNamespace(n_samples_per_prompt=group, micro_batch_size=3, max_new_tokens=64),
+            train=SimpleNamespace(batch_size=8, seed=42),
             actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
             ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
-            reward=SimpleNamespace(clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None),
+            reward=SimpleNamespace(clip_range=(-100, 100), overlong_buffer_len=None, stop_properly_penalty_coef=None),
         )
         strategy: Any = SimpleNamespace(args=args)
         tokenizer: Any = SimpleNamespace(pad_token_id=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -64,6 +65,46 @@ def test_stock_estimators_pass_through(base: list[str]) -> None:
     plan = launcher.prepare([*base, "--algo.advantage.estimator", "rloo", "--lamer.num_episodes", "1"])
     parsed = vars(host.host_parser().parse_args(plan.host_argv))
     assert parsed["algo.advantage.estimator"] == "rloo"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "arguments", "least", "most"),
+    [
+        # MineSweeper, 7 turns: -3.5 to 10 an episode, and 1 + 0.6 + 0.36 episodes.
+        ("gae", "", -6.86, 10),
+        ("reinforce", "--lamer.max_turns 12", -11.76, 10),
+        ("rloo", "--lamer.num_episodes 1", -13.5, 13.5),
+        ("rloo", "", -16.86, 16.86),
+        ("reinforce_baseline", "", -16.86 * 7 / 8, 16.86 * 7 / 8),
+        ("dr_grpo", "--rollout.n_samples_per_prompt 2", -8.43, 8.43),
+        ("flash_reinforce", "", -16.86 * 127 / 128, 16.86 * 127 / 128),
+        ("group_norm", "--rollout.n_samples_per_prompt 400", -399 / 20, 399 / 20),
+        # A refused action costs 1 there, and a reply without one 2. Cascades pay 2, and the last turn 10.
+        ("gae", "--lamer.reward shaped --lamer.invalid_penalty 2", -14 * 1.96, 22 * 1.96),
+        ("gae", "--reward.stop_properly_penalty_coef -30", -30, 10),
+    ],
+)
+def test_the_default_clip_range_holds_all_that_the_host_may_clip(
+    base: list[str], estimator: str, arguments: str, least: float, most: float
+) -> None:
+    given = [*base, "--algo.advantage.estimator", estimator, *arguments.split()]
+    plan = launcher.prepare(given)
+    low, high = vars(host.host_parser().parse_args(plan.host_argv))["reward.clip_range"]
+    assert (low, high) == (min(-10, math.floor(least)), max(10, math.ceil(most)))
+    assert tuple(plan.line["reward.clip_range"]) == (low, high)
+    launcher.prepare([*given, "--reward.clip_range", str(least - 0.001), str(most + 0.001)])
+    for narrow in ((least + 0.001, most), (least, most - 0.001)):
+        with pytest.raises(ConfigError, match=r"--reward\.clip_range .* a trial can earn"):
+            launcher.prepare([*given, "--reward.clip_range", *map(str, narrow)])
+
+
+def test_no_clip_range_is_passed_on_for_an_estimator_of_ours(base: list[str]) -> None:
+    assert "--reward.clip_range" not in launcher.prepare(base).host_argv
+
+
+def test_all_estimators_of_the_host_are_known() -> None:
+    (action,) = [a for a in host.host_parser()._actions if a.dest == "algo.advantage.estimator"]
+    assert set(action.choices or ()) == set(host.ESTIMATORS)
 
 
 def test_an_estimator_with_a_critic_stands_in_for_the_hosts_own(base: list[str]) -> None:
@@ -144,9 +185,19 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
         (["--rollout.batch_size", "64"], "32 tasks, fewer than --rollout.batch_size 64"),
         (["--reward.clip_range", "-1", "1"], "--reward.clip_range: lamer_"),
         (
-            ["--algo.advantage.estimator", "group_norm", "--lamer.reward", "shaped"],
-            "--reward.clip_range -10 10: a trial can",
+            ["--algo.advantage.estimator", "rloo", "--reward.clip_range", "-10", "10"],
+            "--reward.clip_range -10 10: a trial can earn -6.86 to 10, .* rloo .* -16.86 to 16.86; .*clip_range -17 17",
         ),
+        (
+            ["--algo.advantage.estimator", "reinforce", "--reward.clip_range", "-6", "10"],
+            "--reward.clip_range -6 10: a trial can earn -6.86 to 10; leave the flag out, or give .* -10 10",
+        ),
+        (
+            ["--algo.advantage.estimator", "group_norm", "--reward.clip_range", "-2", "2"],
+            "--reward.clip_range -2 2: .*group_norm makes of it, -2.475 to 2.475",
+        ),
+        (["--algo.advantage.estimator", "rloo", "--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma 0.9: rloo"),
+        (["--actor.aux_loss_coef", "0.01"], "--actor.aux_loss_coef: the router would be balanced over filling rows"),
         (["--eval.dataset", "nowhere.jsonl"], "--eval.dataset nowhere.jsonl: there is no such file.*prepare tasks"),
         (["--no.such.flag", "1"], "--no.such.flag"),
         (["--train.agent_func_path", "x.py"], "both name an agent"),

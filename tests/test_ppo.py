@@ -85,6 +85,15 @@ class TestByHand:
         assert np.array_equal(advantages(self.table, reference=True), advantages(self.table))
 
 
+@pytest.mark.parametrize("gamma_traj", [0, 1])
+def test_whole_numbers_are_discounts_like_others(gamma_traj: int) -> None:
+    """γ_step = ½ stays ½ beside an integer γ_traj."""
+    table = TestByHand.table
+    own, later = advantages(table, gamma_step=0.5, gamma_traj=gamma_traj), 4.0 * gamma_traj
+    assert own.tolist() == [1 + 0.5 * (2 + later) - 1, 2 + later - 2, 0.5, 0]
+    assert own.tolist() == advantages(table, gamma_step=0.5, gamma_traj=float(gamma_traj)).tolist()
+
+
 def test_the_papers_form_is_refused() -> None:
     config = CreditConfig(cross_episode="paper")
     table = with_returns(TestByHand.table, config)

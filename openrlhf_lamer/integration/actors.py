@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
@@ -26,12 +27,12 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
         """As the host does, then put the counter around the training step."""
         result = super().init_model_from_pretrained(*args, **kwargs)
         step = self.trainer.training_step
-        self._rows = self._tokens = 0.0
+        self._rows = self._tokens = 0
 
         def counted_step(*step_args: Any, **step_kwargs: Any) -> dict[str, Any]:
             status = step(*step_args, **step_kwargs)
-            self._rows += status["num_samples"]
-            self._tokens += status["num_action_tokens"]
+            self._rows += int(status["num_samples"])
+            self._tokens += int(status["num_action_tokens"])
             if status["num_action_tokens"] == 0:
                 # A micro-batch of fillers has no token to average over. Its metrics weigh nothing, but 0 · NaN is NaN.
                 status["metrics"] = {key: _finite(value) for key, value in status["metrics"].items()}
@@ -42,12 +43,14 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
 
     def fit(self, kl_ctl: float = 0) -> dict[str, float]:
         """Train on the replay buffer; the counts are sums over all data-parallel ranks."""
-        self._rows = self._tokens = 0.0
+        self._rows = self._tokens = 0
         steps_before = self.actor.model.global_steps
         status = super().fit(kl_ctl)
         copies = self.strategy.ring_attn_size * self.strategy.ds_tensor_parallel_size
-        summed = self.strategy.all_reduce({ROWS_TRAINED: self._rows, TOKENS_TRAINED: self._tokens}, op="sum")
-        counts = {key: value / copies for key, value in summed.items()}
+        # The host would sum plain numbers in float32, which loses count beyond 2^24.
+        summed = self.strategy.all_reduce(torch.tensor([self._rows, self._tokens], dtype=torch.int64), op="sum")
+        rows, tokens = (float(count) / copies for count in summed.tolist())
+        counts = {ROWS_TRAINED: rows, TOKENS_TRAINED: tokens}
         return status | counts | {OPTIMIZER_STEPS: float(self.actor.model.global_steps - steps_before)}
 
     def discard(self) -> None:

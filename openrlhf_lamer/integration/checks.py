@@ -15,10 +15,8 @@ from openrlhf_lamer.doctor.model import context_length, files, find
 from openrlhf_lamer.integration.credit import credit_config
 from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.flags import CommandLine
+from openrlhf_lamer.integration.host import CLIP_RANGE, ESTIMATORS
 from openrlhf_lamer.integration.prompts import generation_window
-
-STOCK_GROUPED = frozenset({"rloo", "reinforce_baseline", "group_norm", "dr_grpo"})
-"""Estimators of the host that need more than one trial of a task."""
 
 REFUSED = {
     "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "
@@ -27,6 +25,8 @@ REFUSED = {
     "reward.remote_url": "rewards come from the environment",
     "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
     "data.max_images_per_prompt": "environments are text",
+    "actor.aux_loss_coef": "the router would be balanced over filling rows too, which are copies of the batch's "
+    "shortest row, and a micro-batch of them would weigh as much as any other",
 }
 """Flags of the host that do not go with trials, and why."""
 
@@ -45,7 +45,7 @@ REFUSED_BY_OURS = {
 
 def needs_critic(estimator: str) -> bool:
     """Whether an estimator, ours or the host's, works with a critic."""
-    return advantage.get(estimator).needs_critic if estimator in advantage.names() else estimator == "gae"
+    return advantage.get(estimator).needs_critic if estimator in advantage.names() else ESTIMATORS[estimator].critic
 
 
 def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
@@ -126,13 +126,16 @@ def _check_model(line: CommandLine) -> None:
 def _check_estimator(line: CommandLine) -> None:
     name, size = line["algo.advantage.estimator"], line["rollout.n_samples_per_prompt"]
     ours = name in advantage.names()
-    grouped = advantage.get(name).needs_group if ours else name in STOCK_GROUPED
+    grouped = advantage.get(name).needs_group if ours else ESTIMATORS[name].needs_group
     if grouped and size < 2:
         raise ConfigError(
             f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs 2 or more; "
             "the paper uses 8 for LaMer and 24 for RL"
         )
     if not ours:
+        gamma = line["algo.advantage.gamma"]
+        if gamma != 1 and not ESTIMATORS[name].discounts:
+            raise ConfigError(f"--algo.advantage.gamma {gamma:g}: {name} does not discount; leave the flag out")
         return
     if line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
         raise ConfigError(
@@ -206,24 +209,65 @@ def _check_environment(line: CommandLine, agent: Agent) -> None:
         raise ConfigError(f"--lamer.env_options: {error}") from error
 
 
+def clip_range(line: CommandLine, agent: Agent) -> tuple[int, int] | None:
+    """The host's default `--reward.clip_range`, widened until it clips nothing that can be earned.
+
+    None with an estimator of ours, for which the host clips nothing.
+    """
+    if line["algo.advantage.estimator"] in advantage.names():
+        return None
+    (low, high), (least, most) = CLIP_RANGE, _clipped(line, agent)
+    return min(low, math.floor(least)), max(high, math.ceil(most))
+
+
 def _check_rewards(line: CommandLine, agent: Agent) -> None:
-    """Stock estimators clip a trial's return, which must not swallow what can be earned."""
-    if line["algo.advantage.estimator"] in advantage.names() or "reward.clip_range" in line.given:
+    """Stock estimators clip what they credit a trial with, which must not cut off what can be earned."""
+    wide = clip_range(line, agent) if "reward.clip_range" in line.given else None
+    if wide is None:
         return
-    config = line.config
-    env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})
-    _, most = env.reward_bounds(config.max_turns or agent.max_turns)
-    env.close()
-    # A trial ends with its first success, so only one episode can pay for winning; others pay at most as much.
-    most = max(
-        most * sum(config.gamma_traj**n for n in range(config.num_episodes)) if config.reward == "shaped" else most, 0
-    )
     low, high = line["reward.clip_range"]
-    if most > high:
+    least, most = _clipped(line, agent)
+    if least < low or most > high:
+        name = line["algo.advantage.estimator"]
+        earned = "a trial can earn {:.4g} to {:.4g}".format(*_earned(line, agent))
+        if ESTIMATORS[name].baseline != "none":
+            earned += f", and the host clips what {name} makes of it, {least:.4g} to {most:.4g}"
         raise ConfigError(
-            f"--reward.clip_range {low:g} {high:g}: a trial can earn up to {most:.1f}, which the host would clip; "
-            f"give --reward.clip_range {-most:.0f} {most + 1:.0f}, or the range you want"
+            f"--reward.clip_range {low:g} {high:g}: {earned}; leave the flag out, or give --reward.clip_range "
+            f"{wide[0]:g} {wide[1]:g}"
         )
+
+
+def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
+    """Bounds of what a trial can earn, our penalties and the host's own included."""
+    config = line.config
+    turns, penalty = config.max_turns or agent.max_turns, config.invalid_penalty
+    env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})
+    _, most = env.reward_bounds(turns)
+    if env.penalises_invalid:
+        # The environment charges for actions that it refuses, the penalty is for replies without one.
+        least = min(env.reward_bounds(played)[0] - penalty * (turns - played) for played in range(1, turns + 1))
+        least = min(least, -penalty * turns)
+    else:
+        least = env.reward_bounds(turns)[0] - penalty * turns
+    env.close()
+    if not math.isfinite(most - least):
+        raise ConfigError(
+            f"--agent_func: {agent.env}.reward_bounds({turns}) has no finite bounds, but the host clips rewards: say "
+            "what an episode can pay"
+        )
+    episodes = sum(config.gamma_traj**n for n in range(config.num_episodes))
+    # A trial ends with its first success, so only one episode can pay for winning; others pay at most as much.
+    least, most = min(least * episodes, 0.0), max(most * (episodes if config.reward == "shaped" else 1.0), 0.0)
+    # A factor for trials that were cut off, or what they are given instead if it is negative.
+    return min(least, line["reward.stop_properly_penalty_coef"] or 0.0), most
+
+
+def _clipped(line: CommandLine, agent: Agent) -> tuple[float, float]:
+    """Bounds of what the host clips: what a trial earns, less the estimator's baseline."""
+    group = line["rollout.n_samples_per_prompt"]
+    estimator = ESTIMATORS[line["algo.advantage.estimator"]]
+    return estimator.compared(*_earned(line, agent), group, group * line["rollout.batch_size"])
 
 
 def _check_data(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:

@@ -14,6 +14,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.batch import TrialBatch
 from openrlhf_lamer.integration.credit import TurnValues, assign_credit
+from openrlhf_lamer.integration.deal import deal, regroup
 from openrlhf_lamer.integration.experience import RowBatch, TrialExperience, row_experience
 from openrlhf_lamer.integration.stock import stock_credit
 
@@ -22,8 +23,8 @@ class LamerExperienceMaker(RemoteExperienceMaker):
     """Turns trials into rows, has the host's models score them, and assigns credit.
 
     Advantages are computed on whole groups before anything is split over data-parallel ranks.
-    With a `lamer_*` estimator they come from the turn table; with a stock name the host's own
-    estimator runs on each trial's scalar return (see `stock.py`).
+    With a `lamer_*` estimator they come from the turn table; with a stock name they are the host's
+    own on each trial's scalar return (see `stock.py`).
     """
 
     def __init__(self, *args: Any, config: LamerConfig, estimator: str, **kwargs: Any) -> None:
@@ -46,12 +47,30 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         if self.estimator in advantage.names():
             self._assign_turn_credit(experiences, rows, batch)
         else:
-            stock_credit(self, super().compute_advantages_and_returns, experiences, rows, batch)
+            stock_credit(self, experiences, rows, batch)
         for experience in experiences:
             experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
         _neutralise_fillers(experiences, len(rows.rows))
         self.batch = batch.with_rows(rows)
-        return experiences
+        return self._dealt(experiences, rows, batch)
+
+    @property
+    def _ranks(self) -> int:
+        """Number of data-parallel ranks."""
+        args = self.strategy.args
+        actors = args.actor.num_nodes * args.actor.num_gpus_per_node
+        return actors // (args.ds.ring_attn_size * args.ds.tensor_parallel_size)
+
+    def _dealt(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> list[Experience]:
+        """The rows in the order in which they are trained.
+
+        It is drawn by the run's seed and those of the trials, which are those of their place in the order of prompts:
+        a resumed run deals as one without interruption.
+        """
+        args = self.strategy.args
+        rng = np.random.default_rng([args.train.seed, *(trial.seed or 0 for trial in batch.trials)])
+        shares = deal(len(rows.rows), rows.filled, step=args.train.batch_size, ranks=self._ranks, rng=rng)
+        return regroup(experiences, shares, args.rollout.micro_batch_size, self.tokenizer.pad_token_id)
 
     def _micro_batches(self, rows: RowBatch, batch: TrialBatch) -> list[Experience]:
         """Rows and fillers in micro-batches for scoring, dealt to the ranks by length.
@@ -60,8 +79,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         micro-batches and rows as every other: the host deadlocks otherwise.
         """
         args = self.strategy.args
-        ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-        ranks //= args.ds.ring_attn_size * args.ds.tensor_parallel_size
+        ranks = self._ranks
         earned = torch.tensor([trial.scalar_return(self.config.gamma_traj) for trial in batch.trials])
         lengths = [len(row.ids) for row in rows.rows]
         shortest = rows.rows[int(np.argmin(lengths))]

@@ -186,6 +186,8 @@ def _as_arguments(flags: Mapping[str, object]) -> list[str]:
     for name, value in flags.items():
         if value is True:
             arguments.append(f"--{name}")
+        elif isinstance(value, tuple):
+            arguments += [f"--{name}", *map(str, value)]
         elif value is not False and value is not None:
             arguments += [f"--{name}", str(value)]
     return arguments

@@ -10,11 +10,14 @@ import argparse
 import ast
 import importlib.metadata
 import importlib.util
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 CLI = "openrlhf.cli.train_ppo_ray"
 
@@ -44,9 +47,10 @@ SEAMS = (
     Seam("trainer/ppo_utils/experience.py", "Experience.concat_experiences", "micro-batches of rows"),
     Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.make_experience", "scoring of rows"),
     Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.make_experience_batch", "trials to rows"),
-    Seam(
-        "trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.compute_advantages_and_returns", "stock credit"
-    ),
+    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.get_cumulative_returns", "stock credit"),
+    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.get_advantages_and_returns", "stock credit"),
+    Seam("trainer/ppo_utils/length_penalty.py", "apply_length_penalties", "stock credit"),
+    Seam("models/utils.py", "compute_reward", "stock credit"),
     Seam("trainer/ppo_trainer.py", "PPOTrainer.fit", "the training loop"),
     Seam("trainer/ppo_trainer.py", "PPOTrainer.evaluate", "evaluation"),
     Seam("trainer/ppo_trainer.py", "BasePPOTrainer.train_step", "one training step"),
@@ -59,6 +63,66 @@ SEAMS = (
     Seam("trainer/ray/ppo_critic.py", "CriticPPOTrainer.training_step", "fillers have no value"),
     Seam("cli/train_ppo_ray.py", "train", "the host's entry"),
 )
+
+
+CLIP_RANGE = (-10, 10)
+"""Default of the host's `--reward.clip_range`."""
+
+Baseline: TypeAlias = Literal["none", "mean", "others", "spread", "batch"]
+"""What the host compares a sample's reward with: nothing, the mean of its group, the mean of the others in its group,
+the mean and spread of its group, or the mean of the whole batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostEstimator:
+    """One of the host's advantage estimators.
+
+    Attributes:
+        baseline: What a reward is compared with. The host does this before it clips rewards.
+        critic: Whether it works with a critic.
+        discounts: Whether it discounts by `--algo.advantage.gamma`; otherwise the discount is 1.
+        whitens: Whether advantages are centred and scaled over the tokens of the batch.
+    """
+
+    baseline: Baseline = "none"
+    critic: bool = False
+    discounts: bool = False
+    whitens: bool = False
+
+    @property
+    def needs_group(self) -> bool:
+        """Whether it compares the samples of one prompt."""
+        return self.baseline not in ("none", "batch")
+
+    def compared(self, least: float, most: float, group: int, batch: int) -> tuple[float, float]:
+        """Bounds of a reward after the baseline, which is what the host clips.
+
+        Args:
+            least: Least that a sample can earn.
+            most: Most that it can earn.
+            group: Samples of a prompt.
+            batch: Samples of a batch.
+        """
+        if self.baseline == "none":
+            return least, most
+        if self.baseline == "spread":
+            # One sample that differs from all others, whatever it earns.
+            return -(group - 1) / math.sqrt(group), (group - 1) / math.sqrt(group)
+        size = {"others": math.inf, "mean": group, "batch": batch}[self.baseline]
+        span = (most - least) * (1 - 1 / size)
+        return -span, span
+
+
+ESTIMATORS: Mapping[str, HostEstimator] = {
+    "gae": HostEstimator(critic=True, discounts=True, whitens=True),
+    "reinforce": HostEstimator(discounts=True, whitens=True),
+    "reinforce_baseline": HostEstimator("mean", whitens=True),
+    "dr_grpo": HostEstimator("mean"),
+    "rloo": HostEstimator("others"),
+    "group_norm": HostEstimator("spread"),
+    "flash_reinforce": HostEstimator("batch"),
+}
+"""The host's estimators by name."""
 
 
 def host_version() -> str:

@@ -20,7 +20,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
-from openrlhf_lamer.integration.checks import check, max_len, needs_critic, staleness
+from openrlhf_lamer.integration.checks import check, clip_range, max_len, needs_critic, staleness
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
@@ -96,6 +96,9 @@ def prepare(argv: Sequence[str]) -> Plan:
     for warning in filter(None, (short, staleness(line))):
         warnings.warn(warning, stacklevel=2)
     defaults = {**defaults, "data.max_len": length}
+    wide = clip_range(line, agent)
+    if wide is not None:
+        defaults["reward.clip_range"] = wide
     return Plan(parse(argv, names, defaults), file, cpu_mode, defaults)
 
 

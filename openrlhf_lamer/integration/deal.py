@@ -1,0 +1,68 @@
+"""Which rows are trained in which optimizer step, and by which data-parallel rank.
+
+The host trains rows in the order in which it is given them, in steps of `--train.batch_size`. It shuffles each rank's
+rows beforehand only without tensor parallelism, so the order must be right already when rows are handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+
+def deal(real: int, fillers: int, *, step: int, ranks: int, rng: np.random.Generator) -> list[list[int]]:
+    """Positions of rows for each rank, in the order in which they are trained.
+
+    Rows fall into steps and ranks at random. Fillers, which have no token, are spread evenly over the steps: a step's
+    tokens weigh by their number, so one that held most of the fillers would give each of its tokens too much weight.
+
+    Args:
+        real: Number of real rows, at positions 0 … real - 1.
+        fillers: Number of fillers, at the positions behind them.
+        step: Rows of an optimizer step, over all ranks; it divides `real + fillers`, and `ranks` divides it.
+        ranks: Number of data-parallel ranks.
+        rng: Decides.
+    """
+    steps = (real + fillers) // step
+    # Fillers of each step: ⌊fillers / steps⌋ or one more.
+    share = np.full(steps, fillers // steps)
+    share[rng.permutation(steps)[: fillers % steps]] += 1
+    drawn, filling = rng.permutation(real), real + rng.permutation(fillers)
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    taken = filled = 0
+    for own in share.tolist():
+        rows = np.concatenate((drawn[taken : taken + step - own], filling[filled : filled + own]))
+        taken, filled = taken + step - own, filled + own
+        for rank, part in enumerate(np.split(rng.permutation(rows), ranks)):
+            shares[rank] += part.tolist()
+    return shares
+
+
+def regroup(
+    experiences: Sequence[Experience], shares: Sequence[Sequence[int]], size: int, pad_token_id: int
+) -> list[Experience]:
+    """The same rows in micro-batches of `size` in a new order: those of `shares[0]`, then of `shares[1]`, …
+
+    A row is known by the position that stands for it in its micro-batch's `index`.
+    """
+    where = {p: (experience, line) for experience in experiences for line, p in enumerate(experience.index)}
+    return [
+        Experience.concat_experiences([_line(*where[p]) for p in share[start : start + size]], pad_token_id)
+        for share in shares
+        for start in range(0, len(share), size)
+    ]
+
+
+def _line(experience: Experience, line: int) -> Experience:
+    """One row of a micro-batch, with a batch dimension of 1."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: own(part) for key, part in value.items()}
+        return None if value is None else value[line : line + 1]
+
+    return Experience(**{field.name: own(getattr(experience, field.name)) for field in fields(Experience)})
