@@ -8,7 +8,6 @@ asked for, `SHORTEST` or more, is checked by a search.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openrlhf_lamer.envs.seeding import below, choose, generator
@@ -23,6 +22,9 @@ NEARBY = 14
 OUTWARD = 0.9
 """How often a box is pulled away from the targets where one can be."""
 
+PROBES = 10
+"""Backward plays after which a room is given up whose boxes never came apart: of most, they cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -32,7 +34,7 @@ class Recipe:
         floor: Least and most share of a room's inner squares that become floor; 1 and above is all of them.
         asked: Least moves of a shortest solution; drawn for each level, lowered where it is not met.
         played: Least moves for which boxes are pulled; up to `LONGEST`.
-        plays: Backward plays of which the most tangled is kept.
+        plays: Backward plays in a room, of which the most tangled is kept.
         tries: How often that is done before another room is dug.
     """
 
@@ -46,8 +48,8 @@ class Recipe:
 RECIPES = {
     2: Recipe(floor=(0.6, 0.9), asked=range(5, 13), played=6, plays=1, tries=8),
     3: Recipe(floor=(0.7, 0.95), asked=range(7, 15), played=15, plays=3, tries=4),
-    4: Recipe(floor=(0.8, 1.05), asked=range(13, 20), played=LONGEST, plays=16, tries=2),
-    5: Recipe(floor=(0.85, 1.05), asked=range(14, 21), played=LONGEST, plays=12, tries=3),
+    4: Recipe(floor=(0.75, 1.05), asked=range(12, 19), played=18, plays=24, tries=2),
+    5: Recipe(floor=(0.85, 1.05), asked=range(13, 20), played=LONGEST, plays=40, tries=2),
 }
 """By the number of boxes: the more, the more open the room and the longer and more tangled the solution."""
 
@@ -73,10 +75,9 @@ def generate(size: int, boxes: int, seed: int) -> Level:
     while True:
         room = _room(rng, size, boxes)
         for _ in range(recipe.tries):
-            plays = [play for _ in range(recipe.plays) if (play := _pull_apart(rng, room, recipe.played))]
-            if not plays:
+            best = _most_tangled(rng, room, recipe)
+            if best is None:
                 continue
-            best = max(plays, key=lambda play: play.tangle)
             path = _stroll(rng, room, best)
             if len(path) > asked and Solver(room).solve(best.boxes, path[-1], limit=asked - 1) is None:
                 return Level(room, best.boxes, path[-1], tuple(room.words(path[::-1])))
@@ -154,7 +155,7 @@ def _pull_apart(rng: random.Random, room: Room, played: int) -> _Play | None:
     budget = played + below(rng, LONGEST - played + 1)
     origin = {box: box for box in bits(boxes)}
     win, changes, pulled, last = 0, 0, 0, None
-    while pulls := list(_pulls(room, boxes, path[-1], budget - len(path) + 1)):
+    while pulls := _pulls(room, boxes, path[-1], budget - len(path) + 1):
         if rng.random() < OUTWARD:
             outward = [(box, by) for box, by in pulls if distance[shift(box, by)] > distance[box]]
             pulls = [(box, by) for box, by in outward if box & room.targets] or outward or pulls
@@ -173,6 +174,18 @@ def _pull_apart(rng: random.Random, room: Room, played: int) -> _Play | None:
     return _Play(*last) if last else None
 
 
+def _most_tangled(rng: random.Random, room: Room, recipe: Recipe) -> _Play | None:
+    """The best of the recipe's plays; None where the boxes do not come apart, in the first `PROBES` at least."""
+    best = None
+    for number in range(recipe.plays):
+        if best is None and number == PROBES:
+            return None
+        play = _pull_apart(rng, room, recipe.played)
+        if play is not None and (best is None or play.tangle > best.tangle):
+            best = play
+    return best
+
+
 def _stroll(rng: random.Random, room: Room, play: _Play) -> list[int]:
     """The play's path and a walk after it, `LONGEST` moves at most: the player need not begin beside a box."""
     path = play.path
@@ -182,14 +195,19 @@ def _stroll(rng: random.Random, room: Room, play: _Play) -> list[int]:
     return [*path, *room.walk(play.boxes, path[-1], choose(rng, list(bits(near))))]
 
 
-def _pulls(room: Room, boxes: int, player: int, budget: int) -> Iterator[tuple[int, int]]:
+def _pulls(room: Room, boxes: int, player: int, budget: int) -> list[tuple[int, int]]:
     """Pulls that end within `budget` moves, the walk to the box included: the box and the direction."""
     free = room.floor & ~boxes
+    stands = [(by, squares) for by in room.steps if (squares := free & shift(free, -by) & shift(boxes, by))]
+    left = union(squares for _, squares in stands)
+    pulls = []
     layer = seen = player
-    while layer and budget > 0:
-        for by in room.steps:
-            for box in bits(boxes & shift(layer & shift(free, -by), -by)):
-                yield box, by
+    while left and layer and budget > 0:
+        if left & layer:
+            for by, squares in stands:
+                pulls += [(shift(stand, -by), by) for stand in bits(layer & squares)]
+            left &= ~layer
         layer = room.around(layer) & free & ~seen
         seen |= layer
         budget -= 1
+    return pulls
