@@ -49,7 +49,7 @@ RECIPES = {
     2: Recipe(floor=(0.6, 0.9), asked=range(5, 13), played=6, plays=1, tries=8),
     3: Recipe(floor=(0.7, 0.95), asked=range(7, 15), played=15, plays=3, tries=4),
     4: Recipe(floor=(0.75, 1.05), asked=range(12, 19), played=18, plays=24, tries=2),
-    5: Recipe(floor=(0.85, 1.05), asked=range(13, 20), played=LONGEST, plays=40, tries=2),
+    5: Recipe(floor=(0.9, 1.05), asked=range(16, 22), played=LONGEST, plays=40, tries=2),
 }
 """By the number of boxes: the more, the more open the room and the longer and more tangled the solution."""
 
