@@ -290,9 +290,10 @@ class TestPlay:
             make("sokoban", max_moves=needed - 1).reset(task)
         env = make("sokoban", max_moves=needed)
         env.reset(task)
+        won = False
         while (action := env.oracle()) is not None:
-            step = env.step(action)
-        assert step.won
+            won = env.step(action).won
+        assert won
 
     def test_what_a_search_cannot_tell_is_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
         level = generate(6, 5, 1)
@@ -314,4 +315,4 @@ class TestPlay:
             for count in range(2, 6)
             if make("sokoban", size=size, boxes=count).slow
         }
-        assert slow == {(8, 5), (9, 4), (9, 5), (10, 4), (10, 5)}
+        assert slow == {(6, 5), (7, 5), (8, 5), (9, 4), (9, 5), (10, 4), (10, 5)}

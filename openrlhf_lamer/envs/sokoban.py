@@ -89,8 +89,8 @@ class Sokoban(TextEnv):
         self.max_moves = self._whole("max_moves", max_moves, LONGEST, 1000)
         self.moves_per_turn = self._whole("moves_per_turn", moves_per_turn, 1, 100)
         self._options = (self.size, self.boxes)
-        # A search for a solution that is not there may then take tens of milliseconds; else a few at most.
-        self.slow = size * boxes > 35
+        # Making a level of five boxes, or a search for a solution that is not there, takes tens of milliseconds.
+        self.slow = boxes == 5 or size * boxes > 35
         self._task: Task | None = None
         self._plan: dict[tuple[int, int], tuple[str, ...]] = {}
         """What solves a position, for those the oracle has met: positions to the moves still to make."""
