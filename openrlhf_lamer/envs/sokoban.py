@@ -33,7 +33,7 @@ class Sokoban(TextEnv):
         A room of `size` x `size` squares, walls included, with `boxes` boxes and as many targets.
         The player pushes a box by walking into it, where the square behind it is free; boxes are
         never pulled, nor two pushed at once. A generated level has a shortest solution of 5 to 21
-        moves; no box begins on a target, of four or more one may.
+        moves, and no box begins on a target.
 
     Actions:
         One to `moves_per_turn` of `up`, `down`, `left`, `right` and `none`, separated by commas:
@@ -61,10 +61,11 @@ class Sokoban(TextEnv):
         reward: "sparse" or "shaped".
 
     A task's spec is `{"board": "0: # # ...\\n1: # P ..."}`, in the observation's form. It brings its
-    own size and boxes; the options stand for seeded tasks, and are back with the next one.
+    own size and boxes; the options stand for seeded tasks, and are back with the next one. A board
+    that has no solution, or none within `max_moves`, is refused.
 
     Whether a solution is left is always decided exactly in rooms of 6x6; in larger ones a position
-    counts as solvable where a long search has found no answer.
+    counts as solvable, and a board as solvable within `max_moves`, where a long search has found no answer.
     """
 
     name = "sokoban"
@@ -88,8 +89,8 @@ class Sokoban(TextEnv):
         self.max_moves = self._whole("max_moves", max_moves, LONGEST, 1000)
         self.moves_per_turn = self._whole("moves_per_turn", moves_per_turn, 1, 100)
         self._options = (self.size, self.boxes)
-        # A search for a solution that is not there may then take tens of milliseconds; else a few at most.
-        self.slow = size * boxes > 35
+        # Making a level of five boxes, or a search for a solution that is not there, takes tens of milliseconds.
+        self.slow = boxes == 5 or size * boxes > 35
         self._task: Task | None = None
         self._plan: dict[tuple[int, int], tuple[str, ...]] = {}
         """What solves a position, for those the oracle has met: positions to the moves still to make."""
@@ -106,9 +107,8 @@ class Sokoban(TextEnv):
             level = self._read(task.spec) if task.spec is not None else generate(self.size, self.boxes, _seed(task))
             self._level, self._solver, self._plan = level, Solver(level.room), {}
             self._remember(level.boxes, level.player, level.solution)
-            # A generated level came with a solution.
-            if task.spec is not None and self._solver.is_lost(level.boxes, level.player):
-                raise TaskError("sokoban: spec['board'] has no solution")
+            if task.spec is not None:  # a generated level came with a solution
+                self._check_solvable(level)
             self._task = task
         self._boxes, self._player = self._level.boxes, self._level.player
         self._moves = 0
@@ -203,6 +203,16 @@ class Sokoban(TextEnv):
         if boxes == room.targets:
             raise TaskError("sokoban: spec['board'] is solved already")
         return Level(room, boxes, player)
+
+    def _check_solvable(self, level: Level) -> None:
+        if self._solver.is_lost(level.boxes, level.player):
+            raise TaskError("sokoban: spec['board'] has no solution")
+        needed = self._solver.least_moves(level.boxes, level.player)
+        if needed > self.max_moves:
+            raise TaskError(
+                f"sokoban: spec['board'] needs {needed} moves, max_moves is {self.max_moves}; "
+                "raise max_moves or choose another board"
+            )
 
     def _move(self, by: int) -> bool:
         """Walk by one square, if the way is free; returns whether a box was pushed."""

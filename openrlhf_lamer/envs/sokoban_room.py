@@ -65,6 +65,11 @@ class Room:
                 return region
             region = grown
 
+    def apart(self, one: int, other: int) -> int:
+        """Rows and columns between two squares, walls or not."""
+        (row, column), (to_row, to_column) = (divmod(at.bit_length() - 1, self.width) for at in (one, other))
+        return abs(row - to_row) + abs(column - to_column)
+
     def walk(self, boxes: int, player: int, goal: int) -> list[int]:
         """Squares of a shortest walk from `player` to `goal`, the first left out; there must be one."""
         free = self.floor & ~boxes

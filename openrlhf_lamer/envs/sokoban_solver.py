@@ -23,7 +23,11 @@ GREEDY_WEIGHT = 5
 
 
 class _OutOfBudget(Exception):
-    """A search went through as many positions as it may."""
+    """A search went through as many positions as it may; `bound` is the least length that it left open."""
+
+    def __init__(self, bound: int) -> None:
+        super().__init__(bound)
+        self.bound = bound
 
 
 class Solver:
@@ -90,6 +94,18 @@ class Solver:
         except _OutOfBudget:
             return None
 
+    def least_moves(self, boxes: int, player: int) -> int:
+        """Moves that a solution needs, of a position that has one.
+
+        Where a shortest solution takes too long to find, it is a number that none is shorter than.
+        """
+        try:
+            solution = self._search(boxes, player, 1, None)
+        except _OutOfBudget as stopped:
+            return stopped.bound
+        assert solution is not None, "the position has a solution"
+        return len(solution)
+
     def _search(self, boxes: int, player: int, weight: int, limit: int | None) -> list[str] | None:
         """A* over pushes; its heuristic is `weight` times the sum of the boxes' distances."""
         room, distance = self.room, self.room.distance
@@ -108,7 +124,7 @@ class Solver:
             if made > cost[position]:
                 continue
             if len(cost) > SOLVE_BUDGET:
-                raise _OutOfBudget
+                raise _OutOfBudget(bound)
             boxes, player = position
             free = room.floor & ~boxes
             layer = seen = player

@@ -1,0 +1,187 @@
+"""How hard Sokoban's levels are, by the number of boxes: does more boxes mean harder?
+
+    python benchmarks/sokoban_levels.py [--levels N] [--size N] [--boxes N ...]
+
+A row for each number of boxes, and one with the figures recorded from the paper's generator (6x6, 200 levels), which
+is not run. Shortest solutions come from a breadth-first search over single moves, written here. The random
+player makes 21 random moves; the greedy one, within 21 moves, always makes the push after which the boxes are nearest
+to the targets (least sum of Manhattan distances, each box with a target of its own), the nearest such push first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from statistics import fmean, median, quantiles
+
+from rich.console import Console
+from rich.table import Table
+
+from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
+from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
+
+EPISODES = 50
+"""Random episodes on each level."""
+WIDTH = 100
+"""Columns that the table needs, also where the output is no terminal."""
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Figures of a set of levels.
+
+    Attributes:
+        walls: Share of the inner squares that are walls.
+        moves: Median, 5th and 95th percentile of the moves of a shortest solution.
+        on_target: Share of levels in which a box begins on a target.
+        random: Share of random episodes that win.
+        greedy: Share of levels that the greedy player wins.
+        reset: Mean milliseconds to make a level; None where not measured.
+    """
+
+    walls: float
+    moves: tuple[float, float, float]
+    on_target: float
+    random: float
+    greedy: float
+    reset: float | None = None
+
+    def cells(self) -> Iterator[str]:
+        """The figures as text."""
+        middle, low, high = self.moves
+        yield f"{self.walls:.2f}"
+        yield f"{middle:g} ({low:.0f}-{high:.0f})"
+        yield f"{self.on_target:.0%}"
+        yield f"{self.random:.1%}"
+        yield f"{self.greedy:.0%}"
+        yield "" if self.reset is None else f"{self.reset:.1f}"
+
+
+PAPER = {
+    2: Difficulty(0.23, (9, 5, 17), 0.0, 0.027, 0.70),
+    3: Difficulty(0.17, (11, 6, 22), 0.0, 0.014, 0.64),
+    4: Difficulty(0.10, (14, 6, 25), 0.0, 0.007, 0.47),
+    5: Difficulty(0.03, (17, 9, 26), 0.0, 0.001, 0.32),
+}
+"""Recorded from the paper's generator, by the number of boxes: 200 levels each of 6x6."""
+
+
+def neighbours(room: Room, boxes: int, player: int) -> Iterator[tuple[int, int]]:
+    """Positions after each of the four moves that changes something."""
+    for by in room.steps:
+        to, beyond = shift(player, by), shift(player, 2 * by)
+        if not to & room.floor:
+            continue
+        if not to & boxes:
+            yield boxes, to
+        elif beyond & room.floor & ~boxes:
+            yield boxes ^ to ^ beyond, to
+
+
+def shortest(level: Level) -> int:
+    """Moves of a shortest solution, by breadth-first search over single moves."""
+    layer, moves = [(level.boxes, level.player)], 0
+    seen = set(layer)
+    while layer:
+        if any(boxes == level.room.targets for boxes, _ in layer):
+            return moves
+        reached = []
+        for position in layer:
+            for after in neighbours(level.room, *position):
+                if after not in seen:
+                    seen.add(after)
+                    reached.append(after)
+        layer, moves = reached, moves + 1
+    raise ValueError("the level has no solution")
+
+
+def wins_at_random(level: Level, rng: random.Random) -> bool:
+    """Whether 21 random moves win; a move that does nothing counts."""
+    boxes, player = level.boxes, level.player
+    for _ in range(LONGEST):
+        by = rng.choice(level.room.steps)
+        to, beyond = shift(player, by), shift(player, 2 * by)
+        if to & level.room.floor and not (to & boxes and (beyond & boxes or not beyond & level.room.floor)):
+            boxes, player = (boxes ^ to ^ beyond if to & boxes else boxes), to
+        if boxes == level.room.targets:
+            return True
+    return False
+
+
+def wins_greedily(level: Level, rng: random.Random) -> bool:
+    """Whether the greedy player wins within 21 moves; ties of pushes and of walks are drawn."""
+    room, boxes, player, made = level.room, level.boxes, level.player, 0
+    while boxes != room.targets:
+        pushes = [(away(room, after), walk, after, at) for walk, after, at in all_pushes(room, boxes, player)]
+        if not pushes:
+            return False
+        least = min(push[:2] for push in pushes)
+        _, walk, boxes, player = rng.choice([push for push in pushes if push[:2] == least])
+        made += walk
+        if made > LONGEST:
+            return False
+    return True
+
+
+def all_pushes(room: Room, boxes: int, player: int) -> Iterator[tuple[int, int, int]]:
+    """Each push that can be made from here: the moves it takes, and the boxes and the player after it."""
+    walked, layer, moves = {player}, [player], 1
+    while layer:
+        reached = []
+        for at in layer:
+            for after, to in neighbours(room, boxes, at):
+                if after != boxes:
+                    yield moves, after, to
+                elif to not in walked:
+                    walked.add(to)
+                    reached.append(to)
+        layer, moves = reached, moves + 1
+
+
+def away(room: Room, boxes: int) -> int:
+    """Least sum of Manhattan distances between the boxes and targets of their own."""
+    return min(sum(map(room.apart, bits(boxes), order)) for order in permutations(bits(room.targets)))
+
+
+def difficulty(size: int, boxes: int, levels: int) -> Difficulty:
+    """The figures of the levels with the first `levels` seeds."""
+    rng = random.Random(0)
+    start = time.process_time()
+    made = [generate(size, boxes, seed) for seed in range(levels)]
+    reset = 1e3 * (time.process_time() - start) / levels
+    moves = [shortest(level) for level in made]
+    cuts = quantiles(moves, n=20)
+    return Difficulty(
+        walls=1 - fmean(level.room.floor.bit_count() for level in made) / (size - 2) ** 2,
+        moves=(median(moves), cuts[0], cuts[-1]),
+        on_target=fmean(bool(level.boxes & level.room.targets) for level in made),
+        random=fmean(wins_at_random(level, rng) for level in made for _ in range(EPISODES)),
+        greedy=fmean(wins_greedily(level, rng) for level in made),
+        reset=reset,
+    )
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--levels", type=int, default=200, help="levels of each number of boxes, 2 or more")
+    parser.add_argument("--size", type=int, default=6, help="rows and columns, walls included")
+    parser.add_argument("--boxes", type=int, nargs="+", default=[2, 3, 4, 5], choices=(2, 3, 4, 5))
+    args = parser.parse_args()
+    table = Table(title=f"Sokoban {args.size}x{args.size}, {args.levels} levels each; paper's: recorded, 6x6")
+    for heading in ("boxes", "generator", "walls", "moves (5-95%)", "on target", "random", "greedy", "reset ms"):
+        table.add_column(heading, justify="left" if heading == "generator" else "right")
+    for boxes in args.boxes:
+        table.add_section()
+        table.add_row(str(boxes), "ours", *difficulty(args.size, boxes, args.levels).cells())
+        table.add_row("", "paper's", *PAPER[boxes].cells())
+    console = Console(width=max(Console().width, WIDTH))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
