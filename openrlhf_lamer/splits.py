@@ -75,9 +75,10 @@ def split_tasks(
         return [_replaced(env, task, held) for task in tasks]
 
 
-def left_out(tasks: Sequence[Task]) -> int:
-    """How many seeds were left out for those of training tasks that `split_tasks` gave."""
-    return sum((task.seed or 0) // STRIDE for task in tasks)
+def left_out(tasks: Sequence[Task], first: int = 0) -> int:
+    """How many seeds were left out for the training tasks from number `first` on, as `split_tasks` gave them."""
+    above = [task.seed - number for number, task in enumerate(tasks, first) if task.seed is not None]
+    return sum(each // STRIDE for each in above if each % STRIDE == 0)
 
 
 def _replaced(env: TextEnv, task: Task, held: Callable[[str], bool]) -> Task:
