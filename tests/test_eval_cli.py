@@ -76,6 +76,19 @@ def test_scripted_players_on_every_panel(panel: str, number: int, tmp_path: Path
     assert shown["random"]["success@3"]["value"] < 0.5 * expected / number
 
 
+def test_a_panel_says_how_many_turns_there_are(tmp_path: Path) -> None:
+    """Those that it says, else the agent's; what is typed wins. The run says which version of the panel it is on."""
+    shares = {}
+    for name, more in (("4-mines", ()), ("4-mines-long", ()), ("4-mines-long", ("--max-turns", "7"))):
+        out = tmp_path / "-".join((name, *more))
+        line = ("--tasks", f"minesweeper/{name}", "--player", "oracle", "--out", str(out), "--attempts", "1", "--json")
+        shares[name, more] = json.loads(evaluate(*line, *more))["success@1"]["value"]
+        settings = json.loads((out / "run.json").read_text())["settings"]
+        assert settings["panel"]["version"] == panels.load(f"minesweeper/{name}").version
+        assert settings["config"]["max_turns"] == (7 if more else panels.load(f"minesweeper/{name}").max_turns)
+    assert list(shares.values()) == [84 / 128, 1, 84 / 128]
+
+
 def test_methods_say_what_they_measure(tmp_path: Path) -> None:
     for method in METHODS.values():
         out = tmp_path / method.name
