@@ -239,10 +239,8 @@ def test_what_minesweeper_s_panels_say_can_be_won(mines: int, most: float, odds:
     assert panel.ceilings is not None
     assert (panel.ceilings.turns, panel.max_turns) == (7, None)
     assert panel.ceilings.clairvoyant == sum(each <= 7 for each in needed) / 128
-    assert [round(100 * share, 1) for share in (panel.ceilings.clairvoyant, panel.ceilings.exact_probability)] == [
-        most,
-        odds,
-    ]
+    assert round(100 * panel.ceilings.clairvoyant, 1) == most
+    assert round(100 * (panel.ceilings.exact_probability or 0), 1) == odds
     assert long.ceilings is not None
     assert long.ceilings.turns == long.max_turns >= max(needed)
     assert long.ceilings.clairvoyant == 1

@@ -136,7 +136,7 @@ def test_goals_of_webshop_are_split_by_themselves() -> None:
     """What `repeats = False` says of it: no goal is in both splits."""
     panel = panels.load("webshop/eval")
     held = set(states(panel.tasks(), **panel.options))
-    assert not held & set(states(envs.lookup("webshop").tasks("train", 600, options=panel.options), **panel.options))
+    assert not held & set(states(envs.lookup("webshop").tasks("train", options=panel.options), **panel.options))
 
 
 def test_the_quickstart_evaluates_on_no_board_that_it_has_played(
