@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer import envs
-from openrlhf_lamer.envs.base import Observation
+from openrlhf_lamer.envs.base import Observation, TextEnv
 from openrlhf_lamer.records import Task
 
 MANIFESTS = Path(__file__).parent / "manifests"
@@ -34,6 +34,23 @@ class PanelError(ValueError):
 
 
 @dataclass(frozen=True)
+class Ceilings:
+    """How much of a panel can be won in one attempt; `scripts/ceilings.py` computes it.
+
+    Attributes:
+        turns: Turns of the attempt.
+        clairvoyant: Share of the tasks that a player who sees everything wins. No one wins more, whatever the
+            number of attempts.
+        exact_probability: Share that a player wins who knows each cell's exact probability of a mine and opens
+            the safest one; None where the game hides nothing.
+    """
+
+    turns: int
+    clairvoyant: float
+    exact_probability: float | None = None
+
+
+@dataclass(frozen=True)
 class Panel:
     """A frozen set of tasks.
 
@@ -44,6 +61,9 @@ class Panel:
         options: Options of the environment, the same for all tasks.
         split: The split that the tasks come from.
         size: How many tasks it has.
+        version: Rises when the panel gets other tasks. Results on different versions can't be compared.
+        max_turns: Turns of an attempt in evaluation; None for the agent's.
+        ceilings: How much can be won, where that is known.
         states: Each task that comes along, in order, with the `state_hash` of its beginning.
     """
 
@@ -53,6 +73,9 @@ class Panel:
     options: Mapping[str, Any]
     split: str
     size: int
+    version: int = 1
+    max_turns: int | None = None
+    ceilings: Ceilings | None = None
     states: Mapping[str, tuple[Task, str]] = field(default_factory=dict, repr=False)
 
     def tasks(self) -> list[Task]:
@@ -103,6 +126,8 @@ def load(name: str) -> Panel:
         raise PanelError(f"{path} was changed: what it holds does not have the hash that it states; {REMEDY}")
     if body.pop("schema") != SCHEMA:
         raise PanelError(f"{path} is of another version of openrlhf-lamer; {REMEDY}")
+    if (ceilings := body.get("ceilings")) is not None:
+        body["ceilings"] = Ceilings(**ceilings)
     common = {"env": body["env"], "options": body["options"], "split": body["split"]}
     states: dict[str, tuple[Task, str]] = {}
     for row in body.pop("tasks"):
@@ -115,7 +140,9 @@ def load(name: str) -> Panel:
 
 def dump(panel: Panel) -> str:
     """The content of the panel's file, a task a line."""
-    head = {key: getattr(panel, key) for key in ("name", "about", "env", "options", "split", "size")}
+    head = {key: getattr(panel, key) for key in ("name", "about", "env", "options", "split", "size", "version")}
+    head |= {} if panel.max_turns is None else {"max_turns": panel.max_turns}
+    head |= {} if panel.ceilings is None else {"ceilings": asdict(panel.ceilings)}
     rows = []
     for task, state in panel.states.values():
         what = {"seed": task.seed} if task.spec is None else {"spec": task.spec}
@@ -143,6 +170,17 @@ def verify(panel: Panel, report: Callable[[], None] = lambda: None) -> list[str]
             wrong.append(task.id)
         report()
     return wrong
+
+
+def held_out(env: TextEnv) -> frozenset[str]:
+    """The states that evaluation tasks of `env` begin in: those of all panels that its options fit."""
+    fitting = (load(name) for name in names() if name.startswith(f"{env.name}/"))
+    return frozenset(
+        state
+        for panel in fitting
+        if all(getattr(env, option, None) == value for option, value in panel.options.items())
+        for _, state in panel.states.values()
+    )
 
 
 def state_hash(observation: Observation, anchor: str) -> str:

@@ -1,10 +1,7 @@
 """Task sets: seeds by split, and the prompt dataset that OpenRLHF reads.
 
-Training and evaluation seeds come from disjoint ranges, so that no evaluation task can be
-trained on whatever the size of either set. Boards of 6x6 are not so many, though, that none comes
-up under two seeds: of the first 128 evaluation levels of Sokoban, 1 to 12 (by the number of boxes) are
-also among the levels of the first 4,096 training seeds, of MineSweeper's with 3 mines 20. Larger
-boards, or more mines, are free of that.
+Training and evaluation seeds come from disjoint ranges. That keeps the seeds apart, but two seeds may
+draw the same board: `openrlhf_lamer.splits` keeps the boards apart.
 """
 
 from __future__ import annotations
@@ -26,7 +23,10 @@ PANEL_SIZE = 128
 def seeded_tasks(
     env: str, split: str, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None
 ) -> list[Task]:
-    """Tasks number `first` to `first + num` of a split; the same on every machine."""
+    """The tasks of the seeds number `first` to `first + num` of a split, none left out.
+
+    For task sets use `TextEnv.tasks`, which keeps training and evaluation apart.
+    """
     seeds = SEEDS[split]
     if num < 1 or first < 0 or first + num > len(seeds):
         raise ValueError(f"split {split!r} has {len(seeds)} tasks; {num} from number {first} on are not among them")

@@ -2,19 +2,27 @@
 
     python scripts/make_manifests.py [PANEL ...]
 
-A panel that exists is replaced: every published figure on it is void then. So this is run to add
-one, and `openrlhf-lamer tasks --verify` to see that the others stand.
+A panel that exists is replaced. Where that gives it other tasks, every published figure on it is void, and its version
+in `PANELS` must rise. Where its data is missing, the tasks of the file are kept. To see that the panels stand, run
+`openrlhf-lamer tasks --verify`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from dataclasses import replace
+
+from ceilings import ceilings
 
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.panels import Panel
-from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS
+from openrlhf_lamer.records import Task
+from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
+
+LONG = {3: 20, 4: 20, 5: 25, 6: 30}
+"""Turns by the number of mines, of panels where they suffice: a player who knows the odds never runs out of them."""
 
 PANELS = (
     *(
@@ -25,6 +33,7 @@ PANELS = (
             {"size": 6, "boxes": boxes},
             "eval",
             PANEL_SIZE,
+            version=1 if boxes == 2 else 2,
         )
         for boxes in (2, 3, 4, 5)
     ),
@@ -37,7 +46,19 @@ PANELS = (
             "eval",
             PANEL_SIZE,
         )
-        for mines in (3, 4, 5, 6)
+        for mines in LONG
+    ),
+    *(
+        Panel(
+            f"minesweeper/{mines}-mines-long",
+            f"The fields of {mines}-mines, with turns that suffice.",
+            "minesweeper",
+            {"size": 6, "mines": mines},
+            "eval",
+            PANEL_SIZE,
+            max_turns=turns,
+        )
+        for mines, turns in LONG.items()
     ),
     *(
         Panel(
@@ -47,6 +68,7 @@ PANELS = (
             {"task_types": family},
             "eval",
             PANEL_SIZE,
+            version=2,
         )
         for family, long in (("id", "in-distribution"), ("ood", "out-of-distribution"))
     ),
@@ -73,6 +95,7 @@ PANELS = (
         {"data": "synthetic", "products": 1000},
         "eval",
         PANEL_SIZE,
+        version=2,
     ),
 )
 """Panels without their states. One whose split is not a range of seeds is all of it, and is written without its
@@ -81,9 +104,35 @@ tasks where the data is missing: it is listed from the data then, and counted.""
 
 def made(panel: Panel) -> Panel:
     """The panel with its tasks and their states, as this machine builds them."""
-    tasks = envs.lookup(panel.env).tasks(panel.split, panel.size, options=panel.options)
-    unknown = replace(panel, states={task.id: (task, "") for task in tasks})
-    return replace(panel, states={task.id: (task, state) for task, state in unknown.beginnings()})
+    found: dict[str, tuple[Task, str]] = {}
+    with closing(envs.make(panel.env, **panel.options)) as env:
+        for task in _candidates(panel):
+            state = panels.state_hash(env.reset(task), env.anchor())
+            # Two seeds may begin alike; a panel holds no task twice.
+            found.setdefault(state, (task, state))
+            if len(found) == panel.size:
+                break
+        else:
+            raise envs.TaskError(f"there are {len(found)} tasks that differ, not {panel.size}")
+    panel = replace(panel, states={task.id: (task, state) for task, state in found.values()})
+    return replace(panel, ceilings=ceilings(panel))
+
+
+def kept(panel: Panel) -> Panel | None:
+    """The panel with the tasks that its file has; None where there is no file, or one of another version."""
+    try:
+        there = panels.load(panel.name)
+    except panels.PanelError:
+        return None
+    same = (there.version, there.size) == (panel.version, panel.size)
+    return replace(panel, states=there.states, ceilings=there.ceilings) if same else None
+
+
+def _candidates(panel: Panel) -> list[Task]:
+    cls = envs.lookup(panel.env)
+    if panel.split in SEEDS and cls.repeats:
+        return seeded_tasks(panel.env, panel.split, 2 * panel.size, options=panel.options)
+    return cls.tasks(panel.split, panel.size, options=panel.options)
 
 
 def main() -> int:
@@ -95,17 +144,22 @@ def main() -> int:
     for panel in PANELS:
         if chosen and panel.name not in chosen:
             continue
-        path = panels.MANIFESTS / f"{panel.name}.json"
+        path, there, note = panels.MANIFESTS / f"{panel.name}.json", kept(panel), ""
         try:
             panel = made(panel)
+            if there is not None and there.states != panel.states:
+                note = f" (others than version {panel.version} had; raise it if results on that were published)"
         except (envs.TaskError, ImportError) as error:
-            if panel.split in SEEDS or panel.env not in envs.names() or path.exists():
+            if there is not None:
+                panel, note = there, f" (kept: {error})"
+            elif panel.split in SEEDS or panel.env not in envs.names() or path.exists():
                 print(f"{panel.name}: not made: {error}", file=sys.stderr)
                 missing = 1
                 continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(panels.dump(panel), "utf-8")
-        print(f"{panel.name}: {panel.size} tasks{'' if panel.states else ', to be listed from the data,'} in {path}")
+        where = "" if panel.states else ", to be listed from the data,"
+        print(f"{panel.name}, version {panel.version}: {panel.size} tasks{where} in {path}{note}", flush=True)
     return missing
 
 

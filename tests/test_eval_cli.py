@@ -99,6 +99,17 @@ def test_an_attempt_has_the_turns_of_the_agents_evaluations_and_the_users_win(tm
 def test_alfworld_is_evaluated_with_thirty_turns(tmp_path: Path, need: Callable[[str], None]) -> None:
     need("alfworld")
     assert longest(tmp_path, "--tasks", "alfworld/generated/id", "--first", "2", "--attempts", "1") == 30
+def test_a_panel_says_how_many_turns_there_are(tmp_path: Path) -> None:
+    """Those that it says, else the agent's; what is typed wins. The run says which version of the panel it is on."""
+    shares = {}
+    for name, more in (("4-mines", ()), ("4-mines-long", ()), ("4-mines-long", ("--max-turns", "7"))):
+        out = tmp_path / "-".join((name, *more))
+        line = ("--tasks", f"minesweeper/{name}", "--player", "oracle", "--out", str(out), "--attempts", "1", "--json")
+        shares[name, more] = json.loads(evaluate(*line, *more))["success@1"]["value"]
+        settings = json.loads((out / "run.json").read_text())["settings"]
+        assert settings["panel"]["version"] == panels.load(f"minesweeper/{name}").version
+        assert (settings["config"]["max_turns"] or 7) == (20 if name.endswith("long") and not more else 7)
+    assert list(shares.values()) == [84 / 128, 1, 84 / 128]
 
 
 def test_methods_say_what_they_measure(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from openrlhf_lamer import panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
@@ -70,7 +71,9 @@ def run(evaluation: Any, folder: Path, chance: float, seed: int = 0, tasks: int 
             lines.append(trial(task, won_at, attempts, sample).to_json() + "\n")
     folder.mkdir(parents=True)
     (folder / "trials.jsonl").write_text("".join(lines))
-    settings = {"method": evaluation.method, "panel": {"name": evaluation.panel}, "seed": seed}
+    version = panels.load(evaluation.panel).version if evaluation.panel in panels.names() else 1
+    panel = {"name": evaluation.panel, "version": version}
+    settings = {"method": evaluation.method, "panel": panel, "seed": seed}
     (folder / "run.json").write_text(json.dumps({"schema": 1, "settings": settings, "trials": len(lines)}))
 
 
@@ -129,6 +132,44 @@ def test_runs_become_a_csv_a_table_and_a_picture(name: str, setup: Any, tmp_path
     assert "Not there yet" not in text
     assert "| – |" not in "".join(line for line in text.splitlines(True) if ", paper |" not in line)
     assert files[2].read_bytes().startswith(PNG)
+
+
+def test_harder_tasks_stand_beside_what_can_be_won_of_them(setup: Any, tmp_path: Path) -> None:
+    experiment = plans.EXPERIMENTS["harder-tasks"]
+    for evaluation in experiment.evaluations:
+        run(evaluation, evaluation.folder(setup, 0), 0.3)
+    files = tables.write(experiment, setup, {}, tmp_path)
+    told = {row["column"]: (row["at most"], row["by odds at 1"]) for row in rows(files[0])}
+    text = files[1].read_text()
+    lines = {line.split(" | ")[0]: line.strip("| ").split(" | ")[-4:] for line in text.splitlines() if "|" in line}
+    shares = [(120, 103), (84, 52), (51, 28), (39, 15)]
+    for place, (mines, (most, odds)) in enumerate(zip(range(3, 7), shares, strict=True)):
+        assert told[f"MineSweeper, {mines} mines"] == (str(most / 128), str(odds / 128))
+        assert lines[f"| {tables.CEILING}"][place] == f"{most / 128:.1%}"
+        assert lines[f"| {tables.ODDS}"][place] == f"{odds / 128:.1%}"
+    assert told["Sokoban, 2 boxes"] == ("1.0", "")
+    boxes, mines = tables.panels(experiment, tables.find(experiment, setup, {}))
+    drawn = {
+        each.label: [(at, known.value) for at, known in zip(each.at, each.estimates, strict=True)]
+        for each in mines.series[-2:]
+    }
+    assert drawn == {
+        tables.CEILING: [(n, most / 128) for n, (most, _) in zip(range(3, 7), shares, strict=True)],
+        tables.ODDS: [(n, odds / 128) for n, (_, odds) in zip(range(3, 7), shares, strict=True)],
+    }
+    assert tables.ODDS not in {each.label for each in boxes.series}
+
+
+def test_a_run_on_another_version_of_a_panel_is_refused(setup: Any, tmp_path: Path) -> None:
+    experiment = plans.EXPERIMENTS["harder-tasks"]
+    evaluation = next(each for each in experiment.evaluations if each.panel == "sokoban/4-boxes")
+    folder = evaluation.folder(setup, 0)
+    run(evaluation, folder, 0.3)
+    settings = json.loads((folder / "run.json").read_text())
+    del settings["settings"]["panel"]["version"]
+    (folder / "run.json").write_text(json.dumps(settings))
+    with pytest.raises(tables.RunError, match=r"on version 1 of sokoban/4-boxes, whose tasks are other ones .* 2"):
+        tables.write(experiment, setup, {}, tmp_path)
 
 
 def test_a_player_of_known_chance_stands_where_it_belongs(setup: Any, tmp_path: Path) -> None:

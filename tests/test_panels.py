@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,15 @@ from openrlhf_lamer.panels import Panel, PanelError
 from openrlhf_lamer.tasks import SEEDS, read_dataset
 
 NAMES = panels.names()
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+sys.path.insert(0, str(SCRIPTS))
+try:
+    MANIFESTS: Any = importlib.import_module("make_manifests")
+    CEILINGS: Any = importlib.import_module("ceilings")
+finally:
+    sys.path.remove(str(SCRIPTS))
 
 
 @pytest.fixture
@@ -40,7 +52,7 @@ def command(*arguments: str) -> Any:
 
 def test_every_difficulty_of_the_papers_experiments_has_one() -> None:
     assert {f"sokoban/{boxes}-boxes" for boxes in (2, 3, 4, 5)} < set(NAMES)
-    assert {f"minesweeper/{mines}-mines" for mines in (3, 4, 5, 6)} < set(NAMES)
+    assert {f"minesweeper/{mines}-mines{long}" for mines in (3, 4, 5, 6) for long in ("", "-long")} < set(NAMES)
     assert {f"alfworld/generated/{family}" for family in ("id", "ood")} < set(NAMES)
     assert "webshop/eval" in NAMES
 
@@ -91,7 +103,7 @@ def test_a_panel_holds_evaluation_tasks_that_differ(name: str) -> None:
         return  # listed from data
     tasks = panel.tasks()
     assert panel.size == len(tasks) == len({task.id for task in tasks})
-    assert len({state for _, state in panel.states.values()}) >= 0.98 * panel.size
+    assert len({state for _, state in panel.states.values()}) == panel.size
     assert all(task.spec is not None or task.seed in SEEDS["eval"] for task in tasks)
     assert {task.env for task in tasks} == {panel.env}
 
@@ -162,6 +174,124 @@ def test_a_task_that_begins_otherwise_is_named(copied: Path) -> None:
     assert "differs in 1: sokoban:seed=1073741828" in result.output
 
 
+def test_a_file_that_says_no_more_than_its_tasks_is_read(copied: Path) -> None:
+    def plain(body: dict[str, Any]) -> None:
+        for key in ("version", "ceilings"):
+            del body[key]
+
+    rehashed(copied, plain)
+    panel = panels.load("sokoban/3-boxes")
+    assert (panel.version, panel.max_turns, panel.ceilings, len(panel.tasks())) == (1, None, None, 128)
+
+
+def test_the_files_are_those_that_the_script_makes() -> None:
+    """But for what it takes from the data: tasks and ceilings."""
+    made = {panel.name: panel for panel in MANIFESTS.PANELS}
+    assert set(made) == set(NAMES)
+    for name in NAMES:
+        assert replace(panels.load(name), states={}, ceilings=None) == made[name]
+
+
+def test_the_script_makes_the_same_panel_and_holds_no_task_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that comes up under two seeds is there once, and the seed after the last one fills the gap."""
+    (panel,) = (each for each in MANIFESTS.PANELS if each.name == "minesweeper/3-mines")
+    assert MANIFESTS.made(panel) == panels.load("minesweeper/3-mines")
+    few = MANIFESTS.made(replace(panel, options={"size": 3, "mines": 2}, size=50))
+    env = envs.make("minesweeper", size=3, mines=2)
+    seen: dict[tuple[str, str], int] = {}
+    for seed in SEEDS["eval"][:100]:
+        seen.setdefault((env.reset(Task("minesweeper", seed=seed)).text, env.anchor()), seed)
+    assert [task.seed for task in few.tasks()] == list(seen.values())[:50]
+    assert len(seen) < 100
+    with pytest.raises(TaskError, match="there are 12 tasks that differ, not 50"):
+        MANIFESTS.made(replace(panel, options={"size": 2, "mines": 1}, size=50))
+
+
+def fewest_openings(board: str, mines: set[int], size: int) -> int:
+    """How many cells must be opened: one of each blank region, and each cell that no region opens."""
+    cells = range(size * size)
+    near = {a: {b for b in cells if max(abs(a // size - b // size), abs(a % size - b % size)) == 1} for a in cells}
+    shown = [sign for line in board.split("\n") for sign in line.split(": ")[1].split(" ")]
+    closed = {cell for cell in cells if shown[cell] == "?"} - mines
+    blank = {cell for cell in closed if not near[cell] & mines}
+    openings = len(closed - blank - {cell for middle in blank for cell in near[middle]})
+    while blank:
+        openings += 1
+        region = [blank.pop()]
+        while region:
+            more = near[region.pop()] & blank
+            blank -= more
+            region += more
+    return openings
+
+
+@pytest.mark.parametrize(
+    ("mines", "most", "odds"), [(3, 93.8, 80.5), (4, 65.6, 40.6), (5, 39.8, 21.9), (6, 30.5, 11.7)]
+)
+def test_what_minesweeper_s_panels_say_can_be_won(mines: int, most: float, odds: float) -> None:
+    panel, long = (panels.load(f"minesweeper/{mines}-mines{long}") for long in ("", "-long"))
+    env = envs.make("minesweeper", **panel.options)
+    needed = []
+    for task in panel.tasks():
+        text = env.reset(task).text
+        laid = {int(cell) for cell in env.anchor().split("|")[0].split(":")[1].split(",")}
+        needed.append(fewest_openings(text, laid, 6))
+    assert panel.ceilings is not None
+    assert (panel.ceilings.turns, panel.max_turns) == (7, None)
+    assert panel.ceilings.clairvoyant == sum(each <= 7 for each in needed) / 128
+    assert round(100 * panel.ceilings.clairvoyant, 1) == most
+    assert round(100 * (panel.ceilings.exact_probability or 0), 1) == odds
+    assert long.ceilings is not None
+    assert long.ceilings.turns == long.max_turns >= max(needed)
+    assert long.ceilings.clairvoyant == 1
+    assert [state for _, state in long.states.values()] == [state for _, state in panel.states.values()]
+
+
+def consistent(board: str, size: int, mines: int) -> list[set[int]]:
+    """All ways to lay the mines that agree with the board, one by one."""
+    cells = range(size * size)
+    shown = [sign for line in board.split("\n") for sign in line.split(": ")[1].split(" ")]
+    near = {a: {b for b in cells if max(abs(a // size - b // size), abs(a % size - b % size)) == 1} for a in cells}
+    numbers = {cell: int(sign.replace(".", "0")) for cell, sign in enumerate(shown) if sign != "?"}
+    closed = [cell for cell in cells if shown[cell] == "?"]
+    every = map(set, combinations(closed, mines))
+    return [laid for laid in every if all(len(near[cell] & laid) == number for cell, number in numbers.items())]
+
+
+def test_the_player_who_knows_the_odds_opens_the_safest_cell() -> None:
+    """Its wins on fields of 4x4, and its odds at each turn, against layouts counted one by one."""
+    env, turns, won = envs.make("minesweeper", size=4, mines=3), 5, 0
+    tasks = [Task("minesweeper", seed=seed) for seed in range(30)]
+    for task in tasks:
+        player = CEILINGS.ExactPlayer(env, task)
+        board = env.reset(task).text
+        assert player.mined() == {
+            cell: sum(cell in laid for laid in consistent(board, 4, 3))
+            for cell, sign in enumerate(re.sub(r"Row \d: |[ \n]", "", board))
+            if sign == "?"
+        }
+        over = False
+        for _ in range(turns):
+            layouts = consistent(board, 4, 3)
+            signs = re.sub(r"Row \d: |[ \n]", "", board)
+            closed = [cell for cell, sign in enumerate(signs) if sign == "?"]
+            cell = min(closed, key=lambda cell, layouts=layouts: sum(cell in laid for laid in layouts))
+            step = env.step(f"({cell // 4 + 1}, {cell % 4 + 1})")
+            board, over = step.observation.text, step.won
+            if step.terminated:
+                break
+        won += over
+        assert CEILINGS.ExactPlayer(env, task).wins(turns) == over
+    assert 5 < won < 25
+
+
+def test_the_script_computes_what_panels_hold() -> None:
+    for name in ("minesweeper/3-mines", "minesweeper/4-mines-long", "sokoban/2-boxes"):
+        panel = panels.load(name)
+        assert CEILINGS.ceilings(panel) == panel.ceilings
+    assert CEILINGS.ceilings(panels.load("webshop/eval")) is None
+
+
 class Quarry(MineSweeper):
     """Plays a data set of three tasks, or of two where one was lost."""
 
@@ -211,6 +341,17 @@ class TestCommands:
         rows = [json.loads(line) for line in command("tasks", "--json").stdout.splitlines()]
         assert [row["panel"] for row in rows] == list(NAMES)
         assert all(row["tasks"] for row in rows)
+        found = {row["panel"]: row for row in rows}
+        assert found["minesweeper/4-mines"]["ceilings"] == {
+            "turns": 7,
+            "clairvoyant": 84 / 128,
+            "exact_probability": 52 / 128,
+        }
+        assert found["minesweeper/4-mines-long"]["max_turns"] == 20
+        assert {row["panel"]: row["version"] for row in rows} == {name: panels.load(name).version for name in NAMES}
+        table = command("tasks", "minesweeper/4-mines", "sokoban/3-boxes").stdout
+        assert re.search(r"minesweeper/4-mines +│ +1 │ +128 │ +7 │ +65.6% │ +40.6% │", table)
+        assert re.search(r"sokoban/3-boxes +│ +2 │ +128 │ +7 │ +100.0% │ +│", table)
         result = command("tasks", "sokoban/2-boxes", "--verify", "--json")
         (row,) = map(json.loads, result.stdout.splitlines())
         assert (result.exit_code, row["panel"], row["status"]) == (0, "sokoban/2-boxes", "ok")

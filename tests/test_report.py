@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from openrlhf_lamer import panels
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.evaluation.outcomes import Outcome, Run, read_runs
@@ -208,6 +209,59 @@ def test_failures_unfinished_runs_and_other_tasks_are_flagged() -> None:
     nothing = build([Run.of("none", trials[:2])])
     assert "–" in nothing.to_markdown()
     assert "2 of 2 trials failed" in nothing.to_html()
+
+
+def on_panel(folder: Path, name: str, **more: Any) -> Path:
+    """A run of a player that wins every third task at the second attempt."""
+    tasks = panels.load(name).tasks()
+    trials = [replace(made(n, None if n % 3 else 2), task=task) for n, task in enumerate(tasks)]
+    panel = {"name": name, "version": panels.load(name).version, **more.pop("panel", {})}
+    agent = {"name": f"openrlhf_lamer.agents.{tasks[0].env}"}
+    settings = {"panel": panel, "agent": agent, "config": {"num_episodes": 3, "max_turns": None}, **more}
+    return saved(folder, trials, model=folder.name, **settings)
+
+
+def test_what_can_be_won_of_a_panel_stands_beside_what_was_won(tmp_path: Path) -> None:
+    name = "minesweeper/5-mines"
+    first, second = on_panel(tmp_path / "a", name), on_panel(tmp_path / "b", name)
+    page = called(first, second, "--markdown")
+    assert "In 7 turns no player can win more than 39.8% of these tasks" in page
+    assert "exact probability wins 21.9% at the first attempt" in page
+    (section, *_) = build(read_runs([str(first), str(second)])).sections
+    assert section.panels[0].ceiling == 51 / 128
+    (known,) = (each for each in section.panels[0].series if each.label.startswith("exact"))
+    assert (list(known.at), known.estimates[0].value) == ([1], 28 / 128)
+    assert build(read_runs([str(first)])).to_html().count("<img") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"panel": {"version": 0}},
+        {"config": {"num_episodes": 3, "max_turns": 9}},
+        {"agent": {"name": "mine.py", "hash": "0"}},
+        None,
+    ],
+)
+def test_a_ceiling_is_of_one_panel_and_of_its_turns(tmp_path: Path, other: dict[str, Any] | None) -> None:
+    first = on_panel(tmp_path / "a", "minesweeper/5-mines")
+    if other is None:
+        second = on_panel(tmp_path / "b", "minesweeper/6-mines")
+    else:
+        second = on_panel(tmp_path / "b", "minesweeper/5-mines", **other)
+    report = build(read_runs([str(first), str(second)]))
+    assert report.sections[0].panels[0].ceiling is None
+    assert "no player can win" not in report.to_markdown()
+
+
+def test_versions_of_a_panel_are_not_compared(tmp_path: Path) -> None:
+    """Their tasks have the same names, but begin otherwise."""
+    runs = [on_panel(tmp_path / str(n), "sokoban/4-boxes", panel={"version": n}) for n in (1, 2)]
+    report = build(read_runs(list(map(str, runs))))
+    assert "comparison" not in {table.name for table in report.tables}
+    assert [flag for flag in report.flags if "versions 1 and 2 of a panel" in flag]
+    same = [on_panel(tmp_path / f"same{n}", "sokoban/4-boxes") for n in (1, 2)]
+    assert "comparison" in {table.name for table in build(read_runs(list(map(str, same)))).tables}
 
 
 def test_training_is_shown_over_its_steps(tmp_path: Path) -> None:

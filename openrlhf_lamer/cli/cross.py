@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, tasks_and_agent
+from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, panel_turns, tasks_and_agent
 from openrlhf_lamer.cli.inputs import longest, progress
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def cross(
     context: Annotated[
         Literal["turn", "episode", "trial"], typer.Option(help="Begin a new chat at each turn, episode or trial.")
     ] = "turn",
-    max_turns: Annotated[int | None, typer.Option(min=1, help="Turns of an attempt; by default the agent's.")] = None,
+    max_turns: Annotated[
+        int | None, typer.Option(min=1, help="Turns of an attempt; by default the panel's, else the agent's.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 1024,
     max_length: Annotated[
@@ -77,7 +79,8 @@ def cross(
     if as_json and as_csv:
         fail("give either --json or --csv")
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
-    config = LamerConfig(num_episodes=attempts, max_turns=max_turns or agent.max_turns, context=context, memory=memory)
+    turns = max_turns or panel_turns(tasks) or agent.max_turns
+    config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory)
     folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
     length = longest(agent, config, panel, max_new_tokens, max_length, *folders)
     sampling = Sampling(temperature, 1.0, max_new_tokens, length)

@@ -102,7 +102,11 @@ def evaluate(
     ] = "turn",
     max_turns: Annotated[
         int | None,
-        typer.Option(min=1, help="Turns of an attempt; by default the agent's in evaluations.", rich_help_panel=HOW),
+        typer.Option(
+            min=1,
+            help="Turns of an attempt; by default the panel's, else the agent's in evaluations.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.", rich_help_panel=SAMPLING)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus.", rich_help_panel=SAMPLING)] = 1.0,
@@ -175,7 +179,7 @@ def evaluate(
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
-        "max_turns": max_turns or agent.max_turns,
+        "max_turns": max_turns or panel_turns(tasks) or agent.max_turns,
         "context": context,
         "memory": memory or chosen.memory or "both",
         # The trial's own limit must leave room for all that an endpoint does about an answer that does not come.
@@ -320,9 +324,20 @@ def open_player(
     return players.open_server(server, sampling, tokenizer), {"player": f"server, {asked}", "model": model}
 
 
-def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str]:
-    """What names the tasks in a run's settings."""
-    return {"name": Path(tasks).name if _is_file(tasks) else tasks, "hash": _hash(panel)}
+def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str | int]:
+    """What names the tasks in a run's settings: also a panel's version, as between these seeds begin otherwise."""
+    from openrlhf_lamer import panels
+
+    if _is_file(tasks):
+        return {"name": Path(tasks).name, "hash": _hash(panel)}
+    return {"name": tasks, "version": panels.load(tasks).version, "hash": _hash(panel)}
+
+
+def panel_turns(tasks: str) -> int | None:
+    """Turns of an attempt that the panel asks for."""
+    from openrlhf_lamer import panels
+
+    return None if _is_file(tasks) else panels.load(tasks).max_turns
 
 
 def _is_file(tasks: str) -> bool:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import environment, json_object
+from openrlhf_lamer.cli.inputs import environment, json_object, progress
 from openrlhf_lamer.cli.prepare_alfworld import alfworld
 
+if TYPE_CHECKING:
+    from openrlhf_lamer.envs import TextEnv
+    from openrlhf_lamer.records import Task
+
 app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments.")
+
+
+PART = 256
+"""Tasks that are drawn at a time."""
 
 
 class Goals(StrEnum):
@@ -40,7 +48,7 @@ def tasks(
         str | None, typer.Option(help="Instead of an environment, a frozen panel that `openrlhf-lamer tasks` lists.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="train, eval (which share no seed), or a split of the environment's own data.")
+        str, typer.Option(help="train, eval (whose states are kept apart), or a split of the environment's own data.")
     ] = "train",
     num: Annotated[int, typer.Option(min=1, help="Number of tasks.")] = 4096,
     first: Annotated[int, typer.Option(min=0, help="Number of the first task within the split.")] = 0,
@@ -49,8 +57,13 @@ def tasks(
     """Write a prompt dataset: one row a task, with the task as JSON in the column `label`.
 
     Train on it with `--data.prompt_dataset OUT`, evaluate on it with `--eval.dataset OUT/eval.jsonl`.
+
+    Seeds of `train` that begin in a state which is held out for evaluation are left out, and other ones take their
+    place. Held out are the states of the panels of the same environment and options, or half of all states where
+    there is no panel and the boards are few.
     """
     from openrlhf_lamer import envs, panels
+    from openrlhf_lamer.splits import left_out
     from openrlhf_lamer.tasks import write_dataset
 
     if (env is None) == (panel is None):
@@ -68,13 +81,30 @@ def tasks(
         except envs.TaskError as error:
             fail(f"--env {env}: {error}")
         try:
-            chosen = envs.lookup(env).tasks(split, num, first=first, options=parsed)
+            chosen = _drawn(envs.lookup(env), split, num, first, parsed)
         except envs.TaskError as error:
             fail(f"--split {split} --num {num} --first {first}: {error}")
         name, what = split, f"{env}, {split}"
+        if split == "train" and (replaced := left_out(chosen, first)):
+            what += f"; {replaced} seeds left out, whose states are held out for evaluation"
     path = out if out.suffix == ".jsonl" else out / f"{name}.jsonl"
     write_dataset(path, chosen)
     typer.echo(f"{len(chosen)} tasks ({what}) in {path}")
+
+
+def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[str, Any]) -> list[Task]:
+    """The tasks; those of a range of seeds in parts, since each may have to be set up to see how it begins."""
+    if split != "train" or not cls.repeats:
+        return cls.tasks(split, num, first=first, options=options)
+    cls.tasks(split, 1, first=first + num - 1, options=options)  # more than there are is refused at once
+    found: list[Task] = []
+    with progress(f"tasks of {cls.name}", num) as advance:
+        while len(found) < num:
+            part = cls.tasks(split, min(PART, num - len(found)), first=first + len(found), options=options)
+            found += part
+            for _ in part:
+                advance()
+    return found
 
 
 @app.command("webshop")

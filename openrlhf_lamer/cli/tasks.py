@@ -41,6 +41,9 @@ def tasks(
     A panel's name is what `eval --tasks`, `play --panel` and `prepare tasks --panel` take. `--verify`
     leaves with 1 where a task begins otherwise; a panel whose environment or data is not installed is
     not checked, and says so.
+
+    `turns` are those of an attempt in the columns after it: `at most` is the share of tasks that a player who sees
+    everything wins, and `by odds` the share won by one who knows each cell's exact probability of a mine.
     """
     from openrlhf_lamer import panels
 
@@ -54,7 +57,9 @@ def tasks(
             verdicts = {panel.name: _verdict(panel, advance) for panel in chosen}
     if as_json:
         for panel in chosen:
-            row = {"panel": panel.name, "env": panel.env, "options": panel.options, "tasks": panel.size}
+            row = {"panel": panel.name, "version": panel.version, "env": panel.env, "options": panel.options}
+            row |= {"tasks": panel.size, "max_turns": panel.max_turns}
+            row |= {"ceilings": None if panel.ceilings is None else asdict(panel.ceilings)}
             typer.echo(json.dumps(row | (asdict(verdicts[panel.name]) if verify else {"about": panel.about})))
     else:
         _print(chosen, verdicts)
@@ -78,10 +83,16 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
     from rich.table import Table
 
     table = Table(title="Frozen evaluation panels")
-    for heading in ("panel", "tasks", "about", *(["here"] if verdicts else [])):
+    numbers = ("version", "tasks", "turns", "at most", "by odds")
+    for heading in ("panel", *numbers, "about", *(["here"] if verdicts else [])):
         # A name is there to be typed: other columns give way.
-        table.add_column(heading, justify="right" if heading == "tasks" else "left", no_wrap=heading == "panel")
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading == "panel")
     for panel in chosen:
         here = [str(verdicts[panel.name])] if verdicts else []
-        table.add_row(panel.name, str(panel.size), panel.about, *here)
+        known = panel.ceilings
+        turns, shares = (
+            (str(known.turns), (known.clairvoyant, known.exact_probability)) if known else ("", (None, None))
+        )
+        won = ("" if share is None else f"{share:.1%}" for share in shares)
+        table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, panel.about, *here)
     Console().print(table)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
-from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
+from openrlhf_lamer.tasks import SEEDS
 
 RewardScheme = Literal["sparse", "shaped"]
 
@@ -80,6 +80,8 @@ class TextEnv(ABC):
     its options."""
     splits: ClassVar[Sequence[str]] = tuple(SEEDS)
     """Names of its task sets, as `tasks` takes them."""
+    repeats: ClassVar[bool] = True
+    """Whether a training seed may begin in the state of an evaluation seed."""
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options to check and measure it with, from easy to hard."""
 
@@ -89,13 +91,14 @@ class TextEnv(ABC):
     ) -> list[Task]:
         """Tasks number `first` to `first + num` of a split; the same on every machine, in the same order.
 
-        By default a split is a range of seeds. An environment that plays a data set overrides this
-        along with `splits`, and gives the tasks of a split of its data in a fixed order.
+        By default a split is a range of seeds, without those whose initial state belongs to the other split, see
+        `openrlhf_lamer.splits`. An environment that plays a data set overrides this along with `splits`, and gives
+        the tasks of a split of its data in a fixed order.
 
         Args:
             split: One of `splits`.
             num: How many; None for all from `first` on. A range of seeds has no end to speak of: there
-                it stands for 128.
+                it stands for 128, or as many as there are.
             first: Number of the first one.
             options: Options of the environment that belong to the tasks.
 
@@ -104,8 +107,10 @@ class TextEnv(ABC):
         """
         if split not in cls.splits:
             raise TaskError(f"{cls.name} has no split {split!r}; there are: {', '.join(cls.splits)}")
+        from openrlhf_lamer.splits import split_tasks  # it needs the panels, which need environments
+
         try:
-            return seeded_tasks(cls.name, split, PANEL_SIZE if num is None else num, first=first, options=options)
+            return split_tasks(cls, split, num, first=first, options=options)
         except ValueError as error:
             raise TaskError(str(error)) from error
 
@@ -118,6 +123,11 @@ class TextEnv(ABC):
     def penalises_invalid(self) -> bool:
         """Whether `step` itself pays for a refused action, so that the loop must not."""
         return False
+
+    @property
+    def beginnings(self) -> int | None:
+        """At most how many initial states its seeds have under the present options; None where that isn't known."""
+        return None
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from math import comb
 from operator import index
 from typing import Any
 
@@ -84,6 +85,12 @@ class MineSweeper(TextEnv):
     def penalises_invalid(self) -> bool:
         """True under the shaped rewards, which hold -1 for an action without effect."""
         return self.reward == "shaped"
+
+    @property
+    def beginnings(self) -> int:
+        """Ways to lay the mines, times cells that may be open; several cells may open the same field."""
+        size, mines = self._options
+        return comb(size * size, mines) * (size * size - mines)
 
     def reset(self, task: Task) -> Observation:
         """Begin an episode: a field drawn from the task's seed, or the one its spec describes."""

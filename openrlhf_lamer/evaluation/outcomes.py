@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import metrics
+from openrlhf_lamer import metrics, panels
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.run import RunError, read_settings
+from openrlhf_lamer.panels import Ceilings
 from openrlhf_lamer.records import Failure, Phase, SchemaError, Task, Trial
 
 
@@ -73,6 +74,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Played:
+    """What a run played: tasks, and the version of the panel, as tasks of equal ids may differ between versions."""
+
+    tasks: frozenset[str]
+    version: int
+
+
+@dataclass(frozen=True)
 class Run:
     """The outcomes of one evaluation or training.
 
@@ -101,9 +110,22 @@ class Run:
         return any(outcome.step is not None for outcome in self.outcomes)
 
     @property
-    def panel(self) -> frozenset[str]:
-        """The ids of its tasks."""
-        return frozenset(outcome.task.id for outcome in self.outcomes)
+    def panel(self) -> Played:
+        """What it played."""
+        said = self.settings.get("panel")
+        version = said.get("version", 1) if isinstance(said, dict) else 1
+        return Played(frozenset(outcome.task.id for outcome in self.outcomes), version)
+
+    @property
+    def ceilings(self) -> Ceilings | None:
+        """Those of its panel, if it played all of one with the turns that they are for."""
+        said, config = self.settings.get("panel"), self.settings.get("config")
+        if not (isinstance(said, dict) and isinstance(config, dict)) or said.get("name") not in panels.names():
+            return None
+        frozen = panels.load(said["name"])
+        agent = self.settings.get("agent") == {"name": f"openrlhf_lamer.agents.{frozen.env}"}
+        known = frozen.ceilings if agent and self.panel == Played(frozenset(frozen.states), frozen.version) else None
+        return known if known and config.get("max_turns") in (None, known.turns) else None
 
     @property
     def attempts(self) -> int:

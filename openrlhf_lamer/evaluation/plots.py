@@ -58,7 +58,7 @@ class Panel:
         up: Name of the vertical axis.
         series: What is drawn.
         share: Whether the vertical axis is a share, 0 to 100%.
-        ceiling: A value that cannot be exceeded, drawn as a line.
+        ceiling: A value that cannot be exceeded, drawn as a line; a share as 0 to 1.
         places: Names of the places on the horizontal axis, where they are no numbers; no lines join them then.
     """
 
@@ -128,12 +128,13 @@ def _draw(axes: Any, panel: Panel, looks: dict[str, tuple[str, str]], handles: d
     if not many:
         axes.set_xticks(ticks, [panel.places[place] for place in ticks] if panel.places else None)
         axes.margins(x=0.12)
+    if panel.ceiling is not None:
+        ceiling = panel.ceiling * (100 if panel.share else 1)
+        axes.axhline(ceiling, color="0.45", linestyle=":", linewidth=1.2)
+        at: Any = {"xy": (0.99, ceiling), "xycoords": ("axes fraction", "data")}
+        axes.annotate("at most", **at, ha="right", va="bottom", color="0.35")
+        axes.set_ylim(0, 1.08 * max(ceiling, axes.get_ylim()[1] / 1.08))
     if panel.share:
         axes.set_ylim(-2, 102)
-    elif panel.ceiling is not None:
-        axes.axhline(panel.ceiling, color="0.45", linestyle=":", linewidth=1.2)
-        at: Any = {"xy": (0.99, panel.ceiling), "xycoords": ("axes fraction", "data")}
-        axes.annotate("at most", **at, ha="right", va="bottom", color="0.35")
-        axes.set_ylim(0, 1.08 * max(panel.ceiling, axes.get_ylim()[1] / 1.08))
-    else:
+    elif panel.ceiling is None:
         axes.set_ylim(bottom=0)

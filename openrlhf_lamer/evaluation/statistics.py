@@ -71,6 +71,11 @@ class Estimate:
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
+def exactly(share: float) -> Estimate:
+    """A share that is known or was told, to stand beside estimates."""
+    return Estimate(share, math.nan, math.nan, 0, "%")
+
+
 class Played(Protocol):
     """What success is read from, such as a `Trial`."""
 

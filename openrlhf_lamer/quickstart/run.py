@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.evaluation.report import Report
@@ -28,7 +29,7 @@ from openrlhf_lamer.quickstart.player import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
-from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.tasks import write_dataset
 
 AGENT = "openrlhf_lamer.agents.minesweeper"
 
@@ -74,13 +75,11 @@ def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, 
 
 def _warm_start(out: Path, settings: Settings, console: Console) -> None:
     agent, _ = load_agent(AGENT)
-    env, options = agent.env, settings.config.env_options
-    write_dataset(
-        out / "data" / "train.jsonl", seeded_tasks(env, "train", settings.steps * settings.tasks, options=options)
-    )
-    write_dataset(out / "data" / "eval.jsonl", seeded_tasks(env, "eval", settings.panel, options=options))
-    # Demonstrations are of tasks beyond those that training gets.
-    tasks = seeded_tasks(env, "train", settings.demonstrations, first=1_000_000, options=options)
+    game, options = envs.lookup(agent.env), settings.config.env_options
+    write_dataset(out / "data" / "train.jsonl", game.tasks("train", settings.steps * settings.tasks, options=options))
+    write_dataset(out / "data" / "eval.jsonl", game.tasks("eval", settings.panel, options=options))
+    # Demonstrations are of seeds beyond those that training gets.
+    tasks = game.tasks("train", settings.demonstrations, first=1_000_000, options=options)
     lengths = {"max_new_tokens": settings.max_new_tokens, "max_length": settings.max_length}
     chat = _chat(agent, settings)
 
@@ -123,7 +122,7 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
 def _chat(agent: Agent, settings: Settings) -> Chat:
     """A chat whose tokenizer is made of the project's own prompts and scripted replies."""
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
-    tasks = seeded_tasks(agent.env, "train", 64, first=2_000_000, options=settings.config.env_options)
+    tasks = envs.lookup(agent.env).tasks("train", 64, first=2_000_000, options=settings.config.env_options)
     trials = demonstrate(
         tasks,
         agent,

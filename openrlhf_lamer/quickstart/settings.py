@@ -15,7 +15,7 @@ class Settings:
         config: How trials are played. In the `episode` context a prompt is processed once an episode,
             reflections alone make the shortest memory, and shaped rewards teach a weak player sooner.
         demonstrations: Trials of the scripted player to imitate, each once.
-        panel: Evaluation tasks, whose seeds no training task has.
+        panel: Evaluation tasks: each of the boards that are held out, half of all there are, once.
         steps: Training steps.
         tasks: Tasks of a step.
         group: Trials of a task.
@@ -40,7 +40,7 @@ class Settings:
     demonstrations: int = 2800
     imitation_batch_tokens: int = 1024
     imitation_learning_rate: float = 1e-3
-    panel: int = 128
+    panel: int = 114
     eval_temperature: float = 0.7
     steps: int = 32
     tasks: int = 12

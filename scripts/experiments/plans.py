@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from openrlhf_lamer import panels
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, TASK_TYPES
 from openrlhf_lamer.evaluation.methods import METHODS
+from openrlhf_lamer.panels import Ceilings
 
 BASE = "base"
 """The model that no training has touched."""
@@ -157,6 +159,11 @@ class Evaluation:
         return None if self.model == BASE else Training(self.env, self.model)
 
     @property
+    def ceilings(self) -> Ceilings | None:
+        """How much of its panel can be won, where that is known."""
+        return None if self.panel in TASK_TYPES else panels.load(self.panel).ceilings
+
+    @property
     def measure(self) -> str:
         """`success` of attempts one after the other, or `pass` of independent ones."""
         return METHODS[self.method].measure
@@ -219,6 +226,7 @@ class Experiment:
         cells: Its places, row by row.
         attempts: Of how many attempts the table has a column each.
         across: Name of the picture's horizontal axis.
+        ceilings: Show beside the results how much of each panel can be won.
     """
 
     name: str
@@ -226,6 +234,7 @@ class Experiment:
     cells: tuple[Cell, ...]
     attempts: tuple[int, ...] = (3,)
     across: str = "attempts"
+    ceilings: bool = False
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -275,7 +284,7 @@ def _harder_tasks() -> Experiment:
                 evaluation = Evaluation(env, model, f"{env}/{number}-{things}", method)
                 cells.append(Cell(row, f"{TITLES[env]}, {number} {things}", evaluation, TITLES[env], number))
     title = "Harder tasks, by models trained on the easiest: success within 3 attempts"
-    return Experiment("harder-tasks", title, tuple(cells), across="boxes or mines")
+    return Experiment("harder-tasks", title, tuple(cells), across="boxes or mines", ceilings=True)
 
 
 def _alfworld() -> Experiment:

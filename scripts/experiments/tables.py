@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,19 @@ from typing import Any
 
 from plans import Cell, Evaluation, Experiment, Setup
 
+from openrlhf_lamer import panels as frozen
 from openrlhf_lamer.evaluation.outcomes import Run, read_runs
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
+from openrlhf_lamer.evaluation.report.evaluations import ODDS
 from openrlhf_lamer.evaluation.run import RunError
-from openrlhf_lamer.evaluation.statistics import NOTHING, Estimate, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import NOTHING, Estimate, exactly, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table
+from openrlhf_lamer.panels import Ceilings
 
 ATTEMPTS = (1, 2, 3)
+
+CEILING = "at most, any attempts"
+"""Label of the share that a player who sees everything wins."""
 
 Folders = Mapping[str, Sequence[Path]]
 """Where the runs of an evaluation are, by its name, if not where the plan puts them."""
@@ -101,9 +107,15 @@ def _agree(folder: Path, run: Run, evaluation: Evaluation) -> None:
     method = run.settings.get("method", evaluation.method)
     if method != evaluation.method:
         raise RunError(f"{folder} is a run by {method}, but {evaluation.name} is one by {evaluation.method}")
-    panel = run.settings.get("panel", {}).get("name", evaluation.panel)
+    said = run.settings.get("panel", {})
+    panel = said.get("name", evaluation.panel)
     if panel.removesuffix(".jsonl") != evaluation.panel:
         raise RunError(f"{folder} is a run on {panel}, but {evaluation.name} is one on {evaluation.panel}")
+    if panel in frozen.names() and said and (old := said.get("version", 1)) != (now := frozen.load(panel).version):
+        raise RunError(
+            f"{folder} is a run on version {old} of {panel}, whose tasks are other ones than those of version {now}, "
+            "which is here; play it again in another folder"
+        )
 
 
 def _solved(runs: Sequence[Run], evaluation: Evaluation, attempts: int) -> Estimate:
@@ -135,8 +147,11 @@ def lines(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
             told = None if published is None else published / 100
             counts = (result.runs, solved.tasks, result.trials, result.failed)
             measure = f"{cell.evaluation.measure}@{k}"
-            rows.append((cell.row, cell.column, cell.evaluation.name, measure, solved, *counts, told))
-    columns = ("row", "column", "evaluation", "measure", "share", "runs", "tasks", "trials", "failed", "paper")
+            known = cell.evaluation.ceilings
+            most = (known.clairvoyant, known.exact_probability) if known else (None, None)
+            rows.append((cell.row, cell.column, cell.evaluation.name, measure, solved, *counts, told, *most))
+    counts = ("runs", "tasks", "trials", "failed")
+    columns = ("row", "column", "evaluation", "measure", "share", *counts, "paper", "at most", "by odds at 1")
     return Table(experiment.name, experiment.title, columns, tuple(rows))
 
 
@@ -157,6 +172,9 @@ def layout(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
         theirs = [paper(experiment.name).at(row, column, k) for column, k in heads]
         if any(figure is not None for figure in theirs):
             rows.append((f"{row}, paper", *(None if figure is None else f"{figure:.1f}%" for figure in theirs)))
+    for label, each in _known(experiment):
+        told = {cell.column: each(cell.evaluation.ceilings) for cell in experiment.cells}
+        rows.append((label, *("" if told[column] is None else f"{told[column]:.1%}" for column, _ in heads)))
     names = (f"{column} p@{k}" if several else column for column, k in heads)
     return Table(experiment.name, experiment.title, ("", *names), tuple(rows))
 
@@ -191,10 +209,24 @@ def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Seq
         ours = [(at, found[cell.evaluation].solved[k]) for at, cell, k in points]
         told = [(at, paper(experiment.name).at(cell.row, cell.column, k)) for at, cell, k in points]
         series.append(Series(label, [at for at, _ in ours], [estimate for _, estimate in ours]))
-        theirs = [(at, Estimate(figure / 100, math.nan, math.nan, 0, "%")) for at, figure in told if figure is not None]
+        theirs = [(at, exactly(figure / 100)) for at, figure in told if figure is not None]
         if theirs:
             series.append(Series(label, [at for at, _ in theirs], [each for _, each in theirs], dashed=True))
+    for label, each in _known(experiment):
+        told = {cell.at: each(cell.evaluation.ceilings) for cell in own if cell.at is not None}
+        if theirs := [(at, exactly(most)) for at, most in told.items() if most is not None]:
+            series.append(Series(label, [at for at, _ in theirs], [each for _, each in theirs], dashed=True))
     return series
+
+
+def _known(experiment: Experiment) -> list[tuple[str, Callable[[Ceilings | None], float | None]]]:
+    """What an experiment tells of its panels: a label, and the figure among a panel's ceilings."""
+    if not experiment.ceilings:
+        return []
+    return [
+        (CEILING, lambda known: known.clairvoyant if known else None),
+        (ODDS, lambda known: known.exact_probability if known else None),
+    ]
 
 
 def _markdown(experiment: Experiment, found: Mapping[Evaluation, Result], picture: str) -> str:
@@ -209,6 +241,11 @@ def _markdown(experiment: Experiment, found: Mapping[Evaluation, Result], pictur
         note += (
             f" Attempts of {', '.join(apart)} are independent (pass@k, the unbiased estimator); those of the other "
             "rows follow each other with a memory (success@k)."
+        )
+    if experiment.ceilings:
+        note += (
+            f" {CEILING.capitalize()}: what a player who sees everything wins in the panel's turns. "
+            f"{ODDS.capitalize()}: who knows each cell's exact probability of a mine and opens the safest one."
         )
     missing = dict.fromkeys(line for result in found.values() for line in result.missing)
     return page(layout(experiment, found), note, picture, list(missing))

@@ -81,6 +81,7 @@ class WebShop(TextEnv):
     """
 
     name = "webshop"
+    repeats = False  # the goals themselves are split
     difficulties = ({"data": "synthetic"}, {"data": "synthetic", "goals": "generated"})
 
     def __init__(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from openrlhf_lamer.evaluation.outcomes import Outcome, Run
+from openrlhf_lamer.evaluation.outcomes import Outcome, Played, Run
 from openrlhf_lamer.evaluation.plots import Panel, draw
 from openrlhf_lamer.evaluation.report import evaluations, training
 from openrlhf_lamer.evaluation.report.evaluations import Method
@@ -97,7 +97,7 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
 
 def pooled(runs: Iterable[Run]) -> list[Method]:
     """The methods among evaluations, in the order of their first runs."""
-    by_key: dict[tuple[str, frozenset[str]], list[Run]] = {}
+    by_key: dict[tuple[str, Played], list[Run]] = {}
     for run in runs:
         by_key.setdefault((run.label, run.panel), []).append(run)
     labels = Counter(label for label, _ in by_key)
@@ -142,6 +142,9 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
     panels = {method.runs[0].panel for method in methods}
     if len(panels) > 1:
         yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
+    if len(versions := {panel.version for panel in panels}) > len({panel.tasks for panel in panels}):
+        shown = " and ".join(map(str, sorted(versions)))
+        yield f"Evaluations are on versions {shown} of a panel, whose tasks have the same names and begin otherwise."
 
 
 def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:

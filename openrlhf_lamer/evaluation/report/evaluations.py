@@ -9,8 +9,22 @@ from dataclasses import dataclass
 from openrlhf_lamer.evaluation.diversity import Diversity, diversity
 from openrlhf_lamer.evaluation.outcomes import Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
-from openrlhf_lamer.evaluation.statistics import Estimate, Samples, difference, mcnemar, pass_at_k, passed, share, won
+from openrlhf_lamer.evaluation.statistics import (
+    Estimate,
+    Samples,
+    difference,
+    exactly,
+    mcnemar,
+    pass_at_k,
+    passed,
+    share,
+    won,
+)
 from openrlhf_lamer.evaluation.tables import Cell, Table
+from openrlhf_lamer.panels import Ceilings
+
+ODDS = "exact probabilities, 1 attempt"
+"""Label of the player who knows each cell's exact probability of a mine."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +88,15 @@ class Method:
         return diversity([[(each.paths, each.task.id) for each in run.live] for run in self.runs], attempt)
 
     def __str__(self) -> str:
-        tasks = f"{len(self.runs[0].panel)} tasks"
+        tasks = f"{len(self.runs[0].panel.tasks)} tasks"
         samples = f" × {self.samples}" if self.samples > 1 else ""
         return tasks + samples + (f", {len(self.runs)} seeds" if len(self.runs) > 1 else "")
+
+
+def ceilings(methods: Sequence[Method]) -> Ceilings | None:
+    """How much of the tasks can be won, where all runs are of one panel that says it."""
+    found = {run.ceilings for method in methods for run in method.runs}
+    return found.pop() if len(found) == len({method.runs[0].panel for method in methods}) == 1 else None
 
 
 def success_table(methods: Sequence[Method]) -> Table:
@@ -90,8 +110,18 @@ def success_table(methods: Sequence[Method]) -> Table:
         tuple(rows),
         "success@k is of sequential attempts, which may learn from each other: one of a trial's first k was won. "
         "pass@k is of independent ones: the unbiased estimate that one of k trials of a single attempt is won. "
-        "95% intervals for tasks like these, and for seeds like these where there are several.",
+        "95% intervals for tasks like these, and for seeds like these where there are several."
+        + _ceilings_note(ceilings(methods)),
     )
+
+
+def _ceilings_note(known: Ceilings | None) -> str:
+    if known is None:
+        return ""
+    note = f" In {known.turns} turns no player can win more than {known.clairvoyant:.1%} of these tasks"
+    if known.exact_probability is not None:
+        note += f"; one who knows each cell's exact probability wins {known.exact_probability:.1%} at the first attempt"
+    return f"{note}."
 
 
 def comparison(methods: Sequence[Method]) -> Table | None:
@@ -179,7 +209,12 @@ def success_panels(methods: Sequence[Method]) -> list[Panel]:
             places, estimates = zip(*known, strict=True)
             series.append(Series(method.label, places, estimates, dashed=method.independent))
     dashed = " (dashed: independent)" if any(each.dashed for each in series) else ""
-    panels = [Panel(f"Tasks solved by k attempts{dashed}", "attempts k", "tasks solved (%)", series, share=True)]
+    known = ceilings(methods)
+    if known and known.exact_probability is not None:
+        series.append(Series(ODDS, [1], [exactly(known.exact_probability)], dashed=True))
+    ceiling = known.clairvoyant if known else None
+    title = f"Tasks solved by k attempts{dashed}"
+    panels = [Panel(title, "attempts k", "tasks solved (%)", series, share=True, ceiling=ceiling)]
     if several := [method for method in methods if method.samples > 1 and not method.independent]:
         sizes = [k for k in attempts if any(k <= method.samples for method in several)]
         values = [Series(each.label, sizes, [pass_at_k(each.won(1), k) for k in sizes], True) for each in several]
