@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, tasks_and_agent
+from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, tasks_and_agent, try_tasks
 from openrlhf_lamer.cli.inputs import progress
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def cross(
         fail("give either --json or --csv")
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     config = LamerConfig(num_episodes=attempts, max_turns=max_turns, context=context, memory=memory)
+    try_tasks(tasks, panel, agent, config)
     sampling = Sampling(temperature, 1.0, max_new_tokens, max_length)
     opened = {
         name: open_player(

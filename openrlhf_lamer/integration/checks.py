@@ -168,11 +168,11 @@ def _check_data(line: CommandLine, agent: Agent) -> None:
     if not line["data.prompt_dataset"]:
         raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=agent.env)}")
     rows = check_dataset(
-        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent.env
+        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent, line.config
     )
     if rows < line["rollout.batch_size"]:
         raise ConfigError(
             f"--data.prompt_dataset has {rows} tasks, fewer than --rollout.batch_size {line['rollout.batch_size']}"
         )
     if line["eval.dataset"]:
-        check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent.env)
+        check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent, line.config)
