@@ -115,7 +115,7 @@ class WebShop(TextEnv):
         if split not in cls.splits:
             raise TaskError(f"webshop has no split {split!r}; there are: {', '.join(cls.splits)}")
         options = dict(options or {})
-        shop = cls(**options).shop
+        shop = cls(**{name: options[name] for name in ("data", "products", "goals") if name in options}).shop
         goals = _goals(shop, "test" if split == "eval" else split)
         left = max(len(goals) - first, 0)
         num = left if num is None else num
