@@ -90,9 +90,9 @@ PANELS = (
     ),
     Panel(
         "webshop/eval",
-        "Test goals of the synthetic catalogue.",
+        "Test goals of the synthetic catalogue, generated ones.",
         "webshop",
-        {"data": "synthetic", "products": 1000},
+        {"data": "synthetic", "products": 1000, "goals": "generated"},
         "eval",
         PANEL_SIZE,
         version=2,

@@ -132,7 +132,7 @@ def test_webshops_data(tmp_path: Path) -> None:
     expect(data.webshop(str(tmp_path / "gone")), ERROR, "no folder")
     folder = tmp_path / "shop"
     shutil.copytree(DATA / "webshop", folder)
-    expect(data.webshop(str(folder)), ERROR, "not been prepared", "prepare webshop")
+    expect(data.webshop(str(folder)), ERROR, "not been prepared", "prepare webshop", "--goals generated")
     stored.prepare(folder, None, "human")
     expect(data.webshop(str(folder)), OK, "human goals")
     with (folder / "openrlhf-lamer-human-all" / "goals.jsonl").open("a") as file:

@@ -99,6 +99,8 @@ def test_an_attempt_has_the_turns_of_the_agents_evaluations_and_the_users_win(tm
 def test_alfworld_is_evaluated_with_thirty_turns(tmp_path: Path, need: Callable[[str], None]) -> None:
     need("alfworld")
     assert longest(tmp_path, "--tasks", "alfworld/generated/id", "--first", "2", "--attempts", "1") == 30
+
+
 def test_a_panel_says_how_many_turns_there_are(tmp_path: Path) -> None:
     """Those that it says, else the agent's; what is typed wins. The run says which version of the panel it is on."""
     shares = {}

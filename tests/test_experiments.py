@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import panels
+from openrlhf_lamer import envs, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
+from openrlhf_lamer.envs.webshop.env import WebShop
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
-from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.tasks import read_dataset, seeded_tasks, write_dataset
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "experiments"
 
@@ -101,8 +102,8 @@ def test_every_experiment_has_the_papers_rows_and_columns() -> None:
 
 def test_the_papers_tables_agree_where_they_say_the_same() -> None:
     figures = {name: tables.paper(name) for name in plans.EXPERIMENTS}
-    for env in plans.PANELS.values():
-        column = plans.TITLES[env.split("/")[0]]
+    for env in plans.PANELS:
+        column = plans.TITLES[env]
         lamer = figures["main-table"].at("LaMer", column, 3)
         assert lamer == figures["memory"].at("Both", column, 3) == figures["rl-memory"].at("LaMer", column, 3)
         assert lamer == figures["gamma"].at("γ_traj 0.6", column, 3)
@@ -391,8 +392,9 @@ def test_evaluation_commands_are_eval_s_own(setup: Any) -> None:
     for words in commands(replace(setup, seeds=(0,))):
         if words[:2] == ["openrlhf-lamer", "eval"]:
             tasks = words[words.index("--tasks") + 1]
-            if not tasks.startswith("alfworld") and tasks.endswith(".jsonl"):
-                write_dataset(Path(tasks), seeded_tasks("alfworld", "eval", 2))
+            if tasks.endswith(".jsonl"):
+                env = "webshop" if Path(tasks).stem == plans.SHOP else "alfworld"
+                write_dataset(Path(tasks), envs.lookup(env).tasks("eval", 2))
             result = CliRunner().invoke(app, words[1:])
             assert result.exit_code == 2
             assert f"--model {words[words.index('--model') + 1]}: no config.json there" in result.output
@@ -409,3 +411,30 @@ def test_data_commands_write_what_is_named(setup: Any, tmp_path: Path) -> None:
     text = "\n".join(shlex.join(words) for words in commands(official))
     for panel, count in COUNTS[plans.OFFICIAL].items():
         assert f'--num {count} --options \'{{"task_types": "{panel}"}}\'' in text
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_webshop_is_evaluated_on_the_catalogue_that_it_trains_on(
+    original: bool, setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    if original:
+        prepare = ["prepare", "webshop", "--out", str(tmp_path / "shop"), "--products", "300"]
+        assert CliRunner().invoke(app, prepare).exit_code == 0
+        monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path / "shop"))
+    trained, evaluated = set(), set()
+    for words in commands(setup):
+        if words[:3] == ["openrlhf-lamer", "prepare", "tasks"] and "webshop" in words:
+            assert CliRunner().invoke(app, words[1:]).exit_code == 0
+        elif "openrlhf_lamer.agents.webshop" in words:
+            trained.add(words[words.index("--data.prompt_dataset") + 1])
+        elif words[:2] == ["openrlhf-lamer", "eval"] and "/eval/webshop" in words[words.index("--out") + 1]:
+            evaluated.add(words[words.index("--tasks") + 1])
+    assert len(trained) == len(evaluated) == 1
+    training, evaluation = read_dataset(Path(trained.pop())), read_dataset(Path(evaluated.pop()))
+    specs = [task.spec for task in (*training, *evaluation) if task.spec is not None]
+    assert len(specs) == 150 * 8 + 128
+    assert {spec["catalogue"] for spec in specs} == {WebShop().shop.catalogue}
+    assert len({spec["goal"] for spec in specs}) == len(specs), "no goal is trained on and evaluated"
+    frozen = [task.spec for task in panels.load("webshop/eval").tasks()]
+    assert (specs[-128:] == frozen) == (not original), "on the synthetic catalogue these are the goals of the panel"

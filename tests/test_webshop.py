@@ -53,7 +53,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> WebShop:
     folder = tmp_path_factory.mktemp("small") / "data"
     copy_data(folder)
     prepare(folder, None, "human")
-    return shop_env(data=str(folder))
+    return shop_env(data=str(folder), goals="human")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def copy_data(folder: Path) -> Path:
 
 
 def goal_task(env: WebShop, goal: int) -> Task:
-    return Task("webshop", spec={"goal": goal, "catalogue": env.shop.digest})
+    return Task("webshop", spec={"goal": goal, "catalogue": env.shop.catalogue})
 
 
 class TestRanking:
@@ -206,7 +206,7 @@ class TestPages:
         assert (step.valid, step.observation, step.terminated, small.anchor()) == (False, first, False, anchor)
 
     def test_bound_rewards(self, small: WebShop) -> None:
-        shaped = shop_env(data=small.data, reward="shaped")
+        shaped = shop_env(data=small.data, goals="human", reward="shaped")
         for env, paid in ((small, 0.0), (shaped, 5.0)):
             env.reset(goal_task(small, 2))
             for action in ("search[brass]", "click[b000000012]"):
@@ -393,9 +393,9 @@ class TestGoals:
         dev = shop.splits["dev"][0]
         assert shop.goals[dev].instruction in synthetic.reset(goal_task(synthetic, dev)).text
         for spec, message in (
-            ({"goal": 0, "catalogue": "0123"}, f"the catalogue '0123', but .* is '{shop.digest}'"),
-            ({"goal": len(shop.goals), "catalogue": shop.digest}, "goal.* is a whole number"),
-            ({"goal": "1", "catalogue": shop.digest}, "goal.* is a whole number"),
+            ({"goal": 0, "catalogue": "0123"}, f"the catalogue 0123, but .* is {shop.digest}"),
+            ({"goal": len(shop.goals), "catalogue": shop.catalogue}, "goal.* is a whole number"),
+            ({"goal": "1", "catalogue": shop.catalogue}, "goal.* is a whole number"),
             ({"goal": 0}, "keys goal and catalogue"),
         ):
             with pytest.raises(TaskError, match=message):
@@ -406,17 +406,21 @@ class TestGoals:
         rows = json.loads((DATA / "items_human_ins.json").read_text("utf-8"))
         (folder / "items_human_ins.json").write_text(json.dumps({"B00000000E": rows["B00000000E"]}))
         prepare(folder, None, "human")
-        env = shop_env(data=str(folder))
+        env = shop_env(data=str(folder), goals="human")
         env.reset(Task("webshop", seed=SEEDS["eval"].start))
-        with pytest.raises(TaskError, match=r"too few goals \(1\) for a split train"):
+        message = r"too few goals \(1\) for a split train"
+        with pytest.raises(TaskError, match=message):
             env.reset(Task("webshop", seed=0))
+        with pytest.raises(TaskError, match=message):
+            WebShop.tasks("train", options={"data": str(folder), "goals": "human"})
 
 
 class TestSyntheticCatalogue:
-    def test_the_oracle_wins_all_goals_of_the_test_split(self, synthetic: WebShop) -> None:
-        goals = synthetic.shop.splits["test"]
-        assert len(goals) == 500
-        assert sum(oracle_wins(synthetic, goal) for goal in goals) == 500
+    @pytest.mark.parametrize(("kind", "number"), [("human", 2986), ("generated", 10_030)])
+    def test_the_oracle_wins_all_goals(self, kind: str, number: int) -> None:
+        env = shop_env(data="synthetic", goals=kind)
+        assert len(env.shop.goals) == number
+        assert sum(oracle_wins(env, goal) for goal in range(number)) == number
 
     def test_the_oracle_wins_from_anywhere(self, synthetic: WebShop) -> None:
         rng = random.Random(0)
@@ -466,7 +470,7 @@ class TestSyntheticCatalogue:
 
     def test_it_is_frozen(self, synthetic: WebShop) -> None:
         """Panels name this digest: a change of the catalogue makes other tasks of them."""
-        assert synthetic.shop.digest == "2a625607c4321f0d"
+        assert synthetic.shop.digest == "976a74aa4fe856bb"
 
     def test_all_share_one_shop(self) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -518,13 +522,12 @@ class TestData:
         assert result.exit_code == 0, result.output
         stored = shop_env(data=str(tmp_path / "made")).shop
         made = shop_env(data="synthetic", products=120).shop
-        assert stored.digest == made.digest
+        assert (stored.digest, stored.tagger) == (made.digest, made.tagger)
         assert stored.digest in result.output
         assert stored.splits == made.splits
         assert list(stored.goals) == list(made.goals)
         rows = [each.to_row() for each in made.products]
-        if stored.tagger == made.tagger:
-            assert [each.to_row() for each in stored.products] == rows
+        assert [each.to_row() for each in stored.products] == rows
         for goal in made.goals[:50]:
             assert stored.index.search(goal.instruction) == made.index.search(goal.instruction)
         assert stored.products[-1].asin == made.products[-1].asin
@@ -535,15 +538,19 @@ class TestData:
         folder = copy_data(tmp_path / "data")
         (folder / "items_shuffle_14.json").rename(folder / "items_shuffle.json")
         (folder / "items_ins_v2_14.json").rename(folder / "items_ins_v2.json")
-        result = CliRunner().invoke(app, ["prepare", "webshop", "--data", str(folder), "--products", "9"])
+        words = ["prepare", "webshop", "--data", str(folder), "--products", "9", "--goals", "human"]
+        result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
         assert "9 products, 7 goals" in result.output
         monkeypatch.setenv("WEBSHOP_DATA", str(folder))
-        assert len(shop_env(products=9).shop.products) == 9
+        assert len(shop_env(products=9, goals="human").shop.products) == 9
 
     def test_not_prepared(self, tmp_path: Path) -> None:
         folder = copy_data(tmp_path / "data")
-        message = f"{folder} has not been prepared yet; run: openrlhf-lamer prepare webshop --data {folder}"
+        message = (
+            f"{folder} has not been prepared with generated goals; "
+            f"run: openrlhf-lamer prepare webshop --data {folder} --goals generated"
+        )
         with pytest.raises(TaskError, match=message):
             shop_env(data=str(folder))
         with pytest.raises(TaskError, match=r"no folder .*; get WebShop's data .* setup\.sh"):
@@ -555,7 +562,7 @@ class TestData:
         compiled = folder / "openrlhf-lamer-human-all"
         meta = (compiled / "meta.json").read_text()
         for file, content, message in (
-            (compiled / "meta.json", meta.replace('"format": 1', '"format": 0'), r"another version \(format 0\); run:"),
+            (compiled / "meta.json", meta.replace('"format": 2', '"format": 0'), r"another version \(format 0\); run:"),
             (compiled / "meta.json", meta[:-9], "is damaged .*; run:"),
             (compiled / "terms.txt", "lamp", r"terms\.txt is not of the size it was prepared with; run:"),
             (folder / "items_shuffle_14.json", "[]", r"items_shuffle_14\.json has changed since .*; run:"),
@@ -563,9 +570,9 @@ class TestData:
             kept = file.read_bytes()
             file.write_text(content)
             with pytest.raises(TaskError, match=message):
-                shop_env(data=str(folder))
+                shop_env(data=str(folder), goals="human")
             file.write_bytes(kept)
-        shop_env(data=str(folder))
+        shop_env(data=str(folder), goals="human")
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -598,7 +605,7 @@ class TestData:
             file.write_bytes(file.read_bytes()[:content])
         else:
             file.write_bytes(content.encode("utf-8", "surrogatepass"))
-        result = CliRunner().invoke(app, ["prepare", "webshop", "--data", str(folder)])
+        result = CliRunner().invoke(app, ["prepare", "webshop", "--data", str(folder), "--goals", "human"])
         assert result.exit_code == 2
         assert "error: --data" in result.output
         with pytest.raises(TaskError, match=message):

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -112,6 +113,15 @@ class Agent:
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
         """What builds an environment for `task`; the task's own options win over the configured ones."""
         return registry.factory(self.env, **{**options, **task.options, "reward": reward})
+
+    def try_task(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> None:
+        """Set `task` up where it is one of a data set: the data may be missing here, or be other data.
+
+        Raises `TaskError` where that is so. A task with a seed is made here, and needs no look.
+        """
+        if task.spec is not None:
+            with closing(self.env_factory(task, reward=reward, options=options)()) as env:
+                env.reset(task)
 
     def play_message(
         self,

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.eval import RESULT, describe_panel, leaving, open_player, panel_turns, tasks_and_agent
+from openrlhf_lamer.cli.eval import (
+    RESULT,
+    describe_panel,
+    leaving,
+    open_player,
+    panel_turns,
+    tasks_and_agent,
+    try_tasks,
+)
 from openrlhf_lamer.cli.inputs import longest, progress
 
 if TYPE_CHECKING:
@@ -81,6 +89,7 @@ def cross(
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     turns = max_turns or panel_turns(tasks) or agent.max_turns
     config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory)
+    try_tasks(tasks, panel, agent, config)
     folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
     length = longest(agent, config, panel, max_new_tokens, max_length, *folders)
     sampling = Sampling(temperature, 1.0, max_new_tokens, length)

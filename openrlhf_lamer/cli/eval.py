@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
@@ -20,6 +20,7 @@ from openrlhf_lamer.cli.inputs import longest, progress
 
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
+    from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.evaluation.players import Player, Sampling
     from openrlhf_lamer.records import Task, Trial
 
@@ -189,6 +190,7 @@ def evaluate(
         config = LamerConfig.load(flags)
     except ConfigError as error:
         fail(str(error))
+    try_tasks(tasks, panel, agent, config)
     length = longest(agent, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
     sampling = Sampling(temperature, top_p, max_new_tokens, length)
     opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
@@ -275,6 +277,16 @@ def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Age
         agent.evaluated(),
         {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {}),
     )
+
+
+def try_tasks(tasks: str, panel: Sequence[Task], agent: Agent, config: LamerConfig) -> None:
+    """Leave with a message where the first of the tasks cannot be set up here."""
+    from openrlhf_lamer.envs import TaskError
+
+    try:
+        agent.try_task(panel[0], reward=config.reward, options=config.env_options)
+    except TaskError as error:
+        fail(f"--tasks {tasks}: {error}")
 
 
 def open_player(

@@ -116,18 +116,21 @@ def webshop(
     products: Annotated[
         int | None, typer.Option(min=1, help="Number of products: the first ones of --data, or those made for --out.")
     ] = None,
-    goals: Annotated[Goals, typer.Option(help="Requests written by people, or generated ones.")] = Goals.HUMAN,
+    goals: Annotated[
+        Goals, typer.Option(help="Generated requests, as in the paper, or written ones.")
+    ] = Goals.GENERATED,
 ) -> None:
     """Check and compile WebShop's data, or make a catalogue in its form.
 
     With `--data` the files items_shuffle*.json, items_ins_v2*.json and items_human_ins.json are read through and
-    compiled beside themselves. With `--out` they are made first: a synthetic catalogue of any size. Then set
-    WEBSHOP_DATA to that folder. Without any of this, the environment makes 1000 products by itself.
+    compiled beside themselves, for one kind of goals. With `--out` they are made first: a synthetic catalogue of any
+    size. Then set WEBSHOP_DATA to that folder. Without any of this, the environment makes 1000 products by itself.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from openrlhf_lamer.envs import TaskError
+    from openrlhf_lamer.envs.webshop import nouns
     from openrlhf_lamer.envs.webshop.stored import compiled_folder, prepare
     from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, write_files
 
@@ -146,7 +149,12 @@ def webshop(
         reading = bar.add_task(f"reading {folder}")
         try:
             shop = prepare(
-                folder, products, goals.value, lambda done, total: bar.update(reading, completed=done, total=total)
+                folder,
+                products,
+                goals.value,
+                lambda done, total: bar.update(reading, completed=done, total=total),
+                # As the synthetic catalogue in memory, whatever else is installed: the same tasks on every machine.
+                None if out is None else (nouns.BUNDLED, nouns.bundled),
             )
         except TaskError as error:
             fail(f"{'--data' if out is None else '--out'} {folder}: {error}")

@@ -54,7 +54,7 @@ def webshop(data: str | None) -> Check:
         return ok(name, f"{env.ENV_VAR} is not set: a synthetic catalogue, which needs no data")
     folder, shops = Path(data), []
     try:
-        for products, goals in stored.compiled_kinds(folder) or [(None, "human")]:
+        for products, goals in stored.compiled_kinds(folder) or [(None, "generated")]:
             shop = stored.load(folder, products, goals)
             shops.append(f"{len(shop.products)} products with {len(shop.goals)} {goals} goals")
     except TaskError as problem:

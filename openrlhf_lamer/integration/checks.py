@@ -275,13 +275,11 @@ def _check_data(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...
     if not line["data.prompt_dataset"]:
         raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=agent.env)}")
     found = check_dataset(
-        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent.env
+        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent, line.config
     )
     if found.rows < (batch := line["rollout.batch_size"]):
         raise ConfigError(f"--data.prompt_dataset has {found.rows} tasks, fewer than --rollout.batch_size {batch}")
     if not line["eval.dataset"]:
         return found.options
-    return (
-        *found.options,
-        *check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent.env).options,
-    )
+    evaluated = check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent, line.config)
+    return (*found.options, *evaluated.options)

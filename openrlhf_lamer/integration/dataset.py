@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer.config import ConfigError
+from openrlhf_lamer.agents.base import Agent
+from openrlhf_lamer.config import ConfigError, LamerConfig
+from openrlhf_lamer.envs import TaskError
 from openrlhf_lamer.records import SchemaError, Task
 
 REMEDY = "Make one: openrlhf-lamer prepare tasks --env {env} --split train --num 4096 --out data/{env}"
@@ -27,20 +29,21 @@ class Dataset:
     options: tuple[Mapping[str, Any], ...]
 
 
-def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -> Dataset:
-    """Check that every row of a dataset holds a task of `env`.
+def check_dataset(flag: str, paths: str, split: str, label_key: str, agent: Agent, config: LamerConfig) -> Dataset:
+    """Check that every row of a dataset holds a task of the agent, and that the first one can be set up.
 
     Args:
         flag: The flag that named it, for the message.
         paths: What the flag was given: paths separated by commas.
         split: Which split the host will read.
         label_key: The column of the task.
-        env: The agent's environment.
+        agent: The agent.
+        config: How it plays.
 
     Raises:
         ConfigError: naming the flag, the file and row, and the command that makes a dataset.
     """
-    remedy = REMEDY.format(env=env)
+    env, remedy = agent.env, REMEDY.format(env=agent.env)
     count = 0
     options: dict[str, Mapping[str, Any]] = {}
     for part in paths.split(","):
@@ -61,6 +64,11 @@ def check_dataset(flag: str, paths: str, split: str, label_key: str, env: str) -
                     f"{where}: a task of {task.env!r}, but the agent of --agent_func plays {env!r}. {remedy}"
                 )
             options.setdefault(json.dumps(task.options, sort_keys=True), task.options)
+            if rows == 1:
+                try:
+                    agent.try_task(task, reward=config.reward, options=config.env_options)
+                except TaskError as error:
+                    raise ConfigError(f"{where}: {error}") from error
         if not rows:
             raise ConfigError(f"--{flag} {path}: no rows in split {split!r}. {remedy}")
         count += rows

@@ -16,6 +16,7 @@ from openrlhf_lamer import panels
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, TASK_TYPES
 from openrlhf_lamer.evaluation.methods import METHODS
 from openrlhf_lamer.panels import Ceilings
+from openrlhf_lamer.tasks import PANEL_SIZE
 
 BASE = "base"
 """The model that no training has touched."""
@@ -25,8 +26,14 @@ OFFICIAL = "valid_unseen"
 
 TITLES = {"sokoban": "Sokoban", "minesweeper": "MineSweeper", "webshop": "WebShop", "alfworld": "ALFWorld"}
 
-PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "webshop": "webshop/eval"}
+SHOP = "webshop-eval"
+"""Test goals of the catalogue that is trained on: what WEBSHOP_DATA names, else the synthetic one."""
+
+PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "webshop": SHOP}
 """What is evaluated on where an experiment does not say otherwise."""
+
+WRITTEN = (SHOP, *TASK_TYPES)
+"""What is evaluated on that is no frozen panel: its tasks are written before."""
 
 STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
 """The paper's training: steps, and tasks in each."""
@@ -136,7 +143,7 @@ class Evaluation:
     Attributes:
         env: The environment.
         model: `BASE` or a model of `MODELS`.
-        panel: A frozen panel; or the name of an ALFWorld task type, whose games are a panel of their own.
+        panel: A frozen panel; or one of `WRITTEN`: `SHOP`, or an ALFWorld task type, whose games are a panel.
         method: As `eval --method` has it.
         memory: What attempts see of earlier ones, where that is not the method's own.
     """
@@ -174,15 +181,17 @@ class Evaluation:
 
     def data(self, setup: Setup) -> list[str]:
         """Commands that write the tasks, where they are no panel that comes along."""
-        if self.panel not in TASK_TYPES:
+        if self.panel not in WRITTEN:
             return []
-        split, num = (OFFICIAL, COUNTS[OFFICIAL][self.panel]) if setup.official else ("eval", 128)
+        if self.panel == SHOP:
+            return [_prepare(self.env, "eval", PANEL_SIZE, self._dataset(setup))]
+        split, num = (OFFICIAL, COUNTS[OFFICIAL][self.panel]) if setup.official else ("eval", PANEL_SIZE)
         return [_prepare(self.env, split, num, self._dataset(setup), {"task_types": self.panel})]
 
     def command(self, setup: Setup, seed: int) -> str:
         """The evaluation; one that was killed goes on, one that is done is done at once."""
         training = self.training
-        tasks = self._dataset(setup) if self.panel in TASK_TYPES else self.panel
+        tasks = self._dataset(setup) if self.panel in WRITTEN else self.panel
         words = [
             *("openrlhf-lamer", "eval", "--tasks", str(tasks), "--method", self.method),
             *("--model", setup.model if training is None else str(training.folder(setup, seed) / "model")),
@@ -256,7 +265,9 @@ def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Tr
 def _prepare(env: str, split: str, num: int, out: Path, options: dict[str, str] | None = None) -> str:
     words = ["openrlhf-lamer", "prepare", "tasks", "--env", env, "--split", split, "--num", str(num)]
     words += ["--options", json.dumps(options)] if options else []
-    return shlex.join([*words, "--out", str(out)])
+    line = shlex.join([*words, "--out", str(out)])
+    # What was written once stays: where WEBSHOP_DATA changes on the way, training and evaluation refuse these tasks.
+    return f"test -e {shlex.quote(str(out))} || {line}" if env == "webshop" else line
 
 
 def _everywhere(row: str, model: str, method: str, memory: str | None = None, at: float | None = None) -> list[Cell]:

@@ -52,7 +52,7 @@ class Compiled:
         numbers: The number of each kept product; numbers follow the asins.
         goals: The goals, in the original's order.
         index: The index.
-        digest: Hash of products and goals.
+        digest: Hash of products, their nouns and goals.
     """
 
     numbers: list[int]
@@ -81,8 +81,7 @@ def compile_rows(rows: Rows, nouns: Tagger, keep: Callable[[Product], None]) -> 
         except (KeyError, TypeError, AttributeError) as error:
             raise _unreadable(rows, f"a goal of {product.asin} ({file})", error) from error
         asins.append(product.asin)
-        # The nouns depend on the tagger at hand; the task does not.
-        digest.update(_dump({**product.to_row(), "nouns": None}))
+        digest.update(_dump(product.to_row()))
     if not asins:
         raise TaskError(
             f"webshop: the search index of {rows.source} is empty: there is not one product in it with an asin of "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,7 +24,17 @@ from openrlhf_lamer.envs.webshop import nouns, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
 from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
-from openrlhf_lamer.envs.webshop.session import BACK, BUTTONS, BUY, NEXT, PER_PAGE, PREVIOUS, Page, Session
+from openrlhf_lamer.envs.webshop.session import (
+    BACK,
+    BUTTONS,
+    BUY,
+    NEXT,
+    PER_PAGE,
+    PREVIOUS,
+    Page,
+    Session,
+    can_be_named,
+)
 from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
 from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, synthetic_rows
 from openrlhf_lamer.records import Task
@@ -68,13 +79,16 @@ class WebShop(TextEnv):
         data: "synthetic"; or a folder with the original's files, prepared by `openrlhf-lamer prepare
         webshop`; by default what the environment variable WEBSHOP_DATA names, else "synthetic".
         products: How many products, from the first on; by default 1000 synthetic ones, or all of a folder.
-        goals: "human" (written requests), or "generated" (one for each combination of options).
+        goals: "generated" (a request for each combination of a product's options, as the paper trains on), or
+            "human" (written requests).
         reward: "sparse" or "shaped".
 
     Goals are numbered as in the original: 0 to 499 are `test`, 500 to 1499 `dev`, the rest `train`; of fewer
-    than 5000 goals, a fifth each is held out. A seed of the evaluation range stands for a goal of `test`, any other for
-    one of `train`: seeds in a row are goals in a row, and after the last goal comes the first. A task's spec is
-    `{"goal": 3, "catalogue": "..."}`, with the digest of the catalogue that the goal is from; so `dev` is reached.
+    than 5000 goals, a fifth each is held out. The splits of tasks are `train`, `eval` (the goals of `test`) and `dev`,
+    and have each goal once. A task's spec is `{"goal": 3, "catalogue": "..."}`: the number of the goal, and the
+    `Shop.catalogue` that it is from; another catalogue refuses it. To play without a list of tasks, a seed stands
+    for a goal of whatever catalogue is there: one of the evaluation range for a goal of `test`, any other for one of
+    `train`; seeds in a row are goals in a row, and after the last goal comes the first.
 
     All instances of a process share one shop. Reviews are empty, as in the original's data; its search words for
     developers (`<r>`, `<a>`, `<c>`, `<q>`) and its page of attributes, which text mode hides, are left out.
@@ -82,13 +96,45 @@ class WebShop(TextEnv):
 
     name = "webshop"
     repeats = False  # the goals themselves are split
-    difficulties = ({"data": "synthetic"}, {"data": "synthetic", "goals": "generated"})
+    splits = (*SEEDS, "dev")
+    difficulties = ({"data": "synthetic", "goals": "human"}, {"data": "synthetic", "goals": "generated"})
+
+    @classmethod
+    def tasks(
+        cls, split: str, num: int | None = None, *, first: int = 0, options: Mapping[str, Any] | None = None
+    ) -> list[Task]:
+        """Goals number `first` to `first + num` of a split, each a task of its own.
+
+        Args:
+            split: "train", "eval" (the original's test goals) or "dev".
+            num: How many; None for all from `first` on.
+            first: Number of the first one.
+            options: Options of the environment, which choose the catalogue.
+
+        Raises:
+            TaskError: There is no such split, it has not that many goals, or the catalogue cannot be opened.
+        """
+        if split not in cls.splits:
+            raise TaskError(f"webshop has no split {split!r}; there are: {', '.join(cls.splits)}")
+        options = dict(options or {})
+        shop = cls(**{name: options[name] for name in ("data", "products", "goals") if name in options}).shop
+        goals = _goals(shop, "test" if split == "eval" else split)
+        left = max(len(goals) - first, 0)
+        num = left if num is None else num
+        if first < 0 or not 1 <= num <= left:
+            raise TaskError(
+                f"webshop: {shop.source} has {len(goals)} {shop.kind} goals in the split {split}, each of which makes "
+                f"one task; {num} from number {first} on are not among them: ask for at most {left}"
+            )
+        chosen = goals[first : first + num]
+        specs = [{"goal": goal, "catalogue": shop.catalogue} for goal in chosen]
+        return [Task(cls.name, spec=spec, options=options, split=split) for spec in specs]
 
     def __init__(
         self,
         data: str = "",
         products: int | None = None,
-        goals: GoalKind = "human",
+        goals: GoalKind = "generated",
         reward: RewardScheme = "sparse",
     ) -> None:
         super().__init__(reward)
@@ -191,7 +237,7 @@ class WebShop(TextEnv):
         targets = session.clickables()
         if targets and below(rng, 8):
             return f"click[{choose(rng, targets)}]"
-        words = session.goal.instruction.replace("]", " ").split()
+        words = _searchable(session.goal.instruction).split()
         start = below(rng, len(words))
         return f"search[{' '.join(words[start : start + 1 + below(rng, 6)])}]"
 
@@ -205,19 +251,17 @@ class WebShop(TextEnv):
         shop = self.shop
         if task.seed is not None:
             place = "test" if task.seed in SEEDS["eval"] else "train"
-            numbers = shop.splits[place]
-            if not numbers:
-                raise TaskError(f"webshop: {shop.source} has too few goals ({len(shop.goals)}) for a split {place}")
+            numbers = _goals(shop, place)
             first = SEEDS["eval"].start if place == "test" else 0
             return numbers[(task.seed - first) % len(numbers)]
         spec: Mapping[str, Any] = task.spec or {}
         if set(spec) != {"goal", "catalogue"}:
             raise TaskError(f"webshop: a spec has the keys goal and catalogue, not {sorted(map(str, spec))}")
-        if spec["catalogue"] != shop.digest:
+        if str(spec["catalogue"]).partition(" ")[0] != shop.digest:
             raise TaskError(
-                f"webshop: the task is of the catalogue {spec['catalogue']!r}, but {shop.source} is {shop.digest!r}: "
-                "other data, another number of products, other goals or another version made it; make tasks anew with "
-                "the one that is there: openrlhf-lamer prepare tasks --env webshop"
+                f"webshop: the task is of the catalogue {spec['catalogue']}, but {shop.source} is "
+                f"{shop.catalogue}: play it with the data and options that it was written with (data, or {ENV_VAR}; "
+                "products; goals), or write tasks of this one: openrlhf-lamer prepare tasks --env webshop"
             )
         return self._whole("spec['goal']", spec["goal"], 0, len(shop.goals) - 1)
 
@@ -228,8 +272,7 @@ class WebShop(TextEnv):
         """A search that finds the goal's product."""
         if goal.product not in self._plan:
             product = self.shop.products[goal.product]
-            name = product.name.replace("]", " ").lower()
-            tries = (name, f"{name} {' '.join(product.values)}".replace("]", " "))
+            tries = map(_searchable, (product.name.lower(), f"{product.name.lower()} {' '.join(product.values)}"))
             found = (query for query in tries if goal.product in self.shop.index.search(query))
             self._plan[goal.product] = next(found, None)
         return self._plan[goal.product]
@@ -266,13 +309,40 @@ def _synthetic(products: int, goals: GoalKind) -> Shop:
     compiled = compile_rows(rows, nouns.bundled, kept.append)
     kept = [product for _, product in sorted(zip(compiled.numbers, kept, strict=True), key=lambda pair: pair[0])]
     places = split(compiled.goals)
-    return Shop(kept, compiled.goals, places, compiled.index, compiled.digest, nouns.BUNDLED, rows.source)
+    return Shop(
+        products=kept,
+        goals=compiled.goals,
+        kind=goals,
+        splits=places,
+        index=compiled.index,
+        digest=compiled.digest,
+        tagger=nouns.BUNDLED,
+        origin=SYNTHETIC,
+        source=rows.source,
+    )
+
+
+def _goals(shop: Shop, place: str) -> Sequence[int]:
+    """Numbers of the goals of a split; raises `TaskError` where there are none."""
+    if not shop.splits[place]:
+        raise TaskError(f"webshop: {shop.source} has too few goals ({len(shop.goals)}) for a split {place}")
+    return shop.splits[place]
+
+
+def _searchable(text: str) -> str:
+    """`text` without what an action cannot name, brackets and line breaks; a search finds words, which have none."""
+    return re.sub(r"[][\n]", " ", text)
 
 
 def _choice(goal: Goal, product: Product) -> dict[str, str]:
     """Values of the product's options, by name, that meet as many options of the goal as can be met together."""
     # A value that several options have sets the last of them; one that is called like a button sets none.
-    sets = {value: name for name, values in product.options.items() for value in values if value not in BUTTONS}
+    sets = {
+        value: name
+        for name, values in product.options.items()
+        for value in values
+        if value not in BUTTONS and can_be_named(value)
+    }
 
     fits: list[list[tuple[str, str] | None]] = []
     for option in goal.options:

@@ -39,34 +39,46 @@ def goals_of(product: Product, number: int, row: Mapping[str, Any] | Sequence[Ma
     """
     if not isinstance(row, Mapping):
         for written in row:
-            wanted = [str(option) for option in written["instruction_options"]]
-            yield from _goal(
-                product, number, written["instruction"].strip("."), written["instruction_attributes"], wanted
-            )
+            text, wanted = written["instruction"].strip("."), [str(option) for option in written["instruction_options"]]
+            limit = _price_limit(product, text)
+            yield from _goal(product, number, text, limit, written["instruction_attributes"], wanted)
     elif row.get("instruction") is not None:
-        names = sorted(product.options)
+        names, limit = sorted(product.options), _price_limit(product)
         for values in itertools.product(*(product.options[name] for name in names)):
             pairs = list(dict(zip(names, values, strict=True)).items())
             asked = ", and ".join(f"{name}: {value}" for name, value in pairs)
             text = row["instruction"] + (f" with {asked}" if asked else "")
-            yield from _goal(product, number, text, row["instruction_attributes"], pairs)
+            yield from _goal(product, number, text, limit, row["instruction_attributes"], pairs)
+
+
+def _price_limit(product: Product, *request: str) -> float:
+    """The price limit of a request; without one, that of all generated goals of the product.
+
+    As the original draws: the higher one of two different limits, once for each written request, but only
+    once for all generated goals of a product.
+    """
+    limits = list(itertools.islice((10.0 * tens for tens in range(1, 100) if 10.0 * tens > product.price), 4))
+    if len(limits) < 2:
+        return UNLIMITED
+    rng = generator("webshop", "limit", product.asin, *request)
+    first = below(rng, len(limits))
+    second = (first + 1 + below(rng, len(limits) - 1)) % len(limits)
+    return limits[max(first, second)]
 
 
 def _goal(
-    product: Product, number: int, text: str, attributes: Sequence[str], options: Sequence[str | tuple[str, str]]
+    product: Product,
+    number: int,
+    text: str,
+    limit: float,
+    attributes: Sequence[str],
+    options: Sequence[str | tuple[str, str]],
 ) -> Iterator[Goal]:
     if not attributes:  # the original leaves these out
         return
-    limits = list(itertools.islice((10.0 * tens for tens in range(1, 100) if 10.0 * tens > product.price), 4))
-    price_upper = UNLIMITED
-    if len(limits) >= 2:
-        # The higher one of two different limits: as the original draws.
-        rng = generator("webshop", "limit", product.asin, text)
-        first = below(rng, len(limits))
-        second = (first + 1 + below(rng, len(limits) - 1)) % len(limits)
-        price_upper = limits[max(first, second)]
-        text += f", and price lower than {price_upper:.2f} dollars"
-    yield Goal(number, text, tuple(attributes), tuple(map(comparable, options)), price_upper)
+    if limit != UNLIMITED:
+        text += f", and price lower than {limit:.2f} dollars"
+    yield Goal(number, text, tuple(attributes), tuple(map(comparable, options)), limit)
 
 
 def ordered(goals: Sequence[Goal]) -> tuple[Goal, ...]:

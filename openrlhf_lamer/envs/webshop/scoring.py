@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rapidfuzz import fuzz, utils
 
@@ -93,6 +94,7 @@ def has(product: Product, attribute: str) -> bool:
     )
 
 
+@lru_cache(maxsize=1 << 12)
 def comparable(option: str | tuple[str, str]) -> str:
     """An option as it is compared: the first colour in it, or itself. A pair is the option's name and its value."""
     return next((colour for colour in COLOURS if colour in option), str(option))

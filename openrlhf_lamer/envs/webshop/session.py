@@ -23,6 +23,8 @@ BUTTONS = (BACK, PREVIOUS, *DETAILS, BUY)
 """What a product's page offers besides its options."""
 
 _ACTION = re.compile(r"(.+)\[(.+)\]")
+_UNREADABLE = re.compile(r"[\[\n]")
+_HTML_ESCAPES = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "&<>'"})
 _BLANK = re.compile(r"[\t\n\f\r ]*\Z")
 
 
@@ -162,7 +164,9 @@ class Session:
         """The last page, with the parts of the original's form that text mode leaves empty."""
         assert self.score is not None
         texts = ["Thank you for shopping with us!", "Your code:", "None", "(Paste it in your MTurk interface.)"]
-        texts += ["Purchased", "asin", self._product().asin, "options", json.dumps(self.options, sort_keys=True)]
+        # The original's template writes JSON that is safe within HTML.
+        options = json.dumps(self.options, sort_keys=True).translate(_HTML_ESCAPES)
+        texts += ["Purchased", "asin", self._product().asin, "options", options]
         for label in ("attrs", "category", "query", "product category"):
             texts += [label, "None"]
         texts += ["Target", "asin", "options", "attrs", "price upper", "instuction text", "category"]
@@ -171,10 +175,19 @@ class Session:
         return SEPARATOR.join(texts)
 
 
+def can_be_named(target: str) -> bool:
+    """Whether an action can name `target`.
+
+    As in the original, an action's argument begins after its last `[` and ends in the same line, so that an
+    option such as `red [matte]` is shown and cannot be chosen.
+    """
+    return bool(target) and not _UNREADABLE.search(target)
+
+
 @lru_cache(maxsize=1 << 14)
 def _offered(product: Product) -> tuple[str, ...]:
     """What can be clicked on a product's page."""
-    return tuple(dict.fromkeys((*BUTTONS, *product.values)))
+    return (*BUTTONS, *(value for value in product.values if value not in BUTTONS and can_be_named(value)))
 
 
 @lru_cache(maxsize=1 << 14)

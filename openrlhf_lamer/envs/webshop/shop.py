@@ -101,17 +101,27 @@ class Shop:
     Attributes:
         products: By number; numbers follow the asins.
         goals: By number, in the original's order.
+        kind: Which goals these are.
         splits: Numbers of the goals of `test`, `dev` and `train`.
         index: What searches.
-        digest: Hash of products and goals: equal where tasks mean the same.
+        digest: Hash of products, their nouns and goals: equal where tasks mean and score the same.
         tagger: What found the nouns.
-        source: Where the catalogue comes from, for messages.
+        origin: Name of the file that the products are from, or "synthetic".
+        source: Where the catalogue lies on this machine, for messages.
     """
 
     products: Sequence[Product]
     goals: Sequence[Goal]
+    kind: GoalKind
     splits: Mapping[str, Sequence[int]]
     index: Index
     digest: str
     tagger: str
+    origin: str
     source: str
+
+    @property
+    def catalogue(self) -> str:
+        """What the spec of a task says of the catalogue: its digest, and in words what it is."""
+        what = f"{self.origin}, {len(self.products)} products, {self.kind} goals, nouns: {self.tagger}"
+        return f"{self.digest} ({what})"

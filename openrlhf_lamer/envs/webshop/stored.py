@@ -21,12 +21,12 @@ import numpy.typing as npt
 from openrlhf_lamer.envs.base import TaskError
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
-from openrlhf_lamer.envs.webshop.nouns import best_tagger
+from openrlhf_lamer.envs.webshop.nouns import Tagger, best_tagger
 from openrlhf_lamer.envs.webshop.ranking import Index
 from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
 from openrlhf_lamer.envs.webshop.source import find_files, read_rows
 
-FORMAT = 1
+FORMAT = 2
 
 _META, _PRODUCTS, _GOALS, _TERMS = "meta.json", "products.jsonl", "goals.jsonl", "terms.txt"
 _ARRAYS = ("places", "bounds", "postings", "weights")
@@ -74,7 +74,11 @@ def compiled_kinds(folder: Path) -> list[tuple[int | None, GoalKind]]:
 
 
 def prepare(
-    folder: Path, products: int | None, goals: GoalKind, report: Callable[[int, int], None] = lambda done, all_: None
+    folder: Path,
+    products: int | None,
+    goals: GoalKind,
+    report: Callable[[int, int], None] = lambda done, all_: None,
+    tagger: tuple[str, Tagger] | None = None,
 ) -> Shop:
     """Check the data in `folder`, compile it and return the shop.
 
@@ -83,13 +87,14 @@ def prepare(
         products: How many of the products, from the first on; None for all.
         goals: Which goals.
         report: Given the bytes read so far, and all there are.
+        tagger: What finds nouns, after its label; None for the best there is.
 
     Raises:
         TaskError: A file is missing, half downloaded or corrupt.
     """
     files = find_files(folder, products, goals)
     total = files.items.stat().st_size
-    tagger, nouns = best_tagger()
+    label, nouns = tagger or best_tagger()
     target = compiled_folder(folder, products, goals)
     draft = target.with_name(target.name + ".draft")
     try:
@@ -115,7 +120,8 @@ def prepare(
             "format": FORMAT,
             "made_from": files.sizes(),
             "digest": compiled.digest,
-            "tagger": tagger,
+            "tagger": label,
+            "origin": files.items.name,
             "files": {file.name: file.stat().st_size for file in sorted(draft.iterdir())},
         }
         (draft / _META).write_text(json.dumps(meta, indent=1))
@@ -137,7 +143,7 @@ def load(folder: Path, products: int | None, goals: GoalKind) -> Shop:
     compiled = compiled_folder(folder, products, goals)
     if not (compiled / _META).is_file():
         find_files(folder, products, goals)  # says so where there is nothing to prepare
-        raise TaskError(f"webshop: the data in {folder} has not been prepared yet; {again}")
+        raise TaskError(f"webshop: the data in {folder} has not been prepared with {goals} goals; {again}")
     try:
         meta: dict[str, Any] = json.loads((compiled / _META).read_text())
         if meta["format"] != FORMAT:
@@ -154,10 +160,12 @@ def load(folder: Path, products: int | None, goals: GoalKind) -> Shop:
         return Shop(
             products=StoredProducts(compiled / _PRODUCTS, places),
             goals=ordered,
+            kind=goals,
             splits=split(ordered),
             index=Index(terms, bounds, postings, weights, len(places)),
             digest=meta["digest"],
             tagger=meta["tagger"],
+            origin=meta["origin"],
             source=str(folder),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -43,11 +43,11 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "clothing": ("x-small", "small", "medium", "large", "x-large", "xx-large", "3x-large"),
     "shoe": ("6", "6.5", "7", "8", "8.5", "9", "10", "10.5 wide", "11 wide", "12"),
-    "finish": ("oak", "walnut/black", "whitewashed pine", "matte steel", "brushed brass", "espresso"),
+    "finish": ("oak", "walnut/black", "bleached pine", "matte steel", "brushed brass", "espresso"),
     "furniture": ("30 inch", "36 inch", "42 inch", "48 inch", "60 inch wide"),
     "rug": ("2 x 3 feet", "3 x 5 feet", "4 x 6 feet", "5 x 8 feet", "8 x 10 feet"),
     "bed": ("twin", "full", "queen", "king"),
-    "scent": ("unscented", "bergamot", "cedar and sage", "fig leaf", "rose water", "grapefruit", "oat milk"),
+    "scent": ("unscented", "bergamot", "cedar and sage", "fig leaf", "rose water", "verbena", "oat milk"),
     "volume": ("2 ounce", "5 ounce", "8.5 fl oz", "12 fl oz (pack of 2)", "16 fl oz", "33 fl oz"),
     "flavour": (
         "sea salt", "dark cherry", "maple pecan", "lemon ginger", "cocoa hazelnut", "smoky paprika", "plain",
@@ -58,7 +58,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "storage": ("16gb", "32gb", "64gb", "128gb", "256gb"),
     "cable": ("3 feet", "6 feet", "10 feet (2 pack)", "15 feet", "25 feet"),
     "plug": ("straight", "right angle", "usb c to usb c", "usb a to usb c"),
-    "lens": ("clear", "amber tint", "mirrored", "polarized gray"),
+    "lens": ("clear", "amber tint", "photochromic", "polarized gray"),
 }  # fmt: skip
 
 KINDS = (
