@@ -8,8 +8,16 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openrlhf_lamer.config import ConfigError
+
+START_VARIABLE, START_SECONDS = "RAY_raylet_start_wait_time_s", 30
+"""How long Ray waits for its own processes when it starts. It reads the variable when it is imported."""
+
+
+class StartError(RuntimeError):
+    """A Ray of this process's own that did not start; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,38 @@ def find() -> str | None:
     return None
 
 
+def init(address: str, **options: Any) -> None:
+    """Start or join Ray.
+
+    Args:
+        address: What `find` found, or "local" to start one.
+        options: What else `ray.init` takes.
+
+    Raises:
+        ConfigError: The Ray at `address` cannot be joined.
+        StartError: None could be started.
+    """
+    import ray
+
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # of no type of its own where Ray's processes are not up in time
+        said = " ".join(str(error).split())
+        if address != "local":
+            raise ConfigError(f"Ray at {address} could not be joined: {said}; see `ray status` there") from error
+        seconds = os.environ.get(START_VARIABLE) or START_SECONDS
+        advice = ""
+        if "timed out" in said or START_VARIABLE in said:
+            advice = (
+                f"Its own processes were not up within {seconds} s, as on a machine that is busy or short of memory: "
+                f"type the command again once other work has ended, or with {START_VARIABLE} set to more. "
+            )
+        raise StartError(
+            f"Ray did not start ({type(error).__name__}: {said.rstrip('.')}). {advice}"
+            f"Its logs are in {_temporary() / 'ray' / 'session_latest' / 'logs'}"
+        ) from error
+
+
 def look(address: str) -> Cluster:
     """Join the cluster at `address` for a moment, and leave it.
 
@@ -94,10 +134,7 @@ def look(address: str) -> Cluster:
     """
     import ray
 
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray at {address} could not be joined: {error}; see `ray status` there") from error
+    init(address, logging_level=logging.ERROR, log_to_driver=False)
     try:
         return joined()
     finally:

@@ -21,9 +21,10 @@ from openrlhf_lamer.agents.base import AgentError, load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.checks import check, clip_range, max_len, needs_critic, staleness
-from openrlhf_lamer.integration.cluster import Cluster
+from openrlhf_lamer.integration.cluster import Cluster, StartError
 from openrlhf_lamer.integration.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.host import CLI, HostError, probe
+from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
 from openrlhf_lamer.integration.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 
 HOST_ENV = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
@@ -106,7 +107,9 @@ def launch(plan: Plan) -> None:
     """Start or join Ray, put our classes where the host looks for its own, and run the host's command.
 
     Raises:
+        StartError: Ray did not start.
         EngineDiedError: A rollout engine died meanwhile.
+        WorkerKilledError: Another worker was killed for memory.
     """
     env = _worker_env(plan)
     os.environ.update(env)
@@ -122,9 +125,12 @@ def launch(plan: Plan) -> None:
         runpy.run_module(CLI, run_name="__main__", alter_sys=True)
     except (Exception, KeyboardInterrupt) as error:
         death = watch.death(0 if isinstance(error, KeyboardInterrupt) else GRACE_SECONDS)
-        if death is None:
-            raise
-        raise EngineDiedError(death) from None
+        if death is not None:
+            raise EngineDiedError(death) from None
+        killed = killed_for_memory(error)
+        if killed is not None:
+            raise WorkerKilledError(f"{killed}. {_remedy(plan.line)}") from None
+        raise
     finally:
         watch.stop()
         ray.shutdown()
@@ -132,19 +138,19 @@ def launch(plan: Plan) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: one message, and exit code 2 for a configuration that cannot work, 1 for an engine that died."""
+    """The command: one message, and exit code 2 for a configuration that cannot work, 1 for a run that broke."""
     try:
         launch(prepare(sys.argv[1:] if argv is None else argv))
     except (ConfigError, AgentError, HostError, cpu.CudaPresentError) as error:
         print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except EngineDiedError as error:
+    except (StartError, EngineDiedError, WorkerKilledError) as error:
         print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
 def _remedy(line: CommandLine) -> str:
-    """How a run goes on after an engine died."""
+    """How a run goes on after a process of it died."""
     if line["ckpt.save_steps"] < 1:
         return (
             "No checkpoint was written: start the same command again with --ckpt.save_steps and --ckpt.load_enable, so "
@@ -174,18 +180,13 @@ def _worker_env(plan: Plan) -> dict[str, str]:
 
 
 def _init_ray(plan: Plan, env: dict[str, str]) -> None:
-    import ray
-
     # What the job was submitted with cannot be given again, and wins.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env", {}).get("env_vars", {})
     address = cluster.find() or "local"
     options: dict[str, Any] = {"runtime_env": {"env_vars": {k: v for k, v in env.items() if k not in job}}}
     if plan.cpu and address == "local":
         options |= cpu.ray_options(plan.gpus)
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray could not be started or joined (address {address!r}): {error}") from error
+    cluster.init(address, **options)
     _check_resources(plan, cluster.joined())
 
 

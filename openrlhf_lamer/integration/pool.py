@@ -20,6 +20,7 @@ from typing import Any
 from openrlhf_lamer.envs.base import Step, TextEnv
 from openrlhf_lamer.envs.session import Opening, Session, ThreadedSession, begin, play
 from openrlhf_lamer.integration import cluster
+from openrlhf_lamer.integration.low_memory import killed_for_memory
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.records import Task
 
@@ -178,7 +179,7 @@ class Worker:
 
         if not ray.is_initialized():
             # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
-            ray.init(address=cluster.find() or "local", include_dashboard=False)
+            cluster.init(cluster.find() or "local", include_dashboard=False)
         # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
         # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
         worker = ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Environments)
@@ -207,8 +208,9 @@ class Worker:
             self._kill(f"did not answer within {seconds:g} s")
             raise TimeoutError(f"no answer within {seconds:g} s") from error
         except RayError as error:
-            self._kill(f"died: {error}")
-            raise WorkerDiedError(f"the environment's process died: {str(error).splitlines()[0]}") from error
+            reason = killed_for_memory(error) or str(error)
+            self._kill(f"died: {reason}")
+            raise WorkerDiedError(f"the environment's process died: {reason.splitlines()[0]}") from error
 
     def _kill(self, reason: str) -> None:
         import ray

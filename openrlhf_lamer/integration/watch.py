@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from openrlhf_lamer.integration.low_memory import killed_for_memory
+
 REPORT_SECONDS = 5.0
 """How often engines are asked what they do, so that it can be told of a dead one."""
 
@@ -145,6 +147,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def _cause(error: Exception) -> str:
     """A line on what an engine died of."""
+    if killed := killed_for_memory(error):
+        return killed
     lines = [line.strip() for line in str(getattr(error, "cause", None) or error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -94,6 +94,8 @@ def ray_env() -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         # With its default Ray warns, at each start, that it is going to change.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Ray's processes share the cores with whatever else runs: its own limit of 30 s can be too little for a start.
+        "RAY_raylet_start_wait_time_s": "120",
     }
     return {name: os.environ.get(name, default) for name, default in defaults.items()}
 
