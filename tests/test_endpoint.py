@@ -333,7 +333,8 @@ def test_a_server_that_goes_away_stops_the_run_which_goes_on_elsewhere(fake: Fak
 def test_a_reply_that_the_server_cannot_give_fails_its_trial_alone(fake: Fake, tmp_path: Path) -> None:
     def reply(path: str, body: dict[str, Any]) -> Answer:
         first = body["messages"][0]["content"]
-        return (400, "too long") if "Your remark on it" in first or "failed at this" in first else (200, said(CELL))
+        long = "Your remark on it" in first or "This attempt has failed" in first
+        return (400, "too long") if long else (200, said(CELL))
 
     fake.reply = reply
     result = evaluate(fake, tmp_path)

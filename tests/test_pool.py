@@ -59,7 +59,7 @@ class SlowSokoban(Sokoban):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"moves_per_turn": self.moves_per_turn}
+        return {"moves_per_turn": self.moves_per_turn, "max_moves": self.max_moves}
 
     def reset(self, task: Task) -> Observation:
         with (Path(self.log) / f"{os.getpid()}.resets").open("a") as file:

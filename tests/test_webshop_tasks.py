@@ -216,7 +216,7 @@ class TestCatalogues:
         with pytest.raises(ConfigError, match=r"--eval\.dataset .*, row 1: webshop: the task is of the catalogue"):
             check_dataset("eval.dataset", str(path), "eval", "label", agent, LamerConfig())
         config = LamerConfig(env_options={"data": str(folder)})
-        assert check_dataset("eval.dataset", str(path), "eval", "label", agent, config) == 3
+        assert check_dataset("eval.dataset", str(path), "eval", "label", agent, config).rows == 3
 
 
 def test_generated_goals_of_a_product_have_one_price_limit() -> None:

@@ -63,7 +63,7 @@ class CreditConfig:
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but a discount lies in [0, 1]")
+                raise ValueError(f"{name} is {getattr(self, name):g}, but a discount lies in [0, 1]")
         if self.cross_episode not in ("paper", "chained", None):
             raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper', 'chained' or None")
         if self.norm not in ("mean", "mean_std", None):

@@ -168,7 +168,7 @@ class Evaluation:
     @property
     def ceilings(self) -> Ceilings | None:
         """How much of its panel can be won, where that is known."""
-        return None if self.panel in TASK_TYPES else panels.load(self.panel).ceilings
+        return None if self.panel in WRITTEN else panels.load(self.panel).ceilings
 
     @property
     def measure(self) -> str:
