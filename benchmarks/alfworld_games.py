@@ -1,4 +1,4 @@
-"""What generated ALFWorld games hold, beside the official training games.
+"""Contents of generated ALFWorld games beside those of the official training games.
 
     python benchmarks/alfworld_games.py [--games N]
 

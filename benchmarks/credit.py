@@ -52,7 +52,7 @@ def random_table(turns: int, seed: int = 0) -> TurnTable:
 
 
 def advantages(estimator: Estimator, table: TurnTable, config: CreditConfig) -> FloatArray:
-    """What is timed: from rewards to advantages."""
+    """The timed part: from rewards to advantages."""
     return estimator.estimate(with_returns(table, config), config)
 
 

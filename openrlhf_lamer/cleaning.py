@@ -26,7 +26,7 @@ class Breaker:
     def __init__(self, words: Iterable[str]) -> None:
         words = list(words)
         spellings = {spelling.lower() for word in words for spelling in (word, _fold(word)) if len(spelling) > 1}
-        # A letter is left alone where it is only what remains of a token when its accent is gone.
+        # A letter that only remains of a token when its accent is gone is kept.
         folded = {fold for word in words if len(word) == 1 and len(fold := _fold(word)) == 1 and not fold.isalnum()}
         single = {word for word in words if len(word) == 1} | folded
         self._single = re.compile("|".join(map(re.escape, sorted(single))) or r"(?!)", re.IGNORECASE)

@@ -157,7 +157,7 @@ class Turn:
 
     @property
     def did(self) -> str | None:
-        """What the turn did: as the environment says it, and otherwise the action as it was typed.
+        """The action that was carried out: as the environment says it, else as it was typed.
 
         Equal ones do the same in the same state. This is what prompts list.
         """

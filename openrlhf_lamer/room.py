@@ -6,7 +6,7 @@ fit, and after it a reply of full length. Replies that stand in a prompt, in a c
 quarter of their limit, but at least at 256 tokens or the limit.
 
 Tokens are estimated, since the figure must not wait for a model: as Qwen's tokenizers cut a text, and up to 15% above
-what they make of the prompts that come along.
+what they make of the bundled prompts.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _BadTrial:
     episodes: list[Episode] = field(default_factory=list)
 
     def messages(self) -> Iterable[_Message]:
-        """What the user says, in order."""
+        """The user's messages, in order."""
         turns = self.config.max_turns or self.agent.max_turns
         policy: ContextPolicy = self.config.context
         for episode in range(self.config.num_episodes):

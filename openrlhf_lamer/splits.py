@@ -3,7 +3,7 @@
 Seeds of `train` and `eval` come from disjoint ranges, but two seeds may draw the same board. So a seed of `train`
 whose initial state is held out is left out, and the state as a whole decides, by its `panels.state_hash`:
 
-- Where panels come along for the environment and its options, the states that these begin in are held out.
+- Where panels are bundled for the environment and its options, the states that their tasks begin in are held out.
 - Else, where there are at most `FEW` initial states, about half of them are held out: those whose hash is even. The
   split `eval` then has each of these once.
 - Else nothing is: seeds that begin alike are too rare.

@@ -309,7 +309,7 @@ class _Player:
             self.environment_seconds += time.perf_counter() - began
 
     def _kept(self, text: str | None, limit: int) -> str | None:
-        """What is kept of an action or a remark: clean, and no longer than prompts have room for."""
+        """An action or a remark as it is kept: clean, and no longer than prompts have room for."""
         return None if text is None else shorten(self._chat.clean(text), limit)
 
     def _clean_observation(self, observation: Observation) -> Observation:

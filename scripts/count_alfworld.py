@@ -1,4 +1,4 @@
-"""Count the official ALFWorld training games anew, for the table that generated games are drawn from.
+"""Count the official ALFWorld training games again, for the table that generated games are drawn from.
 
     ALFWORLD_DATA=~/alfworld python scripts/count_alfworld.py
 

@@ -1,4 +1,4 @@
-"""What prompts tell of attempts: what was done, what came of it, and how it ended; on trials as the loop plays them."""
+"""Attempts in prompts: what was done, what came of it, how it ended; on trials as the loop plays them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Wanderer(ScriptedPolicy):
 
 
 def shown_of(text: str, initial: str, env: str, limit: int) -> str:
-    """What a prompt shows of an observation, worked out another way: in a shop, all but the request on top."""
+    """An observation as a prompt shows it, worked out another way: in a shop, all but the request on top."""
     if env == "webshop":
         request = initial.split(" [SEP] ")[2]
         for constant in ("WebShop [SEP] ", f"Instruction: [SEP] {request} [SEP] "):

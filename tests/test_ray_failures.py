@@ -26,7 +26,7 @@ TIMED_OUT = (
     "The current node timed out during startup. This could happen because some of the raylet failed to startup or the "
     "GCS has become overloaded."
 )
-"""What Ray 2.55 says, in an exception of no type of its own."""
+"""Message of Ray 2.55, in an exception of no type of its own."""
 
 KILLED = (
     "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: d7b691e3) "
@@ -41,7 +41,7 @@ KILLED = (
     "documentation on how to address the out of memory issue: https://docs.ray.io/en/latest/ray-oom-prevention.html. "
     "Consider provisioning more memory on this node or reducing task parallelism by requesting more CPUs per task."
 )
-"""What Ray 2.55 says, shortened where it lists the object store."""
+"""Message of Ray 2.55, shortened where it lists the object store."""
 
 TOLD = (
     "Ray killed PolicyModelActor (process 11980, 3.04 GB), because the machine 10.0.0.7 was low on memory (22.41 of "
@@ -52,7 +52,7 @@ TOLD = (
 
 
 def in_a_task(cause: Exception) -> Exception:
-    """What a driver gets of an error that a task met: Ray's wrapping, through a pickle as through its store."""
+    """A task's error as a driver gets it: wrapped by Ray, through a pickle as through its store."""
     try:
         raise cause
     except Exception as error:

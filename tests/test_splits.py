@@ -1,4 +1,4 @@
-"""What is evaluated on is not trained on: whole states are compared here, as environments show them, and no hashes."""
+"""No evaluation task is trained on: whole states are compared here, as environments show them, and no hashes."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_more_evaluation_tasks_than_boards_are_refused(tmp_path: Path) -> None:
 
 
 def test_goals_of_webshop_are_split_by_themselves() -> None:
-    """What `repeats = False` says of it: no goal is in both splits."""
+    """As `repeats = False` says: no goal is in both splits."""
     panel = panels.load("webshop/eval")
     held = set(states(panel.tasks(), **panel.options))
     assert not held & set(states(envs.lookup("webshop").tasks("train", options=panel.options), **panel.options))

@@ -52,7 +52,7 @@ def failed(group: int) -> Trial:
 
 
 def advantages_of(made: LamerExperienceMaker, trials: list[Trial], field: str = "advantages") -> Sampled:
-    """What each sampled token of each trial got; a masked token must have got nothing."""
+    """The advantage of each sampled token of each trial; a masked token must have none."""
     samples = [
         TrialExperience.from_response(
             {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False, "trial": trial}

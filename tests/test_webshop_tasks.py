@@ -51,7 +51,7 @@ def goals_of(shop: Shop, tasks: list[Task]) -> list[Goal]:
 
 
 def request(goal: Goal) -> tuple[Any, ...]:
-    """What a goal asks for, whatever it may cost."""
+    """The request of a goal, whatever it may cost."""
     return goal.product, goal.instruction.partition(", and price lower")[0], goal.attributes, goal.options
 
 

@@ -337,7 +337,7 @@ def open_player(
 
 
 def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str | int]:
-    """What names the tasks in a run's settings: also a panel's version, as between these seeds begin otherwise."""
+    """The tasks in a run's settings, with the panel's version: the same seeds begin otherwise in another version."""
     from openrlhf_lamer import panels
 
     if _is_file(tasks):

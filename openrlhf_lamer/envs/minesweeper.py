@@ -240,7 +240,7 @@ class MineSweeper(TextEnv):
         return "\n".join(f"Row {i + 1}: {' '.join(shown[i * side : (i + 1) * side])}" for i in range(side))
 
     def _report(self, shaped: float, cell: int | None = None, won: bool = False) -> Step:
-        """What opening `cell` did; without a cell, the action was refused."""
+        """The answer to opening `cell`; without a cell, the action was refused."""
         reward = shaped if self.reward == "shaped" else SUCCESS_REWARD * won
         opened = None if cell is None else self._name(cell)
         return Step(Observation(self._text()), reward, self._over, False, won, valid=cell is not None, action=opened)

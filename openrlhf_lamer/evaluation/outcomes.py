@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Played:
-    """What a run played: tasks, and the version of the panel, as tasks of equal ids may differ between versions."""
+    """The tasks of a run and the version of their panel: tasks of equal ids may differ between versions."""
 
     tasks: frozenset[str]
     version: int

@@ -31,7 +31,7 @@ REFUSED = {
 """Flags of the host that do not go with trials, and why."""
 
 LORA = "ds.lora."
-"""What the names of the host's flags for low-rank adapters begin with."""
+"""Prefix of the host's flags for low-rank adapters."""
 
 REFUSED_BY_OURS = {
     "reward.clip_range": "takes rewards as they are",
@@ -65,7 +65,7 @@ def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
 
 
 def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """What `--data.max_len` is, and a warning where trials don't fit; the warning is empty where they do.
+    """The value of `--data.max_len`, and a warning where trials don't fit; the warning is empty where they do.
 
     Args:
         line: The command line, checked.

@@ -18,7 +18,7 @@ REMEDY = "Make one: openrlhf-lamer prepare tasks --env {env} --split train --num
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset holds.
+    """Contents of a dataset.
 
     Attributes:
         rows: How many tasks.

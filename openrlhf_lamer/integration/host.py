@@ -69,7 +69,7 @@ CLIP_RANGE = (-10, 10)
 """Default of the host's `--reward.clip_range`."""
 
 Baseline: TypeAlias = Literal["none", "mean", "others", "spread", "batch"]
-"""What the host compares a sample's reward with: nothing, the mean of its group, the mean of the others in its group,
+"""The host's baseline of a sample's reward: nothing, the mean of its group, the mean of the others in its group,
 the mean and spread of its group, or the mean of the whole batch."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 LOW = "running low on memory"
-"""What Ray's message says in every version, and wherever it is quoted: in the error of a task that waited for a killed
+"""Words of Ray's message in every version, and wherever it is quoted: in the error of a task that waited for a killed
 worker, too."""
 
 TAKERS = 5
@@ -31,7 +31,7 @@ class WorkerKilledError(RuntimeError):
 
 
 def killed_for_memory(error: BaseException) -> str | None:
-    """What was killed, where, what had the memory and what to do, as a line without its end; None for another error."""
+    """A line on what was killed and where, what had the memory, and the remedy; None for another error."""
     _, low, text = str(error).partition(LOW)
     if not low:
         return None

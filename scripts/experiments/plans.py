@@ -33,7 +33,7 @@ PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "w
 """What is evaluated on where an experiment does not say otherwise."""
 
 WRITTEN = (SHOP, *TASK_TYPES)
-"""What is evaluated on that is no frozen panel: its tasks are written before."""
+"""Evaluation sets that are no frozen panel: their tasks are written first."""
 
 STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
 """The paper's training: steps, and tasks in each."""

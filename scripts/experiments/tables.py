@@ -220,7 +220,7 @@ def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Seq
 
 
 def _known(experiment: Experiment) -> list[tuple[str, Callable[[Ceilings | None], float | None]]]:
-    """What an experiment tells of its panels: a label, and the figure among a panel's ceilings."""
+    """Ceilings that an experiment shows of its panels: a label, and the figure among a panel's ceilings."""
     if not experiment.ceilings:
         return []
     return [

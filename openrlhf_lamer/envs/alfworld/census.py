@@ -105,7 +105,7 @@ def drawn(task_type: str, num: int) -> list[Game]:
 
 
 def figures(games: Sequence[Game], walked: Sequence[Game]) -> Figures:
-    """What describes these games, of one task type, on average; the walkthroughs are those of the games `walked`."""
+    """Averages over these games of one task type; the walkthroughs are those of the games `walked`."""
     copies = [(each, copy) for each in games for copy in each.copies]
     lengths = [each.commands for each in walked if each.commands]
     return Figures(

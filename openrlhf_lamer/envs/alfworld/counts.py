@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Figures:
-    """What describes the games of one task type, on average.
+    """Averages over the games of one task type.
 
     Attributes:
         games: How many were counted.

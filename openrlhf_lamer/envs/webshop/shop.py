@@ -122,6 +122,6 @@ class Shop:
 
     @property
     def catalogue(self) -> str:
-        """What the spec of a task says of the catalogue: its digest, and in words what it is."""
+        """The catalogue as a task's spec names it: its digest, then a description in words."""
         what = f"{self.origin}, {len(self.products)} products, {self.kind} goals, nouns: {self.tagger}"
         return f"{self.digest} ({what})"
