@@ -84,15 +84,15 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
 
     table = Table(title="Frozen evaluation panels")
     numbers = ("version", "tasks", "turns", "at most", "by odds")
-    for heading in ("panel", *numbers, "about", *(["here"] if verdicts else [])):
+    for heading in ("panel", *numbers, "here" if verdicts else "about"):
         # A name is there to be typed: other columns give way.
         table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading == "panel")
     for panel in chosen:
-        here = [str(verdicts[panel.name])] if verdicts else []
+        shown = str(verdicts[panel.name]) if verdicts else panel.about
         known = panel.ceilings
         turns, shares = (
             (str(known.turns), (known.clairvoyant, known.exact_probability)) if known else ("", (None, None))
         )
         won = ("" if share is None else f"{share:.1%}" for share in shares)
-        table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, panel.about, *here)
+        table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, shown)
     Console().print(table)
