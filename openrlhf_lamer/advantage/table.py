@@ -58,9 +58,6 @@ class CreditConfig:
     lambd: float = 1.0
 
     def __post_init__(self) -> None:
-        # Integers would make integer arrays of what is computed from them.
-        for name in ("gamma_step", "gamma_traj", "lambd", "step_weight", "depth_power"):
-            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}, but a discount lies in [0, 1]")
@@ -73,6 +70,9 @@ class CreditConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be finite and not negative")
         if self.depth < 0:
             raise ValueError(f"depth is {self.depth}, but a number of turns is not negative")
+        # Integers would make integer arrays of what is computed from them.
+        for name in ("gamma_step", "gamma_traj", "lambd", "step_weight", "depth_power"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
