@@ -60,7 +60,7 @@ class CreditConfig:
     def __post_init__(self) -> None:
         for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}, but a discount lies in [0, 1]")
+                raise ValueError(f"{name} is {getattr(self, name)}, but a discount lies in [0, 1]")
         if self.cross_episode not in ("paper", "chained", None):
             raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper', 'chained' or None")
         if self.norm not in ("mean", "mean_std", None):
