@@ -37,7 +37,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import session
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.envs.session import Session
-from openrlhf_lamer.integration.pool import Pool, PooledSession
+from openrlhf_lamer.integration.rollout.pool import Pool, PooledSession
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer

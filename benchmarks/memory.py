@@ -102,7 +102,7 @@ class Steps:
 
 def trainer(micro_batch: int) -> Any:
     """The experience maker of two data-parallel ranks, without models."""
-    from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+    from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
     args = SimpleNamespace(
         rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=micro_batch),
@@ -135,8 +135,8 @@ def main() -> None:
 
     if not cpu.cuda_available():
         cpu.install()
-    from openrlhf_lamer.integration.batch import TrialBatch
-    from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
+    from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
+    from openrlhf_lamer.integration.training.batch import TrialBatch
 
     maker = trainer(args.micro_batch)
     answer = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from openrlhf_lamer.envs import Observation, Step, Task, TextEnv
 from openrlhf_lamer.envs.session import OpenSession, open_inline
-from openrlhf_lamer.integration.pool import Pool
+from openrlhf_lamer.integration.rollout.pool import Pool
 
 
 class Busy(TextEnv):

@@ -44,7 +44,7 @@ from openrlhf_lamer.envs import Step, Task
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.launcher import MEMORY_ENV
+from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
 from openrlhf_lamer.quickstart.model import build_tokenizer
 
 GROUP = 8
@@ -105,7 +105,7 @@ class Rollout:
     def __init__(self) -> None:
         if not cpu.cuda_available():
             cpu.install()
-        from openrlhf_lamer.integration.executor import executor_class
+        from openrlhf_lamer.integration.rollout.executor import executor_class
 
         self._executors = {FLAKY[name].name: executor_class(flaky_agent(name))() for name in FLAKY}
         self._rng = random.Random(1)
@@ -154,7 +154,7 @@ class Trainer:
     def __init__(self, rollout: Any, tokenizer: Any) -> None:
         if not cpu.cuda_available():
             cpu.install()
-        from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+        from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
         class Maker(LamerExperienceMaker):
             def make_experience(self, samples_list: list[Any]) -> list[Any]:
@@ -177,8 +177,8 @@ class Trainer:
 
     def step(self, tasks: Sequence[Task]) -> dict[str, float]:
         """Counts of one batch: trials, failed ones, retries, and rows."""
-        from openrlhf_lamer.integration.experience import TrialExperience
-        from openrlhf_lamer.integration.report import batch_metrics
+        from openrlhf_lamer.integration.rollout.sample import TrialExperience
+        from openrlhf_lamer.integration.training.logs import batch_metrics
 
         params = SimpleNamespace(max_tokens=MAX_TOKENS, min_tokens=0, logprobs=0)
         references = [

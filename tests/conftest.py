@@ -149,7 +149,7 @@ def maker() -> Callable[..., Any]:
     """
     import torch
 
-    from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+    from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
     def make(
         estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1, group: int = 4

@@ -15,7 +15,7 @@ from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_lamer.integration import launcher
+from openrlhf_lamer.integration.launch import launcher
 
 yaml = pytest.importorskip("yaml")
 

@@ -22,8 +22,8 @@ from openrlhf_lamer.integration import cpu
 if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
-from openrlhf_lamer.integration.experience import TrialExperience
-from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
 Maker = Callable[..., LamerExperienceMaker]
 STEP = 8
@@ -151,7 +151,7 @@ def test_more_tokens_are_counted_than_single_precision_can(monkeypatch: pytest.M
     """2^24 + 1 tokens, and more: through the host's own reduction."""
     from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
 
-    from openrlhf_lamer.integration.actors import ROWS_TRAINED, TOKENS_TRAINED, LamerPolicyActor
+    from openrlhf_lamer.integration.training.actors import ROWS_TRAINED, TOKENS_TRAINED, LamerPolicyActor
 
     sampled = [2**24 - 1, 2, 2**26, 13]
     strategy: Any = DeepspeedStrategy.__new__(DeepspeedStrategy)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openrlhf_lamer.integration.dispatch import FLOOR, Dispatcher, Expectation, Occupancy
+from openrlhf_lamer.integration.rollout.dispatch import FLOOR, Dispatcher, Expectation, Occupancy
 from openrlhf_lamer.records import Task
 
 WORKS = st.lists(st.floats(1, 1000), min_size=1, max_size=40)

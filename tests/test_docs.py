@@ -118,7 +118,7 @@ class TestYourOwnEnvironment:
 
     def test_its_commands(self, written: Path) -> None:
         pytest.importorskip("openrlhf")
-        from openrlhf_lamer.integration import launcher
+        from openrlhf_lamer.integration.launch import launcher
 
         play, prepare, train = blocks(self.PAGE, "bash")[0].replace("\\\n", "").splitlines()
         for line in (f"{play} --player random --json", prepare):

@@ -15,9 +15,10 @@ from openrlhf_lamer.cli import doctor as command
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.doctor import Check, Verdict, data, error, machine, model, ok, told, warning
 from openrlhf_lamer.envs.webshop import stored
-from openrlhf_lamer.integration import diagnosis, host
+from openrlhf_lamer.integration import host
 from openrlhf_lamer.integration.cluster import Cluster, Node
 from openrlhf_lamer.integration.host import HostError
+from openrlhf_lamer.integration.launch import diagnosis
 
 DATA = Path(__file__).parent / "data"
 OK, WARNING, ERROR = Verdict.OK, Verdict.WARNING, Verdict.ERROR

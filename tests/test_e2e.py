@@ -25,7 +25,7 @@ import pytest
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.prompts import trial_seed
+from openrlhf_lamer.integration.rollout.task_stream import trial_seed
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset

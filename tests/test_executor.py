@@ -17,7 +17,7 @@ from openrlhf_lamer.records import Stop, Task, Trial
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_lamer.integration.executor import executor_class
+from openrlhf_lamer.integration.rollout.executor import executor_class
 
 
 class Idle:
@@ -73,7 +73,7 @@ def test_turns_that_the_user_gives_are_those_of_both(turns: Callable[..., list[i
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_the_rollout_actor_says_which_it_is(evaluating: bool) -> None:
     pytest.importorskip("vllm")
-    from openrlhf_lamer.integration.rollout import LamerRolloutActor
+    from openrlhf_lamer.integration.rollout.actor import LamerRolloutActor
 
     told: list[Any] = []
 

@@ -341,7 +341,7 @@ def test_training_commands_pass_the_launchers_checks(
     official: bool, setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration import launcher
+    from openrlhf_lamer.integration.launch import launcher
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     setup = plans.Setup("Qwen/Qwen3-4B", setup.runs, official=official)

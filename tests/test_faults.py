@@ -39,11 +39,11 @@ from openrlhf_lamer.integration import cpu
 if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
-from openrlhf_lamer.integration.batch import TooManyFailuresError, TrialBatch
-from openrlhf_lamer.integration.credit import assign_credit
-from openrlhf_lamer.integration.executor import executor_class
-from openrlhf_lamer.integration.experience import TrialExperience
-from openrlhf_lamer.integration.report import batch_metrics
+from openrlhf_lamer.integration.rollout.executor import executor_class
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.integration.training.credit import assign_credit
+from openrlhf_lamer.integration.training.logs import batch_metrics
 
 GROUP = 4
 GROUPS = 2

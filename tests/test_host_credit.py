@@ -23,11 +23,11 @@ from openrlhf_lamer.integration import cpu
 if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
-from openrlhf_lamer.integration.batch import TooManyFailuresError, TrialBatch
-from openrlhf_lamer.integration.credit import TurnValues, assign_credit, credit_config
-from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
-from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
-from openrlhf_lamer.integration.report import batch_metrics
+from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
+from openrlhf_lamer.integration.training.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit, credit_config
+from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.training.logs import batch_metrics
 
 GROUP = 4
 Maker = Callable[..., LamerExperienceMaker]

@@ -62,7 +62,7 @@ def test_advantage_reaches_numpy_and_records_alone() -> None:
 
 
 def test_the_walk_finds_what_there_is_to_find() -> None:
-    ours, others = reachable("openrlhf_lamer.integration.experience_maker")
+    ours, others = reachable("openrlhf_lamer.integration.training.experience_maker")
     assert "openrlhf_lamer.advantage.groups" in ours
     assert {"torch", "openrlhf"} <= others
 

@@ -473,8 +473,8 @@ def test_a_trial_of_hostile_text_can_be_written_and_read(quoted: Callable[..., T
 
     if not cpu.cuda_available():
         cpu.install()
-    from openrlhf_lamer.integration.batch import TrialBatch
-    from openrlhf_lamer.integration.report import write_trials
+    from openrlhf_lamer.integration.training.batch import TrialBatch
+    from openrlhf_lamer.integration.training.logs import write_trials
 
     trial = quoted(GENERIC, HOSTILE, f"<action>{SAID}</action>", f"<remark>{SAID}</remark>")
     assert "\ud800" in trial.turns[0].anchor  # a key, which no tokenizer sees

@@ -20,9 +20,10 @@ from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 pytest.importorskip("openrlhf")
 
-from openrlhf_lamer.integration import cluster, cpu, host, launcher
+from openrlhf_lamer.integration import cluster, cpu, host
 from openrlhf_lamer.integration.cluster import Cluster, Node
 from openrlhf_lamer.integration.host import HostError, Seam
+from openrlhf_lamer.integration.launch import launcher
 
 
 @pytest.fixture

@@ -321,7 +321,7 @@ def test_an_environment_that_hangs_while_it_is_made_or_at_every_try_is_a_failure
     trials: Callable[..., list[Trial]], stuck: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    from openrlhf_lamer.integration.pool import Pool
+    from openrlhf_lamer.integration.rollout.pool import Pool
 
     monkeypatch.setattr(Hanging, "where", "make")
     monkeypatch.setattr(Hanging, "hang", staticmethod(stuck))

@@ -26,7 +26,7 @@ from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
 from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, open_inline
 from openrlhf_lamer.envs.sokoban import Sokoban
-from openrlhf_lamer.integration.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
+from openrlhf_lamer.integration.rollout.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
 from openrlhf_lamer.policies import Generation, Policy, Request
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import FailureKind, Task, Trial
@@ -359,7 +359,7 @@ def test_cheap_environments_are_played_in_threads_and_slow_ones_on_workers(clust
 def test_a_cluster_without_a_free_cpu_is_reported_to_all_who_wait(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrlhf_lamer.integration.pool.START_SECONDS", 2.0)
+    monkeypatch.setattr("openrlhf_lamer.integration.rollout.pool.START_SECONDS", 2.0)
     placed = ray.util.placement_group([{"CPU": 1}] * 2)
     ray.get(placed.ready())
     try:
@@ -383,7 +383,7 @@ def test_workers_that_never_come_up_are_reported(cluster: Any, tmp_path: Path, m
         def __init__(self) -> None:
             raise OSError("no space left on device")
 
-    monkeypatch.setattr("openrlhf_lamer.integration.pool.Environments", Unable)
+    monkeypatch.setattr("openrlhf_lamer.integration.rollout.pool.Environments", Unable)
 
     async def play() -> list[object]:
         pool = Pool(2, 30)
@@ -464,7 +464,7 @@ def execute(chat: Chat, tokenizer: Any, agent: Agent, monkeypatch: pytest.Monkey
 
     if not cpu.cuda_available():
         cpu.install()
-    from openrlhf_lamer.integration.executor import executor_class
+    from openrlhf_lamer.integration.rollout.executor import executor_class
 
     class Engine:
         async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
@@ -493,8 +493,8 @@ def test_a_worker_that_is_killed_costs_a_training_step_one_trial_at_most(
     cluster: Any, execute: Execute, maker: Callable[..., Any], tmp_path: Path
 ) -> None:
     """From the executor to rows and advantages; the rest of the fault matrix is in `test_faults.py`."""
-    from openrlhf_lamer.integration.experience import TrialExperience
-    from openrlhf_lamer.integration.report import batch_metrics
+    from openrlhf_lamer.integration.rollout.sample import TrialExperience
+    from openrlhf_lamer.integration.training.logs import batch_metrics
 
     options = {"log": str(tmp_path), "breaks": "step:die", "times": 1}
     config = LamerConfig(env_options=options, env_workers=1, retries=0, num_episodes=2)

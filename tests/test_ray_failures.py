@@ -16,8 +16,8 @@ import pytest
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import StartError
-from openrlhf_lamer.integration.low_memory import killed_for_memory
-from openrlhf_lamer.integration.watch import EngineWatch
+from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
+from openrlhf_lamer.integration.launch.watch import EngineWatch
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 ray = pytest.importorskip("ray")
@@ -178,7 +178,7 @@ def test_the_variable_is_set_before_ray_is_imported_which_reads_it_then(tmp_path
     """Any variable of Ray's configuration that can be asked for shows when it is read."""
     code = """
 import os, sys
-import openrlhf_lamer.integration.launcher
+import openrlhf_lamer.integration.launch.launcher
 from openrlhf_lamer.integration import cpu
 assert "ray" not in sys.modules
 cpu.enter_driver()
@@ -224,7 +224,7 @@ def test_a_run_that_loses_a_worker_to_memory_leaves_with_1_and_one_line(
 ) -> None:
     """The host's command raises what Ray gave it; what is around it is ours."""
     pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration import launcher
+    from openrlhf_lamer.integration.launch import launcher
 
     def run(*args: Any, **given: Any) -> None:
         raise in_a_task(out_of_memory())

@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.watch import EngineWatch
+from openrlhf_lamer.integration.launch.watch import EngineWatch
 from openrlhf_lamer.records import Task, Trial
 
 for package in ("openrlhf", "vllm", "ray"):
@@ -44,7 +44,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         cpu.install()
         import openrlhf.trainer.ray.vllm_engine as host
 
-        from openrlhf_lamer.integration.rollout import CALLS, LamerRolloutActor
+        from openrlhf_lamer.integration.rollout.actor import CALLS, LamerRolloutActor
 
         env = cpu.worker_env() | {ENV_VAR: CONFIG.to_env()}
         ray.init(**cpu.ray_options(1), runtime_env={"env_vars": env}, log_to_driver=False)
@@ -67,7 +67,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def generator(engines: list[Any], tokenizer: Any, *, limit: int | None, seeded: bool) -> Any:
-    from openrlhf_lamer.integration.samples import LamerSamplesGenerator
+    from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator
 
     args = SimpleNamespace(
         rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=2, vllm_generate_batch_size=4),

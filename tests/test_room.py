@@ -236,7 +236,8 @@ def command(folder: Path, game: str, *arguments: str, config: dict[str, Any] | N
 def prepare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Prepares a training; gives its `--data.max_len`, as the host gets it. Warnings are errors."""
     pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration import host, launcher
+    from openrlhf_lamer.integration import host
+    from openrlhf_lamer.integration.launch import launcher
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))

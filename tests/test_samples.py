@@ -16,7 +16,7 @@ pytest.importorskip("openrlhf")
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.prompts import PromptStream, generation_window, trial_seed
+from openrlhf_lamer.integration.rollout.task_stream import PromptStream, generation_window, trial_seed
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
 if not cpu.cuda_available():
@@ -107,8 +107,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a generator of trials on simulated engines."""
     import ray
 
-    from openrlhf_lamer.integration import engines as module
-    from openrlhf_lamer.integration.samples import LamerSamplesGenerator
+    from openrlhf_lamer.integration.rollout import engines as module
+    from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator
 
     monkeypatch.setattr(ray, "get", lambda answers: answers)
 
@@ -297,7 +297,7 @@ def test_an_evaluation_filters_nothing_and_says_nothing_of_it(
     make: Make, partial: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Groups of training that end meanwhile are judged as ever."""
-    from openrlhf_lamer.integration import samples as module
+    from openrlhf_lamer.integration.rollout import generator as module
 
     said: list[str] = []
     monkeypatch.setattr(module.logger, "info", said.append)

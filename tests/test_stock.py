@@ -23,8 +23,8 @@ from openrlhf_lamer.integration import cpu
 if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
-from openrlhf_lamer.integration.experience import TrialExperience
-from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
 Maker = Callable[..., LamerExperienceMaker]
 Sampled = dict[int, list[float]]

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from openrlhf_lamer.integration.watch import EngineReport, EngineWatch
+from openrlhf_lamer.integration.launch.watch import EngineWatch
+from openrlhf_lamer.integration.rollout.engines import EngineReport
 
 ray = pytest.importorskip("ray")
 

@@ -210,7 +210,7 @@ class TestCatalogues:
         assert (result.exit_code, out.exists()) == (2, False)
         assert f"--tasks {path}: webshop: the task is of the catalogue" in result.output.replace("\n", "")
         pytest.importorskip("openrlhf")
-        from openrlhf_lamer.integration.dataset import check_dataset
+        from openrlhf_lamer.integration.launch.dataset import check_dataset
 
         agent, _ = load_agent("openrlhf_lamer.agents.webshop")
         with pytest.raises(ConfigError, match=r"--eval\.dataset .*, row 1: webshop: the task is of the catalogue"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from openrlhf_lamer.integration.dispatch import Dispatcher, Expectation
+from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation
 from openrlhf_lamer.records import Task, Trial
 
 from .recorded import Engine, Player, Record, Recorded

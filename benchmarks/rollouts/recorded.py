@@ -198,7 +198,7 @@ class Player:
     """
 
     def __init__(self, config: LamerConfig | None, turns: int, *, logprobs: bool = False) -> None:
-        from openrlhf_lamer.integration.executor import executor_class
+        from openrlhf_lamer.integration.rollout.executor import executor_class
 
         os.environ.pop(ENV_VAR, None)
         if config is not None:

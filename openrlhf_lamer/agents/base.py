@@ -217,7 +217,7 @@ def host_seam(agent: Agent) -> Callable[[str], Any]:
 
     def getattr_(name: str) -> Any:
         if name == "AgentExecutor":
-            from openrlhf_lamer.integration.executor import executor_class
+            from openrlhf_lamer.integration.rollout.executor import executor_class
 
             return executor_class(agent)
         raise AttributeError(f"module has no attribute {name!r}")

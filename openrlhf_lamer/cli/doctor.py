@@ -56,8 +56,8 @@ def run(
     """All checks, in the order in which they are shown."""
     from openrlhf_lamer.doctor import data, machine
     from openrlhf_lamer.doctor import model as models
-    from openrlhf_lamer.integration import diagnosis
     from openrlhf_lamer.integration.cpu import cuda_available
+    from openrlhf_lamer.integration.launch import diagnosis
 
     checks, env, weights = [machine.python(), *diagnosis.checks()], "", 0
     if agent_func is not None:

@@ -1,7 +1,7 @@
 """What has to be right before a training starts, as checks that each say what was found and what to do.
 
 A check looks at what it is given and returns a `Check`; it never raises for what it finds, starts nothing and
-writes nothing. Those that know the host or Ray are in `integration/diagnosis.py`.
+writes nothing. Those that know the host or Ray are in `integration/launch/diagnosis.py`.
 """
 
 from __future__ import annotations

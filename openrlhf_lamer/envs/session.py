@@ -2,7 +2,7 @@
 
 Inline sessions call it here and now, on the event loop; that suits tools, in which nothing else
 waits. While a model is trained, cheap environments have threaded sessions, and slow ones processes
-of their own (see `integration/pool.py`). All run `begin` and `play`, so they answer the same.
+of their own (see `integration/rollout/pool.py`). All run `begin` and `play`, so they answer the same.
 """
 
 from __future__ import annotations

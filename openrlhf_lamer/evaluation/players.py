@@ -19,7 +19,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.session import open_inline
 from openrlhf_lamer.evaluation.run import Job
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.pool import Pool
+from openrlhf_lamer.integration.rollout.pool import Pool
 from openrlhf_lamer.policies.base import EngineGoneError, Policy
 from openrlhf_lamer.policies.endpoint import Server, open_endpoint
 from openrlhf_lamer.policies.engine import EnginePolicy

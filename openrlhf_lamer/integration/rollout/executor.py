@@ -17,7 +17,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
-from openrlhf_lamer.integration.pool import Pool
+from openrlhf_lamer.integration.rollout.pool import Pool
 from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task, Trial

@@ -12,11 +12,11 @@ from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
-from openrlhf_lamer.integration.credit import credit_config
-from openrlhf_lamer.integration.dataset import REMEDY, check_dataset
-from openrlhf_lamer.integration.flags import CommandLine
 from openrlhf_lamer.integration.host import CLIP_RANGE, ESTIMATORS
-from openrlhf_lamer.integration.prompts import generation_window
+from openrlhf_lamer.integration.launch.dataset import REMEDY, check_dataset
+from openrlhf_lamer.integration.launch.flags import CommandLine
+from openrlhf_lamer.integration.rollout.task_stream import generation_window
+from openrlhf_lamer.integration.training.credit import credit_config
 
 REFUSED = {
     "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "

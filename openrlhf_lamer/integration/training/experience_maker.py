@@ -12,11 +12,11 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.batch import TrialBatch
-from openrlhf_lamer.integration.credit import TurnValues, assign_credit
-from openrlhf_lamer.integration.deal import deal, regroup
-from openrlhf_lamer.integration.experience import RowBatch, TrialExperience, row_experience
-from openrlhf_lamer.integration.stock import stock_credit
+from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience, row_experience
+from openrlhf_lamer.integration.training.batch import TrialBatch
+from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit
+from openrlhf_lamer.integration.training.deal import deal, regroup
+from openrlhf_lamer.integration.training.stock_credit import stock_credit
 
 
 class LamerExperienceMaker(RemoteExperienceMaker):

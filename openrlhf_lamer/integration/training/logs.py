@@ -11,7 +11,7 @@ import numpy as np
 
 from openrlhf_lamer import metrics
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.batch import TrialBatch
+from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.records import Trial
 
 

@@ -13,11 +13,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openrlhf_lamer.integration.low_memory import killed_for_memory
+from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.integration.rollout.engines import EngineReport
 
 REPORT_SECONDS = 5.0
 """How often engines are asked what they do, so that it can be told of a dead one."""
@@ -27,21 +29,6 @@ GRACE_SECONDS = 5.0
 
 EXIT_SECONDS = 40.0
 """How long the driver may take to leave, before it is made to."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    """Where an engine runs, and what it is doing.
-
-    Attributes:
-        host: Name of its machine.
-        pid: Its process there.
-        tasks: The task of each trial that it plays, by id.
-    """
-
-    host: str
-    pid: int
-    tasks: tuple[str, ...]
 
 
 class EngineDiedError(RuntimeError):

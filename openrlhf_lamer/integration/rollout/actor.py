@@ -10,7 +10,7 @@ from typing import Any
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
 from openrlhf_lamer.integration.remote import plain_class
-from openrlhf_lamer.integration.watch import EngineReport
+from openrlhf_lamer.integration.rollout.engines import EngineReport
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from openrlhf_lamer.integration.experience import RowBatch, TrialExperience
+from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
 from openrlhf_lamer.records import Trial
 
 SHOWN = 3

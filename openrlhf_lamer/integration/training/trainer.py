@@ -13,12 +13,12 @@ from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, TrainingAct
 from openrlhf.utils.logging_utils import init_logger
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.actors import ROWS_TRAINED, TOKENS_TRAINED
-from openrlhf_lamer.integration.batch import TrialBatch
-from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.remote import plain_class
-from openrlhf_lamer.integration.report import batch_metrics, evaluation_metrics, write_trials
-from openrlhf_lamer.integration.samples import LamerSamplesGenerator, Rollout
+from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator, Rollout
+from openrlhf_lamer.integration.training.actors import ROWS_TRAINED, TOKENS_TRAINED
+from openrlhf_lamer.integration.training.batch import TrialBatch
+from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics, write_trials
 
 logger = init_logger(__name__)
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from vllm import SamplingParams
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.engines import Engines, Group
-from openrlhf_lamer.integration.prompts import Draw, PromptStream, generation_window, trial_seed
+from openrlhf_lamer.integration.rollout.engines import Engines, Group
+from openrlhf_lamer.integration.rollout.task_stream import Draw, PromptStream, generation_window, trial_seed
 
 logger = init_logger(__name__)
 

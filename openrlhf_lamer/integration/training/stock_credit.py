@@ -32,12 +32,12 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
 from openrlhf_lamer.advantage.table import FloatArray, IntArray
-from openrlhf_lamer.integration.batch import TrialBatch
-from openrlhf_lamer.integration.experience import RowBatch
 from openrlhf_lamer.integration.host import ESTIMATORS, Baseline
+from openrlhf_lamer.integration.rollout.sample import RowBatch
+from openrlhf_lamer.integration.training.batch import TrialBatch
 
 if TYPE_CHECKING:
-    from openrlhf_lamer.integration.experience_maker import LamerExperienceMaker
+    from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
 
 def stock_credit(maker: LamerExperienceMaker, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:

@@ -10,9 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.dispatch import Dispatcher, Expectation, Occupancy
-from openrlhf_lamer.integration.experience import TrialExperience
+from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation, Occupancy
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
 from openrlhf_lamer.records import Task
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """Where an engine runs, and what it is doing.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Its process there.
+        tasks: The task of each trial that it plays, by id.
+    """
+
+    host: str
+    pid: int
+    tasks: tuple[str, ...]
 
 
 @dataclass(eq=False)
