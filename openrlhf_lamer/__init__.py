@@ -7,3 +7,7 @@ stack is loaded before it is used.
 """
 
 __version__ = "0.1.0"
+
+
+class LamerError(Exception):
+    """Base of the errors that this package raises; the message says what is wrong and what to do about it."""

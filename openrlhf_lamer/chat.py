@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.cleaning import Breaker, marks, special_tokens
 
 TAGS = tuple(f"<{end}{tag}" for tag in ("action", "remark") for end in ("", "/"))
@@ -22,7 +23,7 @@ TAGS = tuple(f"<{end}{tag}" for tag in ("action", "remark") for end in ("", "/")
 _PROBE = "\x00reply\x00"
 
 
-class TemplateError(ValueError):
+class TemplateError(LamerError, ValueError):
     """A tokenizer whose chat template cannot carry a multi-turn conversation."""
 
 

@@ -16,13 +16,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from openrlhf_lamer import LamerError
+
 ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
 MAX_NEW_TOKENS = 1024
 """Most tokens of one reply where the host's own flag does not say."""
 
 
-class ConfigError(ValueError):
+class ConfigError(LamerError, ValueError):
     """A configuration that cannot be used; the message names the flag and the remedy."""
 
 

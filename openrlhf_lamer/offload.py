@@ -16,13 +16,15 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from openrlhf_lamer import LamerError
+
 T = TypeVar("T")
 
 PATIENCE = 0.05
 """Seconds after which a call no longer holds up those behind it. Time limits are kept to within as much."""
 
 
-class OverdueError(TimeoutError):
+class OverdueError(LamerError, TimeoutError):
     """A call did not come back in time. Its thread is left behind, in whatever it is at."""
 
 

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import envs
+from openrlhf_lamer import LamerError, envs
 from openrlhf_lamer.envs.base import Observation, TextEnv
 from openrlhf_lamer.records import Task
 
@@ -29,7 +29,7 @@ SCHEMA = 1
 REMEDY = "install openrlhf-lamer anew"
 
 
-class PanelError(ValueError):
+class PanelError(LamerError, ValueError):
     """A panel that does not exist, whose file was changed, or whose data is not what it says."""
 
 

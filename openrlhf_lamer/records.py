@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.packed import Logprobs, Tokens
 
 SCHEMA = 1
@@ -21,7 +22,7 @@ SCHEMA = 1
 T = TypeVar("T", "Task", "Trial")
 
 
-class SchemaError(ValueError):
+class SchemaError(LamerError, ValueError):
     """A record that this version cannot read: another schema, or not a record at all."""
 
 

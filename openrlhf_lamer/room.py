@@ -17,6 +17,7 @@ from typing import Any
 
 import regex
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.context import ContextPolicy
@@ -41,7 +42,7 @@ ACTION = "search[some words that say what is wanted]"
 """An action as long as those of games that are played by words."""
 
 
-class RoomError(ValueError):
+class RoomError(LamerError, ValueError):
     """A length that can't be; the message names the flag, and ends with `; ` and what to do."""
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jinja2
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, TextEnv
 from openrlhf_lamer.memory import Attempt, with_outcomes
@@ -34,7 +35,7 @@ ACTION_LIMIT = 200
 """Characters of an action that are kept, for the record and for prompts. The environment is given all of it."""
 
 
-class AgentError(ValueError):
+class AgentError(LamerError, ValueError):
     """An agent that cannot be found or that is none."""
 
 

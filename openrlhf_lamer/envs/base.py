@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import SEEDS
@@ -57,11 +58,11 @@ class Step:
     action: str | None = None
 
 
-class EpisodeOverError(RuntimeError):
+class EpisodeOverError(LamerError, RuntimeError):
     """`step` was called before `reset` or after the episode ended."""
 
 
-class TaskError(ValueError):
+class TaskError(LamerError, ValueError):
     """A task that the environment cannot set up: a wrong spec, an unknown option."""
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.base import EpisodeOverError, Observation, Step, TextEnv, draw_action
 from openrlhf_lamer.envs.registry import make
 from openrlhf_lamer.records import Task
@@ -34,7 +35,7 @@ SPELLINGS: Sequence[Callable[[str], str]] = (
 """Other ways to write an action. An environment may take them for the same, for another one, or refuse them."""
 
 
-class CheckError(AssertionError):
+class CheckError(LamerError, AssertionError):
     """An environment breaks the contract of `TextEnv`; the message says how and what to do."""
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.seeding import below, generator
@@ -44,7 +45,7 @@ from openrlhf_lamer.records import Trial, Turn
 PLAYERS = ("base", "trained")
 
 
-class CrossError(ValueError):
+class CrossError(LamerError, ValueError):
     """A cross table that cannot be made; the message says what mends it."""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import __version__
+from openrlhf_lamer import LamerError, __version__
 from openrlhf_lamer.envs.seeding import below, generator
 from openrlhf_lamer.policies.base import EngineGoneError
 from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
@@ -28,11 +28,11 @@ PLAYED_AGAIN = frozenset({FailureKind.ENGINE, FailureKind.ENGINE_TIMEOUT})
 Key = tuple[str, int]
 
 
-class RunError(ValueError):
+class RunError(LamerError, ValueError):
     """A folder that a run cannot use or go on in; the message says what mends it."""
 
 
-class RunStoppedError(RuntimeError):
+class RunStoppedError(LamerError, RuntimeError):
     """The engine is gone. What was played is kept, and the same command goes on from there."""
 
 

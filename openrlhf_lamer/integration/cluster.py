@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.config import ConfigError
 
 START_VARIABLE, START_SECONDS = "RAY_raylet_start_wait_time_s", 30
 """How long Ray waits for its own processes when it starts. It reads the variable when it is imported."""
 
 
-class StartError(RuntimeError):
+class StartError(LamerError, RuntimeError):
     """A Ray of this process's own that did not start; the message says why and what to do."""
 
 

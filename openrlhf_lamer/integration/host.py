@@ -19,13 +19,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from openrlhf_lamer import LamerError
+
 CLI = "openrlhf.cli.train_ppo_ray"
 
 KNOWN_VERSIONS = ("0.11.2",)
 """Versions of OpenRLHF that the tests run against."""
 
 
-class HostError(RuntimeError):
+class HostError(LamerError, RuntimeError):
     """The host is missing or does not have the seams that this package builds on."""
 
 

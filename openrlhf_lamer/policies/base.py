@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.records import Phase
 
 
-class EngineError(RuntimeError):
+class EngineError(LamerError, RuntimeError):
     """Generation failed; the trial is begun anew or masked."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from openrlhf_lamer import envs
+from openrlhf_lamer import LamerError, envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.evaluation.report import Report
@@ -34,7 +34,7 @@ from openrlhf_lamer.tasks import write_dataset
 AGENT = "openrlhf_lamer.agents.minesweeper"
 
 
-class StageError(RuntimeError):
+class StageError(LamerError, RuntimeError):
     """A stage of the quickstart failed; names its log."""
 
 

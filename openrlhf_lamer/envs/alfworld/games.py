@@ -13,6 +13,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.alfworld import planner, storage, wheel
 from openrlhf_lamer.envs.alfworld.grammar import Binding, Entity, Grammar
 from openrlhf_lamer.envs.alfworld.sentences import parse
@@ -24,7 +25,7 @@ FORMAT = 1
 NOTHING_HAPPENS = "Nothing happens."
 
 
-class GameError(ValueError):
+class GameError(LamerError, ValueError):
     """A file that is no game; the message says what is wrong with it."""
 
 

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer import LamerError
+
 ENV_VAR = "OPENRLHF_LAMER_CPU"
 DEVICES = Path("/dev")
 
@@ -16,7 +18,7 @@ DEVICES = Path("/dev")
 _CHECKED = "checked"
 
 
-class CudaPresentError(RuntimeError):
+class CudaPresentError(LamerError, RuntimeError):
     """CPU mode was asked for on a machine where CUDA is."""
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from openrlhf_lamer import LamerError
+
 LOW = "running low on memory"
 """Words of Ray's message in every version, and wherever it is quoted: in the error of a task that waited for a killed
 worker, too."""
@@ -26,7 +28,7 @@ _KILLED = re.compile(r"task name=([^,]+?)(?:\.__init__)?, .*?pid=(\d+), actual m
 _TAKER = re.compile(r"(\d+)\t([\d.]+)\t(.+)")
 
 
-class WorkerKilledError(RuntimeError):
+class WorkerKilledError(LamerError, RuntimeError):
     """A worker was killed for memory; the message says what took it, and how the run goes on."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ EXIT_SECONDS = 40.0
 """How long the driver may take to leave, before it is made to."""
 
 
-class EngineDiedError(RuntimeError):
+class EngineDiedError(LamerError, RuntimeError):
     """A rollout engine died; the message names it, what it did, and how the run goes on."""
 
 

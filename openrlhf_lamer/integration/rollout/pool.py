@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.base import Step, TextEnv
 from openrlhf_lamer.envs.session import Opening, Session, ThreadedSession, begin, play
 from openrlhf_lamer.integration import cluster
@@ -36,7 +37,7 @@ STARTS = 3
 logger = logging.getLogger(__name__)
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(LamerError, RuntimeError):
     """An environment's process ended while it was asked something."""
 
 

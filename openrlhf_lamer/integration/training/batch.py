@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
 from openrlhf_lamer.records import Trial
 
@@ -17,7 +18,7 @@ MESSAGE_LIMIT = 300
 """Characters that it shows of each."""
 
 
-class TooManyFailuresError(RuntimeError):
+class TooManyFailuresError(LamerError, RuntimeError):
     """More trials of a batch failed than `--lamer.max_failed_share` allows."""
 
 
