@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
@@ -56,7 +56,7 @@ class TestEnvironments:
     def test_it_lists_every_panel(self) -> None:
         (table,) = re.findall(r"^\| panel .*?\n\n", (DOCS / self.PAGE).read_text("utf-8"), re.DOTALL | re.MULTILINE)
         listed = {part.rpartition("/")[2] for part in re.findall(r"`([^`]+)`", table)}
-        assert listed == {name.rpartition("/")[2] for name in panels.names()}
+        assert listed == {name.rpartition("/")[2] for name in manifest.names()}
 
     def test_its_code_runs(self) -> None:
         exec(blocks(self.PAGE, "python")[0], {})

@@ -45,11 +45,11 @@ def tasks(
     `turns` are those of an attempt in the columns after it: `at most` is the share of tasks that a player who sees
     everything wins, and `by odds` the share won by one who knows each cell's exact probability of a mine.
     """
-    from openrlhf_lamer import panels
+    from openrlhf_lamer import manifest, panels
 
     try:
-        chosen = [panels.load(name) for name in names or panels.names()]
-    except panels.PanelError as error:
+        chosen = [panels.load(name) for name in names or manifest.names()]
+    except manifest.PanelError as error:
         fail(str(error))
     verdicts: dict[str, Verdict] = {}
     if verify:
@@ -68,12 +68,12 @@ def tasks(
 
 
 def _verdict(panel: Panel, advance) -> Verdict:
-    from openrlhf_lamer import panels
+    from openrlhf_lamer import manifest, panels
     from openrlhf_lamer.envs import TaskError
 
     try:
         wrong = panels.verify(panel, advance)
-    except (TaskError, panels.PanelError, ImportError) as error:
+    except (TaskError, manifest.PanelError, ImportError) as error:
         return Verdict("missing", reason=str(error))
     return Verdict("differs" if wrong else "ok", tuple(wrong))
 

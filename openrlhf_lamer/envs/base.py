@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.splits import split_tasks
 from openrlhf_lamer.tasks import SEEDS
 
 RewardScheme = Literal["sparse", "shaped"]
@@ -108,8 +109,6 @@ class TextEnv(ABC):
         """
         if split not in cls.splits:
             raise TaskError(f"{cls.name} has no split {split!r}; there are: {', '.join(cls.splits)}")
-        from openrlhf_lamer.splits import split_tasks  # it needs the panels, which need environments
-
         try:
             return split_tasks(cls, split, num, first=first, options=options)
         except ValueError as error:
