@@ -135,8 +135,8 @@ def main() -> None:
 
     if not cpu.cuda_available():
         cpu.install()
-    from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
-    from openrlhf_lamer.integration.training.batch import TrialBatch
+    from openrlhf_lamer.integration.rollout.sample import TrialExperience
+    from openrlhf_lamer.integration.training.batch import RowBatch, TrialBatch
 
     maker = trainer(args.micro_batch)
     answer = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
