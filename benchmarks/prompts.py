@@ -22,12 +22,12 @@ from openrlhf_lamer import envs, room
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
-from openrlhf_lamer.context import ContextPolicy
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.evaluation.players import load_chat
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.vocabulary import ContextPolicy
 
 LONGEST = 1 << 30
 THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "

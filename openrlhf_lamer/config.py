@@ -12,11 +12,23 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openrlhf_lamer import LamerError
+from openrlhf_lamer.vocabulary import (
+    CONTEXT_HELP,
+    CROSS_EPISODE_HELP,
+    MEMORY_HELP,
+    NORM_HELP,
+    REWARD_HELP,
+    ContextPolicy,
+    CrossEpisode,
+    Memory,
+    Norm,
+    RewardScheme,
+)
 
 ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
@@ -41,26 +53,12 @@ class LamerConfig(BaseModel):
         ge=1,
         description="Turns in an episode, in training and on its evaluation set; by default what the agent has there.",
     )
-    context: Literal["turn", "episode", "trial"] = Field(
-        default="turn",
-        description="What a generation sees: a fresh prompt each turn, a chat that grows within an episode, or one "
-        "chat through the whole trial.",
-    )
-    memory: Literal["history", "reflection", "both"] = Field(
-        default="both",
-        description="What an episode sees of the earlier ones: their turns, the remarks on them, or both.",
-    )
+    context: ContextPolicy = Field(default="turn", description=CONTEXT_HELP)
+    memory: Memory = Field(default="both", description=MEMORY_HELP)
     gamma_step: float = Field(default=0.95, ge=0, le=1, description="Discount between the turns of an episode.")
     gamma_traj: float = Field(default=0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
-    cross_episode: Literal["paper", "chained"] | None = Field(
-        default=None,
-        description="How later episodes enter a turn's return: by the paper's Eq. 4, or chained, one backward walk "
-        "through the whole trial, as its reference code has it; by default as the estimator can, if both as the paper.",
-    )
-    norm: Literal["mean", "mean_std"] | None = Field(
-        default=None,
-        description="Centre advantages in their group, or also divide by its spread; by default per estimator.",
-    )
+    cross_episode: CrossEpisode | None = Field(default=None, description=CROSS_EPISODE_HELP)
+    norm: Norm | None = Field(default=None, description=NORM_HELP)
     step_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Weight of GiGPO's step term.")
     depth: int = Field(default=2, ge=0, description="Earlier turns (K) that HGPO compares contexts by.")
     depth_power: float = Field(
@@ -69,7 +67,7 @@ class LamerConfig(BaseModel):
     reference: bool = Field(
         default=False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
     )
-    reward: Literal["sparse", "shaped"] = Field(default="sparse", description="Which rewards the environment pays.")
+    reward: RewardScheme = Field(default="sparse", description=REWARD_HELP)
     invalid_penalty: float = Field(
         default=0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
     )

@@ -7,11 +7,8 @@ the only place where the three policies differ.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from openrlhf_lamer.chat import Chat
-
-ContextPolicy = Literal["turn", "episode", "trial"]
+from openrlhf_lamer.vocabulary import ContextPolicy
 
 
 class Context:

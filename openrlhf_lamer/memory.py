@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from openrlhf_lamer.records import Episode, Stop, Turn
-
-Memory: TypeAlias = Literal["history", "reflection", "both"]
-"""What is shown of an earlier episode: its turns, the remark on it, or both."""
+from openrlhf_lamer.vocabulary import Memory
 
 CUT = "…"
 """Stands where the rest of a text was left out."""

@@ -20,11 +20,11 @@ import regex
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.context import ContextPolicy
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation
 from openrlhf_lamer.memory import recall
 from openrlhf_lamer.records import Episode, Phase, Stop, Turn
+from openrlhf_lamer.vocabulary import ContextPolicy
 
 LEAST = 4096
 """Tokens that a default length never goes below, unless the model's own limit does."""

@@ -26,7 +26,7 @@ from openrlhf_lamer.envs import (
     make,
     registry,
 )
-from openrlhf_lamer.envs.base import RewardScheme
+from openrlhf_lamer.vocabulary import RewardScheme
 
 NAMES = envs.names(plugins=False)
 GENERATED = [name for name in NAMES if name in ("minesweeper", "sokoban")]

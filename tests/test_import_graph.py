@@ -137,6 +137,7 @@ def test_advantage_reaches_numpy_and_records_only() -> None:
             "openrlhf_lamer.memory",
             "openrlhf_lamer.packed",
             "openrlhf_lamer.records",
+            "openrlhf_lamer.vocabulary",
         }
 
 

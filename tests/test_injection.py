@@ -21,11 +21,12 @@ from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat, parse_tag
 from openrlhf_lamer.cleaning import Breaker
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
+from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.memory import recall, shorten, with_outcomes
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.vocabulary import RewardScheme
 
 QWEN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -23,7 +23,7 @@ from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs import registry
-from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv
+from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, open_inline
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration.rollout.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
@@ -31,6 +31,7 @@ from openrlhf_lamer.policies import Generation, Policy, Request
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import FailureKind, Task, Trial
 from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.vocabulary import RewardScheme
 
 ray = pytest.importorskip("ray")
 

@@ -13,9 +13,9 @@ import pytest
 
 from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, with_returns
 from openrlhf_lamer.advantage.returns import discounted_sums
-from openrlhf_lamer.advantage.table import CrossEpisode
 from openrlhf_lamer.cli.credit import read_case
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+from openrlhf_lamer.vocabulary import CrossEpisode
 
 GOLDEN = loads((Path(__file__).parent / "data" / "credit.json").read_text())
 FORMS: tuple[CrossEpisode, ...] = ("paper", "chained")

@@ -21,12 +21,13 @@ from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import ConfigError, LamerConfig
 from openrlhf_lamer.doctor import Verdict, data
 from openrlhf_lamer.doctor.model import context_length
-from openrlhf_lamer.envs.base import Observation, RewardScheme, Step, TextEnv, draw_action
+from openrlhf_lamer.envs.base import Observation, Step, TextEnv, draw_action
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Phase, Task
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.vocabulary import RewardScheme
 
 GAMES = ("sokoban", "minesweeper", "webshop", "alfworld")
 CONTEXTS = ("turn", "episode", "trial")

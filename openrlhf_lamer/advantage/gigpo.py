@@ -34,7 +34,8 @@ import numpy as np
 
 from openrlhf_lamer.advantage.groups import EPS, anchor_groups, codes, normalise, share
 from openrlhf_lamer.advantage.registry import register
-from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, Norm, TurnTable
+from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
+from openrlhf_lamer.vocabulary import Norm
 
 
 def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray, Norm, TurnTable
+from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray, TurnTable
+from openrlhf_lamer.vocabulary import Norm
 
 EPS = 1e-6
 """What is added to a standard deviation before it divides."""

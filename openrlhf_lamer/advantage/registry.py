@@ -26,7 +26,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, Norm, TurnTable
+from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
+from openrlhf_lamer.vocabulary import Norm
 
 ENTRY_POINTS = "openrlhf_lamer.advantage"
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openrlhf_lamer.vocabulary import CrossEpisode, Norm
+
 if TYPE_CHECKING:
-    from openrlhf_lamer.memory import Attempt, Memory
+    from openrlhf_lamer.memory import Attempt
     from openrlhf_lamer.records import Trial
+    from openrlhf_lamer.vocabulary import Memory
 
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
-CrossEpisode: TypeAlias = Literal["paper", "chained"]
-Norm: TypeAlias = Literal["mean", "mean_std"]
 
 PLAY = 0
 """Phase of a turn in which the model acts in the environment."""

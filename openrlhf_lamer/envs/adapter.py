@@ -19,17 +19,10 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, ClassVar, SupportsFloat
 
-from openrlhf_lamer.envs.base import (
-    SUCCESS_REWARD,
-    EpisodeOverError,
-    Observation,
-    RewardScheme,
-    Step,
-    TaskError,
-    TextEnv,
-)
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.vocabulary import RewardScheme
 
 
 class GymTextEnv(TextEnv):

@@ -10,15 +10,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.splits import split_tasks
 from openrlhf_lamer.tasks import SEEDS
-
-RewardScheme = Literal["sparse", "shaped"]
+from openrlhf_lamer.vocabulary import RewardScheme
 
 SUCCESS_REWARD = 10.0
 

@@ -9,17 +9,10 @@ from math import comb
 from operator import index
 from typing import Any
 
-from openrlhf_lamer.envs.base import (
-    SUCCESS_REWARD,
-    EpisodeOverError,
-    Observation,
-    RewardScheme,
-    Step,
-    TaskError,
-    TextEnv,
-)
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose, generator
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.vocabulary import RewardScheme
 
 CLOSED, BLANK, MINE = "?", ".", "*"
 DIGITS = BLANK + "12345678"

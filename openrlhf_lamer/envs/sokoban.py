@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openrlhf_lamer.envs.base import (
-    SUCCESS_REWARD,
-    EpisodeOverError,
-    Observation,
-    RewardScheme,
-    Step,
-    TaskError,
-    TextEnv,
-)
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose
 from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
 from openrlhf_lamer.envs.sokoban_room import MOVES, parse, shift
 from openrlhf_lamer.envs.sokoban_solver import Solver
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.vocabulary import RewardScheme
 
 STAY = "none"
 

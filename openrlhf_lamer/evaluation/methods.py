@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from openrlhf_lamer.memory import Memory
+from openrlhf_lamer.vocabulary import Memory
 
 
 @dataclass(frozen=True, slots=True)

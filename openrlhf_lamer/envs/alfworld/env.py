@@ -7,18 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from openrlhf_lamer.envs.alfworld import catalogue, games, generator, wheel
-from openrlhf_lamer.envs.base import (
-    SUCCESS_REWARD,
-    EpisodeOverError,
-    Observation,
-    RewardScheme,
-    Step,
-    TaskError,
-    TextEnv,
-)
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import SEEDS
+from openrlhf_lamer.vocabulary import RewardScheme
 
 HELP = "help"
 

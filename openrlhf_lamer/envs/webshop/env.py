@@ -10,15 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from openrlhf_lamer.envs.base import (
-    SUCCESS_REWARD,
-    EpisodeOverError,
-    Observation,
-    RewardScheme,
-    Step,
-    TaskError,
-    TextEnv,
-)
+from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose
 from openrlhf_lamer.envs.webshop import nouns, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
@@ -39,6 +31,7 @@ from openrlhf_lamer.envs.webshop.shop import Goal, GoalKind, Product, Shop
 from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, synthetic_rows
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import SEEDS
+from openrlhf_lamer.vocabulary import RewardScheme
 
 SYNTHETIC = "synthetic"
 ENV_VAR = "WEBSHOP_DATA"

@@ -1,0 +1,23 @@
+"""Choices that several commands, the configuration and the code share: their values, and their help, once."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+ContextPolicy: TypeAlias = Literal["turn", "episode", "trial"]
+CONTEXT_HELP = "Where a new chat begins: at each turn, at each episode, or once for the whole trial."
+
+Memory: TypeAlias = Literal["history", "reflection", "both"]
+MEMORY_HELP = "Memory of earlier episodes that an episode is shown: their turns, the remarks on them, or both."
+
+CrossEpisode: TypeAlias = Literal["paper", "chained"]
+CROSS_EPISODE_HELP = (
+    "How later episodes enter a turn's return: by the paper's Eq. 4, or chained, in one backward walk through the "
+    "whole trial, as in the paper's reference code. By default paper, for lamer_ppo chained."
+)
+
+Norm: TypeAlias = Literal["mean", "mean_std"]
+NORM_HELP = "Centre advantages in their group, or also divide by its spread. By default per estimator."
+
+RewardScheme: TypeAlias = Literal["sparse", "shaped"]
+REWARD_HELP = "Rewards that the environment pays: for success only, or also on the way to it."
