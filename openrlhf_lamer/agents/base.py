@@ -1,4 +1,4 @@
-"""What an agent is: an environment, its prompt templates and the limits of an episode.
+"""Agents: an environment, its prompt templates and the limits of an episode.
 
 `play.j2` and `reflect.j2` of an agent's prompt folder each render a full message
 (`continuing` false) or the little that is new in a chat that goes on (`continuing`
@@ -48,7 +48,8 @@ class Agent:
         full_observations: How many of these are shown with the state they acted on.
         rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
-            What it lacks of the first two is as for any game.
+            Where one of the first two is missing, it is the same as for any game. A template may extend
+            `base/play.j2` or `base/reflect.j2` and replace single blocks.
         reasons: Whether the prompts ask to think before acting; templates see it by this name.
         memory_observations: Of how many of an earlier attempt's latest turns memory and reflection show what came of
             them, as `action -> observation`. 0 is for games whose last state tells all, such as a board.
@@ -89,7 +90,14 @@ class Agent:
         folder = self.prompts or PROMPTS / self.env
         rules = {} if self.rules is None else {"rules.j2": self.rules}
         environment = jinja2.Environment(
-            loader=jinja2.ChoiceLoader([jinja2.DictLoader(rules), jinja2.FileSystemLoader([folder, PROMPTS])]),
+            loader=jinja2.ChoiceLoader(
+                [
+                    jinja2.DictLoader(rules),
+                    jinja2.FileSystemLoader([folder, PROMPTS]),
+                    # The base of a game's play.j2 has the same name, which by itself would be the game's own file.
+                    jinja2.PrefixLoader({"base": jinja2.FileSystemLoader(PROMPTS)}),
+                ]
+            ),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -109,7 +117,7 @@ class Agent:
         return replace(self, max_turns=self.eval_turns or self.max_turns)
 
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
-        """What builds an environment for `task`; the task's own options win over the configured ones."""
+        """Constructor of an environment for `task`; the task's own options win over the configured ones."""
         return registry.factory(self.env, **{**options, **task.options, "reward": reward})
 
     def try_task(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> None:
