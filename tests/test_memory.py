@@ -286,4 +286,5 @@ def test_a_template_of_an_agents_own_folder_extends_the_base_of_its_name(tmp_pat
     assert message == plain.play_message(continuing=False, memory=(), turns_left=2, **seen).replace(
         "The state now:", "You see:"
     )
-    assert message.startswith("Walk.\n\nEach turn, think first") and "You see:\na hall\n" in message
+    assert message.startswith("Walk.\n\nEach turn, think first")
+    assert "You see:\na hall\n" in message
