@@ -11,10 +11,10 @@ usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.ex
 PYTHON ?= $(call usable,python3.11 python3 python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast soak lint format clean
+.PHONY: help venv quickstart test test-fast test-e2e soak lint format clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(BUILT) ## Set up .venv: the host's CPU stack and this project with its development tools
 
@@ -24,8 +24,11 @@ quickstart: $(BUILT) ## Train a tiny model on the CPU, start to end
 test: lint $(BUILT) ## Lint, type check and run all tests, those with the real host included
 	$(BIN)/pytest
 
-test-fast: lint ## The same without the tests that start the real host
+test-fast: lint ## The first half: lint, types, and the tests that do not start the real host
 	$(BIN)/pytest -m "not e2e"
+
+test-e2e: $(BUILT) ## The second half: the tests that start the real host
+	$(BIN)/pytest -m e2e
 
 soak: $(BUILT) ## Watch memory over 20,000 trials from rollout to training; takes half an hour
 	$(BIN)/python benchmarks/soak.py

@@ -1,36 +1,21 @@
 """Frozen evaluation panels: which tasks, in which order, and a hash of how each one begins.
 
-A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The file carries a
-hash of itself, so that a changed one is refused, and a hash of every task's initial state, so that
-`verify` shows whether this machine builds the very same tasks.
+A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The file holds a hash of every
+task's initial state, so that `verify` shows whether this machine builds the very same tasks.
 
-Some panels are all of a data set that does not come along (ALFWorld's official games). Such a file
-lists no tasks: they are those of a split, listed from the data where it is, and counted.
+Some panels are the whole of a data set that is not bundled (ALFWorld's official games). Such a file lists no tasks:
+they are listed from the data, by split, and counted.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import LamerError, envs
-from openrlhf_lamer.envs.base import Observation, TextEnv
+from openrlhf_lamer import envs
+from openrlhf_lamer.manifest import REMEDY, SCHEMA, PanelError, content_hash, read, state_hash, to_json
 from openrlhf_lamer.records import Task
-
-MANIFESTS = Path(__file__).parent / "manifests"
-
-SCHEMA = 1
-
-REMEDY = "install openrlhf-lamer anew"
-
-
-class PanelError(LamerError, ValueError):
-    """A panel that does not exist, whose file was changed, or whose data is not what it says."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class Panel:
         version: Rises when the panel gets other tasks. Results on different versions can't be compared.
         max_turns: Turns of an attempt in evaluation; None for the agent's.
         ceilings: How much can be won, where that is known.
-        states: Each task that comes along, in order, with the `state_hash` of its beginning.
+        states: Each bundled task, in order, with the `state_hash` of its beginning.
     """
 
     name: str
@@ -91,7 +76,7 @@ class Panel:
         if len(tasks) != self.size:
             raise PanelError(
                 f"panel {self.name} is all {self.size} tasks of {self.env}'s {self.split}, but the data has "
-                f"{len(tasks)}; download the data set anew"
+                f"{len(tasks)}; download the data set again"
             )
         return tasks
 
@@ -105,27 +90,9 @@ class Panel:
             env.close()
 
 
-def names() -> tuple[str, ...]:
-    """Names of all panels, sorted."""
-    return tuple(sorted(path.relative_to(MANIFESTS).with_suffix("").as_posix() for path in MANIFESTS.rglob("*.json")))
-
-
 def load(name: str) -> Panel:
     """Read a panel; raises `PanelError` where there is none of this name or its file was changed."""
-    if name not in names():
-        close = get_close_matches(name, names(), n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
-        raise PanelError(f"no panel is called {name!r}{guess}; there are: {', '.join(names())}")
-    path = MANIFESTS / f"{name}.json"
-    try:
-        body = json.loads(path.read_text("utf-8"))
-        stated = body.pop("hash")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise PanelError(f"{path} is no panel ({error!r}); {REMEDY}") from error
-    if stated != _hash(body):
-        raise PanelError(f"{path} was changed: what it holds does not have the hash that it states; {REMEDY}")
-    if body.pop("schema") != SCHEMA:
-        raise PanelError(f"{path} is of another version of openrlhf-lamer; {REMEDY}")
+    body = read(name)
     if (ceilings := body.get("ceilings")) is not None:
         body["ceilings"] = Ceilings(**ceilings)
     common = {"env": body["env"], "options": body["options"], "split": body["split"]}
@@ -133,7 +100,7 @@ def load(name: str) -> Panel:
     for row in body.pop("tasks"):
         task = Task(**common, seed=row.get("seed"), spec=row.get("spec"))
         if task.id != row["id"]:
-            raise PanelError(f"{path} has a task {row['id']}, which is now called {task.id}; {REMEDY}")
+            raise PanelError(f"panel {name} has a task {row['id']}, which is now called {task.id}; {REMEDY}")
         states[task.id] = task, row["state"]
     return Panel(**body, states=states)
 
@@ -148,8 +115,10 @@ def dump(panel: Panel) -> str:
         what = {"seed": task.seed} if task.spec is None else {"spec": task.spec}
         rows.append({"id": task.id, **what, "state": state})
     body = {"schema": SCHEMA, **head, "tasks": rows}
-    lines = [f'"{key}": {_json(value)}' for key, value in {"hash": _hash(body), **body}.items() if key != "tasks"]
-    lines.append('"tasks": [' + ",".join(f"\n{_json(row)}" for row in rows) + "\n]")
+    lines = [
+        f'"{key}": {to_json(value)}' for key, value in {"hash": content_hash(body), **body}.items() if key != "tasks"
+    ]
+    lines.append('"tasks": [' + ",".join(f"\n{to_json(row)}" for row in rows) + "\n]")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -170,27 +139,3 @@ def verify(panel: Panel, report: Callable[[], None] = lambda: None) -> list[str]
             wrong.append(task.id)
         report()
     return wrong
-
-
-def held_out(env: TextEnv) -> frozenset[str]:
-    """The states that evaluation tasks of `env` begin in: those of all panels that its options fit."""
-    fitting = (load(name) for name in names() if name.startswith(f"{env.name}/"))
-    return frozenset(
-        state
-        for panel in fitting
-        if all(getattr(env, option, None) == value for option, value in panel.options.items())
-        for _, state in panel.states.values()
-    )
-
-
-def state_hash(observation: Observation, anchor: str) -> str:
-    """A hash of an initial state: what the agent sees and may do, and the environment's own key of it."""
-    return _hash([observation.text, list(observation.admissible), anchor])[:32]
-
-
-def _hash(content: Any) -> str:
-    return sha256(_json(content).encode()).hexdigest()
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Which seeds make up a split, so that no evaluation task is among the training tasks.
 
 Seeds of `train` and `eval` come from disjoint ranges, but two seeds may draw the same board. So a seed of `train`
-whose initial state is held out is left out, and the state as a whole decides, by its `panels.state_hash`:
+whose initial state is held out is left out, and the state as a whole decides, by its `manifest.state_hash`:
 
 - Where panels are bundled for the environment and its options, the states that their tasks begin in are held out.
 - Else, where there are at most `FEW` initial states, about half of them are held out: those whose hash is even. The
@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openrlhf_lamer import panels
-from openrlhf_lamer.envs.base import TaskError, TextEnv
+from openrlhf_lamer.manifest import held_out, state_hash
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.envs.base import TextEnv
 
 STRIDE = 2**24
 """Between a seed that is left out and the one that stands for it. So many training tasks have a number."""
@@ -60,9 +62,9 @@ def split_tasks(
     try:
         env = cls(**options)
     except TypeError as error:
-        raise TaskError(f"{cls.name}: {error}") from error
+        raise ValueError(f"{cls.name}: {error}") from error
     with closing(env):
-        frozen = panels.held_out(env)
+        frozen = held_out(env)
         few = not frozen and (env.beginnings or FEW + 1) <= FEW
         if split == "eval" and few:
             return _different(env, num, first, options)
@@ -113,7 +115,7 @@ def _held(env: TextEnv, options: Mapping[str, Any]) -> Iterator[Task]:
 
 
 def _state(env: TextEnv, task: Task) -> str:
-    return panels.state_hash(env.reset(task), env.anchor())
+    return state_hash(env.reset(task), env.anchor())
 
 
 def _even(state: str) -> bool:

@@ -23,7 +23,7 @@ from math import comb
 
 import numpy as np
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.envs import Task, TextEnv
 from openrlhf_lamer.panels import Ceilings, Panel
@@ -119,7 +119,7 @@ def _around(size: int, cell: int) -> Iterator[int]:
 def main() -> None:
     """Print the ceilings of the panels named on the command line, or of all that have some."""
     print(f"{'panel':<28}{'turns':>6}{'clairvoyant':>13}{'exact probability':>19}")
-    for name in sys.argv[1:] or panels.names():
+    for name in sys.argv[1:] or manifest.names():
         if (found := ceilings(panels.load(name))) is not None:
             exact = "" if found.exact_probability is None else f"{found.exact_probability:.1%}"
             print(f"{name:<28}{found.turns:>6}{found.clairvoyant:>13.1%}{exact:>19}", flush=True)

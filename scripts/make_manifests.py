@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from ceilings import ceilings
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest, panels
 from openrlhf_lamer.panels import Panel
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
@@ -107,7 +107,7 @@ def made(panel: Panel) -> Panel:
     found: dict[str, tuple[Task, str]] = {}
     with closing(envs.make(panel.env, **panel.options)) as env:
         for task in _candidates(panel):
-            state = panels.state_hash(env.reset(task), env.anchor())
+            state = manifest.state_hash(env.reset(task), env.anchor())
             # Two seeds may begin alike; a panel holds no task twice.
             found.setdefault(state, (task, state))
             if len(found) == panel.size:
@@ -122,7 +122,7 @@ def kept(panel: Panel) -> Panel | None:
     """The panel with the tasks that its file has; None where there is no file, or one of another version."""
     try:
         there = panels.load(panel.name)
-    except panels.PanelError:
+    except manifest.PanelError:
         return None
     same = (there.version, there.size) == (panel.version, panel.size)
     return replace(panel, states=there.states, ceilings=there.ceilings) if same else None
@@ -144,7 +144,7 @@ def main() -> int:
     for panel in PANELS:
         if chosen and panel.name not in chosen:
             continue
-        path, there, note = panels.MANIFESTS / f"{panel.name}.json", kept(panel), ""
+        path, there, note = manifest.MANIFESTS / f"{panel.name}.json", kept(panel), ""
         try:
             panel = made(panel)
             if there is not None and there.states != panel.states:

@@ -28,7 +28,9 @@ from openrlhf_lamer.trial import run_trial
 
 PAGES = Path(__file__).parent.parent / "docs" / "prompts"
 
-AGENTS = tuple(sorted(module.name for module in iter_modules(agents.__path__) if module.name != "base"))
+AGENTS = tuple(
+    sorted(module.name for module in iter_modules(agents.__path__) if module.name not in ("base", "loading"))
+)
 
 REMARK = "The reasoning comes here. <remark>What to do differently comes here.</remark>"
 

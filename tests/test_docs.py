@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import __version__, envs, manifest
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
@@ -26,9 +27,54 @@ from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Task
 from openrlhf_lamer.trial import run_trial
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "scripts").rglob("*.md")])
+FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "requirements", "scripts", "tests"))
 
-RENDER = runpy.run_path(str(DOCS.parent / "scripts" / "render_prompts.py"))
+RENDER = runpy.run_path(str(ROOT / "scripts" / "render_prompts.py"))
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        name, _, heading = link.partition("#")
+        if "://" in name:
+            continue
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+@pytest.mark.parametrize("page", ["AGENTS.md", "CONTRIBUTING.md"])
+def test_the_guides_name_files_that_there_are(page: str) -> None:
+    named = re.findall(rf"`(?:python )?((?:{FOLDERS})/[\w/.-]+)`", (ROOT / page).read_text("utf-8"))
+    assert len(named) > 3
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["AGENTS.md", "CONTRIBUTING.md", "README.md"])
+def test_make_has_the_targets_that_are_named(page: str) -> None:
+    named = set(re.findall(r"(?:^|`)make ([\w-]+)", (ROOT / page).read_text("utf-8"), re.MULTILINE))
+    assert named
+    assert named <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def test_before_a_commit_runs_a_ruff_that_the_project_allows() -> None:
+    (version,) = re.findall(r"rev: v(\S+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    (allowed,) = re.findall(r'"ruff(\S+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert version in SpecifierSet(allowed)
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -56,7 +102,7 @@ class TestEnvironments:
     def test_it_lists_every_panel(self) -> None:
         (table,) = re.findall(r"^\| panel .*?\n\n", (DOCS / self.PAGE).read_text("utf-8"), re.DOTALL | re.MULTILINE)
         listed = {part.rpartition("/")[2] for part in re.findall(r"`([^`]+)`", table)}
-        assert listed == {name.rpartition("/")[2] for name in panels.names()}
+        assert listed == {name.rpartition("/")[2] for name in manifest.names()}
 
     def test_its_code_runs(self) -> None:
         exec(blocks(self.PAGE, "python")[0], {})

@@ -19,7 +19,7 @@ from statistics import fmean
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.base import TextEnv
@@ -137,7 +137,7 @@ def test_methods_say_what_they_measure(tmp_path: Path) -> None:
 @pytest.mark.parametrize("env", ["alfworld", "minesweeper", "sokoban", "webshop"])
 def test_every_agent_can_ask_for_the_action_alone(env: str) -> None:
     for name in (env, None):
-        folder = panels.MANIFESTS.parent / "prompts"
+        folder = manifest.MANIFESTS.parent / "prompts"
         text = (folder / name / "play.j2" if name else folder / "play.j2").read_text()
         assert text.count("reasons") == 2
         assert "think" not in text.replace('"think first', "", 1)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
@@ -72,7 +72,7 @@ def run(evaluation: Any, folder: Path, chance: float, seed: int = 0, tasks: int 
             lines.append(trial(task, won_at, attempts, sample).to_json() + "\n")
     folder.mkdir(parents=True)
     (folder / "trials.jsonl").write_text("".join(lines))
-    version = panels.load(evaluation.panel).version if evaluation.panel in panels.names() else 1
+    version = panels.load(evaluation.panel).version if evaluation.panel in manifest.names() else 1
     panel = {"name": evaluation.panel, "version": version}
     settings = {"method": evaluation.method, "panel": panel, "seed": seed}
     (folder / "run.json").write_text(json.dumps({"schema": 1, "settings": settings, "trials": len(lines)}))

@@ -23,8 +23,8 @@ from openrlhf_lamer.integration import cpu
 if not cpu.cuda_available():
     cpu.install()  # the host imports CUDA's packages otherwise
 
-from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience
-from openrlhf_lamer.integration.training.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.batch import RowBatch, TooManyFailuresError, TrialBatch
 from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit, credit_config
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.training.logs import batch_metrics

@@ -1,4 +1,4 @@
-"""What `advantage/` can reach: numpy and our plain records, whatever is installed."""
+"""Imports go one way: no circle in the package, the core below the host, `advantage/` on numpy and plain records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import openrlhf_lamer
@@ -46,7 +47,85 @@ def reachable(start: str) -> tuple[set[str], set[str]]:
     return ours, others - set(sys.stdlib_module_names)
 
 
-def test_advantage_reaches_numpy_and_records_alone() -> None:
+def graph(root: Path = ROOT) -> dict[str, set[str]]:
+    """Modules of the package `root` and those of them that each imports, in functions too, but not for types only."""
+
+    def name(file: Path) -> str:
+        parts = (root.name, *file.relative_to(root).with_suffix("").parts)
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+                yield child
+                yield from at_run_time(child)
+
+    files = {name(file): file for file in root.rglob("*.py")}
+    arrows: dict[str, set[str]] = {}
+    for module, file in files.items():
+        named: set[str] = set()
+        for node in at_run_time(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= inner & set(files) or {node.module}
+        arrows[module] = named & set(files) - {module}
+    return arrows
+
+
+def circle(arrows: Mapping[str, set[str]]) -> list[str]:
+    """Modules that can't be ordered because each waits for another of them; empty where there is no circle."""
+    try:
+        tuple(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_circle_of_imports_lazy_ones_included() -> None:
+    arrows = graph()
+    assert len(arrows) > 120
+    assert not circle(arrows), " → ".join(circle(arrows))
+
+
+def test_a_circle_is_found_where_it_hides_in_a_function(tmp_path: Path) -> None:
+    package = tmp_path / "ring"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "inner" / "__init__.py").touch()
+    (package / "low.py").write_text("def call():\n    from ring.inner import high\n    return high\n")
+    (package / "inner" / "high.py").write_text("from ring import low\n")
+    assert set(circle(graph(package))) == {"ring.low", "ring.inner.high"}
+    (package / "low.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ring.inner import high\n"
+    )
+    assert circle(graph(package)) == []
+
+
+def test_rooms_of_the_integration_import_each_other_in_one_direction() -> None:
+    found = set()
+    for module, others in graph().items():
+        room = module.split(".")[2:3] if ".integration." in module else []
+        found |= {(a, b.split(".")[2]) for a in room for b in others if ".integration." in b and b.split(".")[2] != a}
+    rooms = {"launch", "rollout", "training"}
+    assert {(a, b) for a, b in found if {a, b} <= rooms} == {
+        ("launch", "rollout"),
+        ("launch", "training"),
+        ("training", "rollout"),
+    }
+    assert not {(a, b) for a, b in found if b in rooms and a not in rooms}, "what stands beside the rooms is below them"
+
+
+def test_the_core_points_at_nothing_that_knows_the_host() -> None:
+    """Only what stands above the integration names it, and the seam through which the host finds an agent."""
+    above = ("cli", "doctor", "evaluation", "integration", "quickstart", "_startup", "agents.loading")
+    for module, others in graph().items():
+        if not module.removeprefix("openrlhf_lamer.").startswith(above):
+            assert not [other for other in others if ".integration" in other], module
+
+
+def test_advantage_reaches_numpy_and_records_only() -> None:
     files = sorted((ROOT / "advantage").glob("*.py"))
     assert len(files) > 8
     for file in files:

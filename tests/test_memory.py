@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,3 +273,18 @@ def test_sokoban_tells_the_moves_that_were_played_and_why_it_ended(
             assert "You played:\n1. none, none\n2. down, right\n" in reflection
             assert "Actions: none, none; down, right\n" in tokenizer.decode(trial.episodes[1].turns[0].prompt_ids)
             assert "right, up" not in reflection
+
+
+def test_a_template_of_an_agents_own_folder_extends_the_base_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "rules.j2").write_text("Walk.")
+    (tmp_path / "play.j2").write_text('{% extends "base/play.j2" %}\n{% block state %}\nYou see:\n{% endblock %}\n')
+    agent = Agent("sokoban", max_turns=2, prompts=tmp_path)
+    start = Observation("a hall")
+    seen = {"initial": start, "observation": start, "env": {}, "turns": (), "episode": 0, "num_episodes": 3}
+    message = agent.play_message(continuing=False, memory=(), turns_left=2, **seen)
+    plain = Agent("sokoban", max_turns=2, rules="Walk.", prompts=tmp_path / "none")
+    assert message == plain.play_message(continuing=False, memory=(), turns_left=2, **seen).replace(
+        "The state now:", "You see:"
+    )
+    assert message.startswith("Walk.\n\nEach turn, think first")
+    assert "You see:\na hall\n" in message

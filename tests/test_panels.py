@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, manifest, panels
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs import Task, TaskError, registry
 from openrlhf_lamer.envs.alfworld import catalogue
 from openrlhf_lamer.envs.minesweeper import MineSweeper
-from openrlhf_lamer.panels import Panel, PanelError
+from openrlhf_lamer.manifest import PanelError
+from openrlhf_lamer.panels import Panel
 from openrlhf_lamer.tasks import SEEDS, read_dataset
 
-NAMES = panels.names()
+NAMES = manifest.names()
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -41,8 +42,8 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A panel's file that may be spoilt; it is the only one there is."""
     path = tmp_path / "sokoban" / "3-boxes.json"
     path.parent.mkdir()
-    path.write_text((panels.MANIFESTS / "sokoban" / "3-boxes.json").read_text("utf-8"), "utf-8")
-    monkeypatch.setattr(panels, "MANIFESTS", tmp_path)
+    path.write_text((manifest.MANIFESTS / "sokoban" / "3-boxes.json").read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(manifest, "MANIFESTS", tmp_path)
     return path
 
 
@@ -110,8 +111,8 @@ def test_a_panel_holds_evaluation_tasks_that_differ(name: str) -> None:
 
 def test_the_hashes_are_the_same_on_the_other_python(other_python: str) -> None:
     code = (
-        "from openrlhf_lamer import panels\n"
-        "for name in panels.names():\n"
+        "from openrlhf_lamer import manifest, panels\n"
+        "for name in manifest.names():\n"
         "    if name.split('/')[0] in ('sokoban', 'minesweeper'):\n"
         "        print(name, panels.verify(panels.load(name)))\n"
     )
@@ -125,7 +126,7 @@ def test_the_hashes_are_the_same_on_the_other_python(other_python: str) -> None:
 
 def test_writing_is_the_inverse_of_reading() -> None:
     for name in NAMES:
-        assert panels.dump(panels.load(name)) == (panels.MANIFESTS / f"{name}.json").read_text("utf-8")
+        assert panels.dump(panels.load(name)) == (manifest.MANIFESTS / f"{name}.json").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def rehashed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     body = json.loads(path.read_text("utf-8"))
     change(body)
     del body["hash"]
-    path.write_text(json.dumps({"hash": panels._hash(body), **body}), "utf-8")
+    path.write_text(json.dumps({"hash": manifest.content_hash(body), **body}), "utf-8")
 
 
 def test_files_of_another_version_are_refused(copied: Path) -> None:
@@ -309,7 +310,7 @@ class Quarry(MineSweeper):
 @pytest.fixture
 def quarry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quarry]:
     monkeypatch.setattr(registry, "_known", {"quarry": Quarry})
-    monkeypatch.setattr(panels, "MANIFESTS", tmp_path)
+    monkeypatch.setattr(manifest, "MANIFESTS", tmp_path)
     path = tmp_path / "quarry" / "official" / "valid.json"
     path.parent.mkdir(parents=True)
     path.write_text(panels.dump(Panel("quarry/official/valid", "All of it.", "quarry", {}, "valid", 3)), "utf-8")

@@ -16,8 +16,8 @@ import pytest
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import StartError
-from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
 from openrlhf_lamer.integration.launch.watch import EngineWatch
+from openrlhf_lamer.integration.low_memory import killed_for_memory
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 ray = pytest.importorskip("ray")

@@ -1,4 +1,4 @@
-"""What an agent is: an environment, its prompt templates and the limits of an episode.
+"""Agents: an environment, its prompt templates and the limits of an episode.
 
 `play.j2` and `reflect.j2` of an agent's prompt folder each render a full message
 (`continuing` false) or the little that is new in a chat that goes on (`continuing`
@@ -7,15 +7,12 @@ true). They see the names documented at `Agent.play_message`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -51,7 +48,8 @@ class Agent:
         full_observations: How many of these are shown with the state they acted on.
         rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
-            What it lacks of the first two is as for any game.
+            Where one of the first two is missing, it is the same as for any game. A template may extend
+            `base/play.j2` or `base/reflect.j2` and replace single blocks.
         reasons: Whether the prompts ask to think before acting; templates see it by this name.
         memory_observations: Of how many of an earlier attempt's latest turns memory and reflection show what came of
             them, as `action -> observation`. 0 is for games whose last state tells all, such as a board.
@@ -92,7 +90,14 @@ class Agent:
         folder = self.prompts or PROMPTS / self.env
         rules = {} if self.rules is None else {"rules.j2": self.rules}
         environment = jinja2.Environment(
-            loader=jinja2.ChoiceLoader([jinja2.DictLoader(rules), jinja2.FileSystemLoader([folder, PROMPTS])]),
+            loader=jinja2.ChoiceLoader(
+                [
+                    jinja2.DictLoader(rules),
+                    jinja2.FileSystemLoader([folder, PROMPTS]),
+                    # The base of a game's play.j2 has the same name, which by itself would be the game's own file.
+                    jinja2.PrefixLoader({"base": jinja2.FileSystemLoader(PROMPTS)}),
+                ]
+            ),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -112,7 +117,7 @@ class Agent:
         return replace(self, max_turns=self.eval_turns or self.max_turns)
 
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
-        """What builds an environment for `task`; the task's own options win over the configured ones."""
+        """Constructor of an environment for `task`; the task's own options win over the configured ones."""
         return registry.factory(self.env, **{**options, **task.options, "reward": reward})
 
     def try_task(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> None:
@@ -195,52 +200,3 @@ class Agent:
         except jinja2.TemplateNotFound as error:
             folder = self.prompts or PROMPTS / self.env
             raise AgentError(f"agent {self.env!r} has no {error} in {folder}; write one, or give it `rules`") from error
-
-
-def load_agent(name: str) -> tuple[Agent, Path]:
-    """The agent of a module (`openrlhf_lamer.agents.sokoban`) or file (`my_agent.py`), and its file.
-
-    Raises:
-        AgentError: if there is no such module or file, or it defines no `agent`.
-    """
-    module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
-    agent = getattr(module, "agent", None)
-    if not isinstance(agent, Agent) or module.__file__ is None:
-        raise AgentError(f"{name} defines no `agent` (an openrlhf_lamer.agents.Agent)")
-    return agent, Path(module.__file__).resolve()
-
-
-def host_seam(agent: Agent) -> Callable[[str], Any]:
-    """A module `__getattr__` that offers `AgentExecutor`, which OpenRLHF looks for in an agent's file.
-
-    It is made when asked for, so that importing an agent does not import OpenRLHF.
-    """
-
-    def getattr_(name: str) -> Any:
-        if name == "AgentExecutor":
-            from openrlhf_lamer.integration.rollout.executor import executor_class
-
-            return executor_class(agent)
-        raise AttributeError(f"module has no attribute {name!r}")
-
-    return getattr_
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "base"))
-            offered = ", ".join(f"openrlhf_lamer.agents.{stem}" for stem in known)
-            raise AgentError(f"no module {name!r}. Agents that come along: {offered}; or give a .py file") from error
-        raise
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(inspect.getmodulename(str(path)) or "agent", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise AgentError(f"no agent file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -44,9 +44,9 @@ def tasks(
     `turns` are those of an attempt in the columns after it: `at most` is the share of tasks that a player who sees
     everything wins, and `by odds` the share won by one who knows each cell's exact probability of a mine.
     """
-    from openrlhf_lamer import panels
+    from openrlhf_lamer import manifest, panels
 
-    chosen = [panels.load(name) for name in names or panels.names()]
+    chosen = [panels.load(name) for name in names or manifest.names()]
     verdicts: dict[str, Verdict] = {}
     if verify:
         with progress("tasks", sum(panel.size for panel in chosen)) as advance:
@@ -64,12 +64,12 @@ def tasks(
 
 
 def _verdict(panel: Panel, advance) -> Verdict:
-    from openrlhf_lamer import panels
+    from openrlhf_lamer import manifest, panels
     from openrlhf_lamer.envs import TaskError
 
     try:
         wrong = panels.verify(panel, advance)
-    except (TaskError, panels.PanelError, ImportError) as error:
+    except (TaskError, manifest.PanelError, ImportError) as error:
         return Verdict("missing", reason=str(error))
     return Verdict("differs" if wrong else "ok", tuple(wrong))
 

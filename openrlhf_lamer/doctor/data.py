@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from openrlhf_lamer.agents.base import AgentError, load_agent
+from openrlhf_lamer.agents import AgentError, load_agent
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 from openrlhf_lamer.envs import registry

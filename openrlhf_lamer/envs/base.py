@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.seeding import choose
 from openrlhf_lamer.records import Task
+from openrlhf_lamer.splits import split_tasks
 from openrlhf_lamer.tasks import SEEDS
 from openrlhf_lamer.vocabulary import RewardScheme
 
@@ -107,8 +108,6 @@ class TextEnv(ABC):
         """
         if split not in cls.splits:
             raise TaskError(f"{cls.name} has no split {split!r}; there are: {', '.join(cls.splits)}")
-        from openrlhf_lamer.splits import split_tasks  # it needs the panels, which need environments
-
         try:
             return split_tasks(cls, split, num, first=first, options=options)
         except ValueError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import metrics, panels
+from openrlhf_lamer import manifest, metrics, panels
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.run import RunError, read_settings
 from openrlhf_lamer.panels import Ceilings
@@ -120,7 +120,7 @@ class Run:
     def ceilings(self) -> Ceilings | None:
         """Those of its panel, if it played all of one with the turns that they are for."""
         said, config = self.settings.get("panel"), self.settings.get("config")
-        if not (isinstance(said, dict) and isinstance(config, dict)) or said.get("name") not in panels.names():
+        if not (isinstance(said, dict) and isinstance(config, dict)) or said.get("name") not in manifest.names():
             return None
         frozen = panels.load(said["name"])
         agent = self.settings.get("agent") == {"name": f"openrlhf_lamer.agents.{frozen.env}"}

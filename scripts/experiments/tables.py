@@ -12,6 +12,7 @@ from typing import Any
 
 from plans import Cell, Evaluation, Experiment, Setup
 
+from openrlhf_lamer import manifest
 from openrlhf_lamer import panels as frozen
 from openrlhf_lamer.evaluation.outcomes import Run, read_runs
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
@@ -111,7 +112,7 @@ def _agree(folder: Path, run: Run, evaluation: Evaluation) -> None:
     panel = said.get("name", evaluation.panel)
     if panel.removesuffix(".jsonl") != evaluation.panel:
         raise RunError(f"{folder} is a run on {panel}, but {evaluation.name} is one on {evaluation.panel}")
-    if panel in frozen.names() and said and (old := said.get("version", 1)) != (now := frozen.load(panel).version):
+    if panel in manifest.names() and said and (old := said.get("version", 1)) != (now := frozen.load(panel).version):
         raise RunError(
             f"{folder} is a run on version {old} of {panel}, whose tasks are other ones than those of version {now}, "
             "which is here; play it again in another folder"

@@ -4,7 +4,8 @@ import time
 from dataclasses import replace
 
 from openrlhf_lamer.agents import minesweeper
-from openrlhf_lamer.agents.base import PROMPTS, host_seam
+from openrlhf_lamer.agents.base import PROMPTS
+from openrlhf_lamer.agents.loading import host_seam
 from openrlhf_lamer.envs import register
 from openrlhf_lamer.envs.base import Step
 from openrlhf_lamer.envs.minesweeper import MineSweeper

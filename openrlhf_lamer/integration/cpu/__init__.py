@@ -21,7 +21,7 @@ from openrlhf_lamer.integration.cpu.environment import (
     ray_options,
     worker_env,
 )
-from openrlhf_lamer.integration.cpu.hooks import install
+from openrlhf_lamer.integration.cpu.patches import install
 
 __all__ = [
     "ENV_VAR",

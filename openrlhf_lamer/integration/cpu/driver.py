@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from openrlhf_lamer.integration.cpu.environment import cuda_available, ray_env, worker_env
-from openrlhf_lamer.integration.cpu.hooks import install
+from openrlhf_lamer.integration.cpu.patches import install
 
 STALE_LOCK_SECONDS = 900
 

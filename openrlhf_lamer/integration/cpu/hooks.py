@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager, ExitStack
 from types import ModuleType
 from typing import Any
 
-from openrlhf_lamer.integration.cpu.environment import refuse_cuda
-
 Patch = Callable[[Any], None]
 Around = Callable[[], AbstractContextManager[None]]
 
@@ -96,19 +94,12 @@ def _patch(name: str, module: ModuleType) -> None:
         patch(module)
 
 
-def install() -> None:
-    """Switch CPU mode on in this process; a second call changes nothing.
-
-    Raises CudaPresentError where CUDA is: there the patches would do harm, the exchange of weights first of all.
-    """
+def activate() -> None:
+    """Run the hooks from here on, and at once for modules imported before; a second call changes nothing."""
     if any(isinstance(finder, HookFinder) for finder in sys.meta_path):
         return
-    refuse_cuda()
-    # Imported for its registrations, here because it needs the decorators above.
-    from openrlhf_lamer.integration.cpu import patches  # noqa: F401
-
     sys.meta_path.insert(0, HookFinder())
-    for name in _PATCHES:  # what was imported before this call
+    for name in _PATCHES:
         module = sys.modules.get(name)
         if module is not None:
             _patch(name, module)

@@ -1,4 +1,7 @@
-"""What the host takes from CUDA, and what it gets on the CPU instead. Each one was left out to see what breaks."""
+"""Patches of the host: what it takes from CUDA, and what it gets on the CPU instead.
+
+Each patch was left out once, to see what breaks without it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openrlhf_lamer.integration.cpu.hooks import after_import, during_import, replace
+from openrlhf_lamer.integration.cpu.environment import refuse_cuda
+from openrlhf_lamer.integration.cpu.hooks import activate, after_import, during_import, replace
 
 if TYPE_CHECKING:
     import torch
 
 STUBS = Path(__file__).parent / "stubs"
+
+
+def install() -> None:
+    """Switch CPU mode on in this process; a second call changes nothing.
+
+    Raises:
+        CudaPresentError: CUDA is here, where the patches would do harm, the exchange of weights first of all.
+    """
+    refuse_cuda()
+    activate()
 
 
 @during_import("openrlhf.models.ring_attn_utils")

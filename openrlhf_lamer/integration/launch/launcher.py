@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer import LamerError, advantage
-from openrlhf_lamer.agents.base import load_agent
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.host import CLI, probe
 from openrlhf_lamer.integration.launch.checks import check, clip_range, max_len, needs_critic, staleness
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
-from openrlhf_lamer.integration.launch.low_memory import WorkerKilledError, killed_for_memory
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
+from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
 
 HOST_ENV = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 """What the host sets in `ray.init`; it does so no longer once Ray is up, so we do."""

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer import LamerError
-from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
+from openrlhf_lamer.integration.low_memory import killed_for_memory
 
 if TYPE_CHECKING:
     from openrlhf_lamer.integration.rollout.engines import EngineReport

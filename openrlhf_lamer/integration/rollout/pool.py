@@ -21,7 +21,7 @@ from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs.base import Step, TextEnv
 from openrlhf_lamer.envs.session import Opening, Session, ThreadedSession, begin, play
 from openrlhf_lamer.integration import cluster
-from openrlhf_lamer.integration.launch.low_memory import killed_for_memory
+from openrlhf_lamer.integration.low_memory import killed_for_memory
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.records import Task
 

@@ -6,12 +6,7 @@ rows beforehand only without tensor parallelism, so the order must be right alre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
-
 import numpy as np
-from openrlhf.trainer.ppo_utils.experience import Experience
 
 
 def deal(real: int, fillers: int, *, step: int, ranks: int, rng: np.random.Generator) -> list[list[int]]:
@@ -40,29 +35,3 @@ def deal(real: int, fillers: int, *, step: int, ranks: int, rng: np.random.Gener
         for rank, part in enumerate(np.split(rng.permutation(rows), ranks)):
             shares[rank] += part.tolist()
     return shares
-
-
-def regroup(
-    experiences: Sequence[Experience], shares: Sequence[Sequence[int]], size: int, pad_token_id: int
-) -> list[Experience]:
-    """The same rows in micro-batches of `size` in a new order: those of `shares[0]`, then of `shares[1]`, …
-
-    A row is known by the position that stands for it in its micro-batch's `index`.
-    """
-    where = {p: (experience, line) for experience in experiences for line, p in enumerate(experience.index)}
-    return [
-        Experience.concat_experiences([_line(*where[p]) for p in share[start : start + size]], pad_token_id)
-        for share in shares
-        for start in range(0, len(share), size)
-    ]
-
-
-def _line(experience: Experience, line: int) -> Experience:
-    """One row of a micro-batch, with a batch dimension of 1."""
-
-    def own(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: own(part) for key, part in value.items()}
-        return None if value is None else value[line : line + 1]
-
-    return Experience(**{field.name: own(getattr(experience, field.name)) for field in fields(Experience)})

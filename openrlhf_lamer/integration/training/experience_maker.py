@@ -12,11 +12,12 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.integration.rollout.sample import RowBatch, TrialExperience, row_experience
-from openrlhf_lamer.integration.training.batch import TrialBatch
-from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit
-from openrlhf_lamer.integration.training.deal import deal, regroup
-from openrlhf_lamer.integration.training.stock_credit import stock_credit
+from openrlhf_lamer.integration.host import ESTIMATORS
+from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch, micro_batches
+from openrlhf_lamer.integration.training.credit import assign_credit
+from openrlhf_lamer.integration.training.deal import deal
+from openrlhf_lamer.integration.training.stock_credit import compared_rewards, over_tokens
 
 
 class LamerExperienceMaker(RemoteExperienceMaker):
@@ -24,7 +25,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
 
     Advantages are computed on whole groups before anything is split over data-parallel ranks.
     With a `lamer_*` estimator they come from the turn table; with a stock name they are the host's
-    own on each trial's scalar return (see `stock.py`).
+    own on each trial's scalar return (see `stock_credit.py`).
     """
 
     def __init__(self, *args: Any, config: LamerConfig, estimator: str, **kwargs: Any) -> None:
@@ -36,23 +37,30 @@ class LamerExperienceMaker(RemoteExperienceMaker):
     @torch.no_grad()
     def make_experience_batch(self, rollout_samples: Sequence[TrialExperience]) -> list[Experience]:
         """Rows of the batch in micro-batches, the same number for every data-parallel rank."""
-        args = self.strategy.args
+        args, pad = self.strategy.args, self.tokenizer.pad_token_id
+        size, ranks, gamma = args.rollout.micro_batch_size, self._ranks, self.config.gamma_traj
         batch = TrialBatch.of(rollout_samples, args.rollout.n_samples_per_prompt, self.config.max_failed_share)
         rows = RowBatch.build(
             batch.trials, multiple=args.train.batch_size, train_reflection=self.config.train_reflection
         )
         if not rows.rows:
             raise RuntimeError("no trial of this batch sampled a token that is trained")
-        experiences = self.make_experience(self._micro_batches(rows, batch))
+        earned = np.array([trial.scalar_return(gamma) for trial in batch.trials])
+        unscored = micro_batches(rows, earned, size=size, ranks=ranks, pad_token_id=pad)
+        placed = PlacedRows(self.make_experience(unscored), rows, batch)
         if self.estimator in advantage.names():
-            self._assign_turn_credit(experiences, rows, batch)
+            self._assign_turn_credit(placed)
         else:
-            stock_credit(self, experiences, rows, batch)
-        for experience in experiences:
+            self._assign_stock_credit(placed)
+        for experience in placed.experiences:
             experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
-        _neutralise_fillers(experiences, len(rows.rows))
+        placed.neutralise_fillers()
         self.batch = batch.with_rows(rows)
-        return self._dealt(experiences, rows, batch)
+        # The order follows from the run's seed and those of the trials, which follow from their place in the order of
+        # prompts: a resumed run deals as one without interruption.
+        rng = np.random.default_rng([args.train.seed, *(trial.seed or 0 for trial in batch.trials)])
+        shares = deal(len(rows.rows), rows.filled, step=args.train.batch_size, ranks=ranks, rng=rng)
+        return placed.dealt(shares, size, pad)
 
     @property
     def _ranks(self) -> int:
@@ -61,116 +69,46 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         actors = args.actor.num_nodes * args.actor.num_gpus_per_node
         return actors // (args.ds.ring_attn_size * args.ds.tensor_parallel_size)
 
-    def _dealt(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> list[Experience]:
-        """The rows in the order in which they are trained.
-
-        It is drawn by the run's seed and those of the trials, which are those of their place in the order of prompts:
-        a resumed run deals as one without interruption.
-        """
-        args = self.strategy.args
-        rng = np.random.default_rng([args.train.seed, *(trial.seed or 0 for trial in batch.trials)])
-        shares = deal(len(rows.rows), rows.filled, step=args.train.batch_size, ranks=self._ranks, rng=rng)
-        return regroup(experiences, shares, args.rollout.micro_batch_size, self.tokenizer.pad_token_id)
-
-    def _micro_batches(self, rows: RowBatch, batch: TrialBatch) -> list[Experience]:
-        """Rows and fillers in micro-batches for scoring, dealt to the ranks by length.
-
-        Rows of like length stand together, so that little is padded, and every rank gets as many
-        micro-batches and rows as every other: the host deadlocks otherwise.
-        """
-        args = self.strategy.args
-        ranks = self._ranks
-        earned = torch.tensor([trial.scalar_return(self.config.gamma_traj) for trial in batch.trials])
-        lengths = [len(row.ids) for row in rows.rows]
-        shortest = rows.rows[int(np.argmin(lengths))]
-
-        def single(position: int) -> Experience:
-            real = position < len(rows.rows)
-            experience = row_experience(rows.rows[position] if real else shortest, filler=not real)
-            reward = earned[rows.owner[position]] if real else torch.zeros(())
-            experience.index = [position]
-            experience.rewards = reward.reshape(1)
-            experience.info = {"reward": reward.reshape(1)}
-            return experience
-
-        by_length = np.argsort([*lengths, *[min(lengths)] * rows.filled], kind="stable").tolist()
-        size = args.rollout.micro_batch_size
-        return [
-            Experience.concat_experiences(list(map(single, own[start : start + size])), self.tokenizer.pad_token_id)
-            for own in (by_length[rank::ranks] for rank in range(ranks))
-            for start in range(0, len(own), size)
-        ]
-
-    def _assign_turn_credit(self, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:
+    def _assign_turn_credit(self, placed: PlacedRows) -> None:
         """Credit each turn by our estimator and spread it over the turn's sampled tokens."""
+        batch = placed.batch
         credit = assign_credit(
             self.estimator,
             [batch.trials[i] for i in batch.live],
             batch.groups[batch.live].tolist(),
             self.config,
             self.args.algo.advantage.lambd,
-            critic_values(experiences, rows, batch) if advantage.get(self.estimator).needs_critic else None,
+            placed.critic_values() if advantage.get(self.estimator).needs_critic else None,
         )
         batch.returns = batch.by_trial(credit.returns, credit.trial)
         batch.advantages = batch.by_trial(credit.advantages, credit.trial)
-        assign(experiences, rows, batch.advantages, "advantages")
-        assign(experiences, rows, batch.returns, "returns")
-        for experience in experiences:
-            firsts = [
-                _first(returns, mask) for returns, mask in zip(experience.returns, experience.action_mask, strict=True)
-            ]
-            experience.info["return"] = torch.stack(firsts)
+        placed.assign("advantages", batch.advantages)
+        placed.assign("returns", batch.returns)
+        placed.first_returns()
         if credit.targets is not None:
             # The host's critic is trained on what stands in `returns`.
-            assign(experiences, rows, batch.by_trial(credit.targets, credit.trial), "returns")
+            placed.assign("returns", batch.by_trial(credit.targets, credit.trial))
 
-
-def assign(experiences: Sequence[Experience], rows: RowBatch, per_trial: Sequence[np.ndarray], field: str) -> None:
-    """Set a per-token field of every micro-batch from one value a turn of each trial, 0 elsewhere."""
-    for experience in experiences:
-        result = torch.zeros(experience.action_mask.shape, dtype=torch.float32)
-        for line, position in enumerate(experience.index):
-            if position < len(rows.rows):
-                own = rows.spread(per_trial, position)
-                result[line, : len(own)] = own
-        setattr(experience, field, result)
-
-
-def critic_values(experiences: Sequence[Experience], rows: RowBatch, batch: TrialBatch) -> TurnValues:
-    """The host critic's value before each turn's first sampled token, where the turn has a trained one."""
-    counts = [len(batch.trials[i].turns) for i in batch.live]
-    offsets = dict(zip(batch.live.tolist(), np.cumsum([0, *counts]), strict=False))
-    values, known = np.zeros(sum(counts)), np.zeros(sum(counts), dtype=bool)
-    for experience in experiences:
-        for line, position in enumerate(experience.index):
-            if position < len(rows.rows):
-                for span in rows.rows[position].spans:
-                    turn = offsets[int(rows.owner[position])] + span.turn
-                    # The action axis is that of predictions: here the critic has seen the prompt and no more.
-                    values[turn] = float(experience.values[line, span.start - 1])
-                    known[turn] = True
-    return TurnValues(values, known)
-
-
-def _first(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return values[int(mask.long().argmax())]
-
-
-def _neutralise_fillers(experiences: Sequence[Experience], real: int) -> None:
-    """Give fillers the mean of the real rows in all that the host logs per row, so that they change no mean."""
-    is_real = torch.tensor([position < real for experience in experiences for position in experience.index])
-    if bool(is_real.all()):
-        return
-    sizes = [len(experience.index) for experience in experiences]
-
-    def neutral(parts: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        joined = torch.cat([part.float() for part in parts])
-        joined[~is_real] = joined[is_real].mean()
-        return joined.split(sizes)
-
-    for key in experiences[0].info:
-        for experience, part in zip(experiences, neutral([e.info[key] for e in experiences]), strict=True):
-            experience.info[key] = part
-    for name in ("response_length", "total_length"):
-        for experience, part in zip(experiences, neutral([getattr(e, name) for e in experiences]), strict=True):
-            setattr(experience, name, part)
+    def _assign_stock_credit(self, placed: PlacedRows) -> None:
+        """Credit each trial's tokens by the host's estimator."""
+        estimator, batch = ESTIMATORS[self.advantage_estimator], placed.batch
+        live = [batch.trials[i] for i in batch.live]
+        groups = batch.groups[batch.live]
+        reward, compared = compared_rewards(estimator, live, groups, self.config.gamma_traj, self.args)
+        chosen = compared & np.isin(batch.live, placed.rows.owner)
+        trials = batch.live[chosen]
+        advantages = returns = torch.zeros(0, 0)
+        if len(trials):
+            advantages, returns = over_tokens(
+                estimator,
+                reward[chosen],
+                placed.sequences(trials),
+                self.args,
+                kl_coef=self.kl_ctl.value,
+                cumulative=self.get_cumulative_returns,
+                generalised=self.get_advantages_and_returns,
+            )
+        placed.scatter("advantages", trials, advantages)
+        placed.scatter("returns", trials, returns)
+        for experience in placed.experiences:
+            experience.info["return"] = experience.rewards.float()

@@ -22,8 +22,8 @@ with: its advantage is 0, and it is left out of μ and σ. All of it is in doubl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,32 +31,33 @@ from openrlhf.models.utils import compute_reward
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
-from openrlhf_lamer.advantage.table import FloatArray, IntArray
-from openrlhf_lamer.integration.host import ESTIMATORS, Baseline
-from openrlhf_lamer.integration.rollout.sample import RowBatch
-from openrlhf_lamer.integration.training.batch import TrialBatch
+from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray
+from openrlhf_lamer.integration.host import Baseline, HostEstimator
+from openrlhf_lamer.integration.training.batch import TokenFigures
+from openrlhf_lamer.records import Trial
 
-if TYPE_CHECKING:
-    from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+Cumulative = Callable[[torch.Tensor, torch.Tensor, float], Any]
+"""The host's sum of later rewards, of each token: (rewards, mask, γ)."""
+
+Generalised = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], Any]
+"""The host's generalised advantages and returns of each token: (values, rewards, mask, γ, λ)."""
 
 
-def stock_credit(maker: LamerExperienceMaker, experiences: list[Experience], rows: RowBatch, batch: TrialBatch) -> None:
-    """Fill `advantages` and `returns` of row micro-batches by the host's estimator."""
-    estimator = ESTIMATORS[maker.advantage_estimator]
-    groups = batch.groups[batch.live]
-    reward = compare(_earned(maker, batch), groups, estimator.baseline)
-    compared = np.bincount(groups)[groups] > 1 if estimator.needs_group else np.ones(len(groups), dtype=bool)
-    with_rows = np.isin(batch.live, rows.owner)
-    chosen = np.flatnonzero(compared & with_rows)
-    tokens = _Tokens.of(experiences, rows, len(batch.trials))
-    advantages = returns = torch.zeros(0, 0)
-    if len(chosen):
-        mask, kl, values = tokens.sequences(batch.live[chosen])
-        advantages, returns = _over_tokens(maker, torch.from_numpy(reward[chosen]), mask, kl, values)
-    for name, result in (("advantages", advantages), ("returns", returns)):
-        tokens.scatter(name, dict(zip(batch.live[chosen].tolist(), result, strict=True)))
-    for experience in experiences:
-        experience.info["return"] = experience.rewards.float()
+def compared_rewards(
+    estimator: HostEstimator, trials: Sequence[Trial], groups: IntArray, gamma_traj: float, args: Any
+) -> tuple[FloatArray, BoolArray]:
+    """Rewards of trials, less length penalties and baseline, and whether a trial has others to be compared with.
+
+    Args:
+        estimator: The host's estimator.
+        trials: The live trials.
+        groups: The group of each; [trials].
+        gamma_traj: Discount between episodes.
+        args: The host's arguments.
+    """
+    reward = compare(_earned(trials, gamma_traj, args), groups, estimator.baseline)
+    alone = np.bincount(groups)[groups] == 1
+    return reward, ~alone if estimator.needs_group else np.ones(len(groups), dtype=bool)
 
 
 def compare(earned: FloatArray, groups: IntArray, baseline: Baseline) -> FloatArray:
@@ -83,37 +84,36 @@ def compare(earned: FloatArray, groups: IntArray, baseline: Baseline) -> FloatAr
     return above
 
 
-def _earned(maker: LamerExperienceMaker, batch: TrialBatch) -> FloatArray:
-    """R of each live trial, less the host's length penalties."""
-    live = [batch.trials[i] for i in batch.live]
-    fields: dict[str, Any] = {
-        "rewards": torch.tensor([trial.scalar_return(maker.config.gamma_traj) for trial in live], dtype=torch.float64),
-        "truncated": torch.tensor([any(turn.truncated for turn in trial.turns) for trial in live]),
-        "info": {},
-    }
-    sample = Experience(**fields)
-    apply_length_penalties([sample], maker.args)
-    return sample.rewards.numpy()
-
-
-def _over_tokens(
-    maker: LamerExperienceMaker,
-    reward: torch.Tensor,
-    mask: torch.Tensor,
-    kl: torch.Tensor,
-    values: torch.Tensor | None,
+def over_tokens(
+    estimator: HostEstimator,
+    reward: FloatArray,
+    tokens: TokenFigures,
+    args: Any,
+    *,
+    kl_coef: float,
+    cumulative: Cumulative,
+    generalised: Generalised,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and returns of the tokens of trials; `reward` is [trials], all else [trials, tokens]."""
-    args, estimator = maker.args, ESTIMATORS[maker.advantage_estimator]
+    """Advantages and returns of the sampled tokens of trials; each [trials, tokens].
+
+    Args:
+        estimator: The host's estimator.
+        reward: Reward of each trial after its baseline; [trials].
+        tokens: The trials' tokens.
+        args: The host's arguments.
+        kl_coef: Present coefficient of the KL penalty.
+        cumulative: The host's method.
+        generalised: The host's method.
+    """
     given = args.algo.advantage
     gamma = given.gamma if estimator.discounts else 1.0
-    per_token: Any = compute_reward(reward, maker.kl_ctl.value, kl, mask, args.reward.clip_range)
+    mask = tokens.mask
+    per_token: Any = compute_reward(torch.from_numpy(reward), kl_coef, tokens.kl, mask, args.reward.clip_range)
     if estimator.critic:
-        assert values is not None, f"{maker.advantage_estimator} needs the critic's values"
-        advantages, returns = maker.get_advantages_and_returns(values, per_token, mask, gamma, given.lambd)
+        assert tokens.values is not None, "the estimator needs the critic's values"
+        advantages, returns = generalised(tokens.values, per_token, mask, gamma, given.lambd)
     else:
-        summed: Any = maker.get_cumulative_returns(per_token, mask, gamma)
-        advantages = returns = summed
+        advantages = returns = cumulative(per_token, mask, gamma)
     if estimator.whitens:
         own = advantages[mask.bool()]
         scale = 1.0 if given.no_std_norm else own.var(correction=0).clamp(min=1e-8).rsqrt()
@@ -121,49 +121,13 @@ def _over_tokens(
     return advantages, returns
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Where the sampled tokens of each trial stand in the micro-batches, in order.
-
-    Attributes:
-        experiences: The micro-batches.
-        places: For each trial, the micro-batch and the line of each of its rows, in order.
-    """
-
-    experiences: list[Experience]
-    places: list[list[tuple[Experience, int]]]
-
-    @classmethod
-    def of(cls, experiences: list[Experience], rows: RowBatch, trials: int) -> _Tokens:
-        found = {p: (experience, line) for experience in experiences for line, p in enumerate(experience.index)}
-        places: list[list[tuple[Experience, int]]] = [[] for _ in range(trials)]
-        for position, owner in enumerate(rows.owner.tolist()):
-            places[owner].append(found[position])
-        return cls(experiences, places)
-
-    def sequences(self, trials: IntArray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Mask, KL and, where there is a critic, values of the trials' tokens; each [trials, tokens], 0 at the end."""
-        kl = self._gather(trials, "kl")
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(own), dtype=torch.long) for own in kl], batch_first=True)
-        padded = torch.nn.utils.rnn.pad_sequence(kl, batch_first=True)
-        if self.experiences[0].values is None:
-            return mask, padded, None
-        return mask, padded, torch.nn.utils.rnn.pad_sequence(self._gather(trials, "values"), batch_first=True)
-
-    def scatter(self, name: str, per_trial: dict[int, torch.Tensor]) -> None:
-        """Set a per-token field from each trial's tokens in order; 0 elsewhere."""
-        for experience in self.experiences:
-            setattr(experience, name, torch.zeros(experience.action_mask.shape, dtype=torch.float32))
-        for trial, values in per_trial.items():
-            used = 0
-            for experience, line in self.places[trial]:
-                mask = experience.action_mask[line].bool()
-                count = int(mask.sum())
-                getattr(experience, name)[line][mask] = values[used : used + count].float()
-                used += count
-
-    def _gather(self, trials: IntArray, name: str) -> list[torch.Tensor]:
-        return [
-            torch.cat([getattr(e, name)[line][e.action_mask[line].bool()].double() for e, line in self.places[trial]])
-            for trial in trials
-        ]
+def _earned(trials: Sequence[Trial], gamma_traj: float, args: Any) -> FloatArray:
+    """R of each trial, less the host's length penalties; [trials]."""
+    fields: dict[str, Any] = {
+        "rewards": torch.tensor([trial.scalar_return(gamma_traj) for trial in trials], dtype=torch.float64),
+        "truncated": torch.tensor([any(turn.truncated for turn in trial.turns) for trial in trials]),
+        "info": {},
+    }
+    sample = Experience(**fields)
+    apply_length_penalties([sample], args)
+    return sample.rewards.numpy()

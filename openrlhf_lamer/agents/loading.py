@@ -1,0 +1,64 @@
+"""Agents by the name of their module or file, and the seam through which OpenRLHF finds an agent's executor."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from openrlhf_lamer.agents.base import Agent, AgentError
+
+
+def load_agent(name: str) -> tuple[Agent, Path]:
+    """The agent of a module (`openrlhf_lamer.agents.sokoban`) or file (`my_agent.py`), and its file.
+
+    Raises:
+        AgentError: if there is no such module or file, or it defines no `agent`.
+    """
+    module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
+    agent = getattr(module, "agent", None)
+    if not isinstance(agent, Agent) or module.__file__ is None:
+        raise AgentError(f"{name} defines no `agent` (an openrlhf_lamer.agents.Agent)")
+    return agent, Path(module.__file__).resolve()
+
+
+def host_seam(agent: Agent) -> Callable[[str], Any]:
+    """A module `__getattr__` that offers `AgentExecutor`, which OpenRLHF looks for in an agent's file.
+
+    It is made when asked for, so that importing an agent does not import OpenRLHF.
+    """
+
+    def getattr_(name: str) -> Any:
+        if name == "AgentExecutor":
+            from openrlhf_lamer.integration.rollout.executor import executor_class
+
+            return executor_class(agent)
+        raise AttributeError(f"module has no attribute {name!r}")
+
+    return getattr_
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            known = sorted(
+                p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "base", "loading")
+            )
+            offered = ", ".join(f"openrlhf_lamer.agents.{stem}" for stem in known)
+            raise AgentError(f"no module {name!r}. Bundled agents: {offered}; or give a .py file") from error
+        raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(inspect.getmodulename(str(path)) or "agent", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise AgentError(f"no agent file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
