@@ -29,9 +29,9 @@ def show(*tables: Table, width: int = 100) -> None:
         console.print(table)
 
 
-def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop", text: str = "") -> Any:
+def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop") -> Any:
     """An engine's answer in vLLM's form."""
-    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason, text=text)
+    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
     return SimpleNamespace(outputs=[output])
 
 

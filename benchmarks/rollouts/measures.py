@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation
@@ -20,8 +18,6 @@ EPISODES = 3
 """Most episodes of LaMer's trials."""
 BATCHES = 5
 """Batches in async mode; the first and the last one, which are partly alone on the engine, are not counted."""
-PER_TOKEN = 0.001
-"""Seconds a token of the engine that the executors are compared on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Size:
 
 async def at_once(player: Player, engine: Engine, records: Sequence[Record]) -> list[Trial]:
     """Every trial by itself, all of them from the start: the batch ends with the last one."""
-    return list(await asyncio.gather(*(player.play(record, engine) for record in records)))
+    return await asyncio.gather(*(player.play(record, engine) for record in records))
 
 
 class Lockstep:
@@ -101,11 +97,15 @@ class _Gate:
 
 @dataclass(frozen=True)
 class Gain:
-    """Trials a second of one seed's trials: by themselves, in lockstep, and the ratio."""
+    """Seconds of one seed's trials, by themselves and in lockstep."""
 
     free: float
     lockstep: float
-    ratio: float
+
+    @property
+    def ratio(self) -> float:
+        """Trials a second by themselves over those in lockstep."""
+        return self.lockstep / self.free
 
 
 def gain(stage: Simulated, size: Size, seed: int) -> Gain:
@@ -114,17 +114,15 @@ def gain(stage: Simulated, size: Size, seed: int) -> Gain:
 
     async def in_lockstep(engine: Engine) -> list[Trial]:
         lockstep = Lockstep(player, engine, len(records))
-        return list(await asyncio.gather(*map(lockstep.play, records)))
+        return await asyncio.gather(*map(lockstep.play, records))
+
+    def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+        return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
 
     free, seconds, _ = stage.run(lambda engine: at_once(player, engine, records))
     locked, longer, _ = stage.run(in_lockstep)
     assert transcript(free) == transcript(locked), "other tokens in lockstep"
-    return Gain(len(records) / seconds, len(records) / longer, longer / seconds)
-
-
-def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Every token of the trials: prompts and replies."""
-    return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
+    return Gain(seconds, longer)
 
 
 def tokens(records: Sequence[Record]) -> int:
@@ -234,41 +232,3 @@ async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence
         while len(ends) < queued and not left[len(ends)]:
             ends.append(clock())
     return ends
-
-
-class SleepingEngine:
-    """Takes `PER_TOKEN` seconds a token, in real time."""
-
-    async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await asyncio.sleep(tokens * PER_TOKEN)
-
-
-Seconds = tuple[float, float]
-"""Of a run: on the wall, and of the processor."""
-
-
-def duel(records: Sequence[Record], turns: int, runs: int) -> tuple[list[Seconds], list[Seconds]]:
-    """Seconds of the host's executor and of ours, in turn on the same single-episode records.
-
-    Raises AssertionError where they give the host other tokens to train.
-    """
-    from .host import HostPlayer
-
-    players = HostPlayer(turns), Player(None, turns)
-    engine = SleepingEngine()
-
-    async def play(player: HostPlayer | Player) -> tuple[list[dict[str, Any]], Seconds]:
-        began, cpu = time.perf_counter(), time.process_time()
-        responses = await asyncio.gather(*(player.execute(record, engine) for record in records))
-        return responses, (time.perf_counter() - began, time.process_time() - cpu)
-
-    def trained(response: dict[str, Any]) -> list[Any]:
-        return [response[key] for key in ("observation_tokens", "action_ranges", "rollout_log_probs", "reward")]
-
-    host, ours = [], []
-    for _ in range(runs + 1):
-        (theirs, host_seconds), (own, own_seconds) = (asyncio.run(play(player)) for player in players)
-        assert [*map(trained, own)] == [*map(trained, theirs)], "other tokens than the host's"
-        host.append(host_seconds)
-        ours.append(own_seconds)
-    return host[1:], ours[1:]  # the first run warms up
