@@ -31,11 +31,18 @@ one term for the other.
 from __future__ import annotations
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from openrlhf_lamer.advantage.groups import EPS, anchor_groups, codes, normalise, share
 from openrlhf_lamer.advantage.registry import register
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 from openrlhf_lamer.vocabulary import Norm
+
+
+class GigpoOptions(BaseModel, frozen=True, extra="forbid"):
+    """Weight of the two terms."""
+
+    step_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Weight (w) of GiGPO's step term.")
 
 
 def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
@@ -62,8 +69,8 @@ def step_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArra
     return normalise(table.returns, anchor, weight, norm)
 
 
-@register("lamer_gigpo", norm="mean", needs_group=True)
-def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+@register("lamer_gigpo", norm="mean", needs_group=True, options=GigpoOptions)
+def estimate(table: TurnTable, config: CreditConfig, options: GigpoOptions) -> FloatArray:
     """Episode term + w · step term; [turns]."""
     step = step_term(table, config.norm, config.reference)
-    return episode_term(table, config.norm, config.reference) + config.step_weight * step
+    return episode_term(table, config.norm, config.reference) + options.step_weight * step

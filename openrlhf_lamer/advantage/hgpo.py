@@ -34,10 +34,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from openrlhf_lamer.advantage.groups import anchor_groups, codes, normalise, share, units
 from openrlhf_lamer.advantage.registry import register
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, IntArray, TurnTable
+
+
+class HgpoOptions(BaseModel, frozen=True, extra="forbid"):
+    """Levels of contexts and their weights."""
+
+    depth: int = Field(default=2, ge=0, description="Earlier turns (K) that HGPO compares contexts by.")
+    depth_power: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Exponent (α) of the weight (k + 1)^α that HGPO gives to level k.",
+    )
 
 
 def contexts(table: TurnTable, depth: int, reference: bool = False) -> Iterator[IntArray]:
@@ -56,16 +69,16 @@ def contexts(table: TurnTable, depth: int, reference: bool = False) -> Iterator[
     yield codes(context, table.memory)
 
 
-@register("lamer_hgpo", norm="mean", needs_group=True)
-def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
+@register("lamer_hgpo", norm="mean", needs_group=True, options=HgpoOptions)
+def estimate(table: TurnTable, config: CreditConfig, options: HgpoOptions) -> FloatArray:
     """G against the turns of equal context at each level, the levels weighted; [turns]."""
     trial = codes(table.trial)
     total, weights = np.zeros(len(table)), np.zeros(len(table))
-    for level, context in enumerate(contexts(table, config.depth, config.reference)):
+    for level, context in enumerate(contexts(table, options.depth, config.reference)):
         unit = np.ones(len(table))
         if not config.reference:
             unit = share(unit, codes(context, trial))
-        weight = np.where(units(context, unit) > 1, (level + 1.0) ** config.depth_power, 0.0)
+        weight = np.where(units(context, unit) > 1, (level + 1.0) ** options.depth_power, 0.0)
         total += weight * normalise(table.returns, context, unit, config.norm)
         weights += weight
     return np.divide(total, weights, out=np.zeros(len(table)), where=weights > 0)

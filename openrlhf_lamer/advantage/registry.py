@@ -9,7 +9,18 @@ advantage per turn. It enters the registry through the decorator:
 One that needs a critic reads its values from `table.values`, and says by a second function, `targets`,
 what the critic is to be trained on.
 
-Another package names the module that does so as an entry point of the group
+Options of an estimator are the fields of a frozen pydantic model; the function gets an instance as a third argument:
+
+    class MyOptions(BaseModel, frozen=True, extra="forbid"):
+        window: int = Field(default=4, ge=1, description="Turns that a baseline averages.")
+
+    @register("my_estimator", options=MyOptions)
+    def estimate(table: TurnTable, config: CreditConfig, options: MyOptions) -> FloatArray: ...
+
+The user sets them by `--lamer.my_estimator.window 8`, or in a table `[my_estimator]` of the TOML file. The flag leaves
+out a leading `lamer_`. Each option has a default.
+
+Another package names the module that registers it as an entry point of the group
 `openrlhf_lamer.advantage`. Plugins are imported when an estimator is first asked for, in each process
 that asks; one that can't be imported becomes a warning that names it.
 """
@@ -17,14 +28,17 @@ that asks; one that can't be imported becomes a warning that names it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, wraps
 from importlib.metadata import entry_points
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 from openrlhf_lamer.vocabulary import Norm
@@ -47,6 +61,7 @@ class Estimator:
             chained form of returns alone.
         targets: One target of the critic per turn, the value that it should have had where the turn
             begins; None for estimators that need no critic.
+        options: Model of its own options; None where it has none.
     """
 
     name: str
@@ -55,11 +70,43 @@ class Estimator:
     needs_group: bool
     chained_only: bool
     targets: Estimate | None
+    options: type[BaseModel] | None
 
     @property
     def needs_critic(self) -> bool:
         """Whether the table must have a critic's values."""
         return self.targets is not None
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Type, default and description of each of its options, by name."""
+        return {} if self.options is None else self.options.model_fields
+
+    def flag(self, option: str) -> str:
+        """What follows `--lamer.` in the flag of an option."""
+        return f"{self.name.removeprefix('lamer_')}.{option}"
+
+    def read(self, given: Mapping[str, object]) -> Any:
+        """An instance of `options` with the values in `given`, texts too; None where there are no options.
+
+        Raises:
+            ValueError: naming each flag, what is wrong with its value, and what it takes.
+        """
+        known = self.fields
+        for name in (name for name in given if name not in known):
+            has = f"Options: {', '.join(known)}" if known else "It has none"
+            raise ValueError(f"--lamer.{self.flag(name)}: no such option of {self.name}. {has}")
+        if self.options is None:
+            return None
+        try:
+            return self.options.model_validate(dict(given))
+        except ValidationError as error:
+            lines = []
+            for problem in error.errors():
+                name = str(problem["loc"][0])
+                said = f"--lamer.{self.flag(name)} {problem['input']!r}: {problem['msg']}"
+                lines.append(f"{said}. {known[name].description}")
+            raise ValueError("\n".join(lines)) from error
 
     def settle(self, config: CreditConfig) -> CreditConfig:
         """`config` with this estimator's defaults for what it leaves open.
@@ -73,6 +120,7 @@ class Estimator:
                 "is no such recursion (it discounts later episodes alike for all turns of an episode); "
                 "leave the flag out, or give chained"
             )
+        self.read(config.options)
         form = "chained" if self.chained_only else "paper"
         return replace(config, norm=config.norm or self.norm, cross_episode=config.cross_episode or form)
 
@@ -86,15 +134,17 @@ def register(
     norm: Norm = "mean",
     needs_group: bool = True,
     chained_only: bool = False,
-    targets: Estimate | None = None,
-) -> Callable[[Estimate], Estimate]:
-    """Register the decorated function under a name that is still free; see `Estimator` for the options.
+    targets: Callable[..., FloatArray] | None = None,
+    options: type[BaseModel] | None = None,
+) -> Callable[[Callable[..., FloatArray]], Estimate]:
+    """Register the decorated function under a name that is still free; see `Estimator` for the arguments.
 
     The functions in the registry check what goes in and what comes out, so that a misaligned
-    column can't be trained on, and receive a configuration without gaps (`Estimator.settle`).
+    column can't be trained on, and receive a configuration without gaps (`Estimator.settle`) and,
+    where the estimator has options, those of `config.options` as an instance of their class.
     """
 
-    def checked(function: Estimate, what: str) -> Estimate:
+    def checked(function: Callable[..., FloatArray], what: str) -> Estimate:
         @wraps(function)
         def call(table: TurnTable, config: CreditConfig) -> FloatArray:
             estimator = _estimators[name]
@@ -102,7 +152,8 @@ def register(
                 raise ValueError(f"{name} needs a table with returns: pass it through with_returns first")
             if estimator.needs_critic and table.values is None:
                 raise ValueError(f"{name} needs the critic's value of every turn: give the table a column of values")
-            result = np.asarray(function(table, estimator.settle(config)), dtype=np.float64)
+            own = () if options is None else (estimator.read(config.options),)
+            result = np.asarray(function(table, estimator.settle(config), *own), dtype=np.float64)
             if result.shape != (len(table),):
                 raise ValueError(f"{name} gave {what}s of shape {result.shape} for {len(table)} turns")
             if not np.isfinite(result).all():
@@ -111,12 +162,14 @@ def register(
 
         return call
 
-    def decorate(function: Estimate) -> Estimate:
-        if name in _estimators:
-            raise ValueError(f"there is an estimator {name!r} already: choose another name")
+    def decorate(function: Callable[..., FloatArray]) -> Estimate:
         estimate = checked(function, "advantage")
         wanted = checked(targets, "critic target") if targets else None
-        _estimators[name] = Estimator(name, estimate, norm, needs_group, chained_only, wanted)
+        made = Estimator(name, estimate, norm, needs_group, chained_only, wanted, options)
+        for other in _estimators.values():
+            if name == other.name or (options and other.options and made.flag("") == other.flag("")):
+                raise ValueError(f"there is an estimator {other.name!r} already: choose another name")
+        _estimators[name] = made
         return estimate
 
     return decorate
@@ -140,6 +193,20 @@ def names() -> tuple[str, ...]:
     """The names of all estimators, in alphabetical order."""
     _load_plugins()
     return tuple(sorted(_estimators))
+
+
+@contextmanager
+def scoped() -> Iterator[None]:
+    """Forget at the end what is registered inside; plugins are looked up again. For tests."""
+    _load_plugins()
+    before = dict(_estimators)
+    _load_plugins.cache_clear()
+    try:
+        yield
+    finally:
+        _estimators.clear()
+        _estimators.update(before)
+        _load_plugins.cache_clear()
 
 
 @cache

@@ -7,9 +7,9 @@ play turn of episode n and before the first of episode n + 1.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,8 @@ class CreditConfig:
             estimator's default, which is the paper's where it has a choice.
         norm: Centre advantages, or also divide by their spread; None is the estimator's default.
         reference: Reproduce the quirks of the paper's reference code.
-        step_weight: Weight w of GiGPO's step term.
-        depth: How many earlier turns K refine HGPO's anchor groups.
-        depth_power: Exponent α of the weight (k + 1)^α of HGPO's level k.
         lambd: λ of PPO's advantages (GAE), at turn boundaries.
+        options: Values of the estimator's own options by name; those left out have its defaults.
     """
 
     gamma_step: float = 0.95
@@ -53,27 +51,18 @@ class CreditConfig:
     cross_episode: CrossEpisode | None = None
     norm: Norm | None = None
     reference: bool = False
-    step_weight: float = 1.0
-    depth: int = 2
-    depth_power: float = 1.0
     lambd: float = 1.0
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but a discount lies in [0, 1]")
-        if self.cross_episode not in ("paper", "chained", None):
-            raise ValueError(f"cross_episode is {self.cross_episode!r}; it takes 'paper', 'chained' or None")
-        if self.norm not in ("mean", "mean_std", None):
-            raise ValueError(f"norm is {self.norm!r}; it takes 'mean', 'mean_std' or None")
-        for name in ("step_weight", "depth_power"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it must be finite and not negative")
-        if self.depth < 0:
-            raise ValueError(f"depth is {self.depth}, but a number of turns is not negative")
-        # Integers would make integer arrays of what is computed from them.
-        for name in ("gamma_step", "gamma_traj", "lambd", "step_weight", "depth_power"):
+                raise ValueError(f"{name} is {getattr(self, name):g}, but a discount lies in [0, 1]")
+            # An integer would make integer arrays of what is computed from it.
             object.__setattr__(self, name, float(getattr(self, name)))
+        for name, choices in (("cross_episode", get_args(CrossEpisode)), ("norm", get_args(Norm))):
+            if getattr(self, name) not in (*choices, None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it takes {', '.join(map(repr, choices))} or None")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

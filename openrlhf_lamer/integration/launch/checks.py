@@ -132,6 +132,10 @@ def _check_estimator(line: CommandLine) -> None:
             f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs 2 or more; "
             "the paper uses 8 for LaMer and 24 for RL"
         )
+    takes = {advantage.get(name).flag(option) for option in advantage.get(name).fields} if ours else set()
+    for flag in line.config.model_extra or {}:
+        if flag not in takes:
+            raise ConfigError(f"--lamer.{flag}: {name} has no such option; leave it out, or choose another estimator")
     if not ours:
         gamma = line["algo.advantage.gamma"]
         if gamma != 1 and not ESTIMATORS[name].discounts:
@@ -150,7 +154,7 @@ def _check_estimator(line: CommandLine) -> None:
     if not 0 <= lambd <= 1:
         raise ConfigError(f"--algo.advantage.lambd {lambd}: λ lies in [0, 1]")
     try:
-        advantage.get(name).settle(credit_config(line.config, lambd))
+        advantage.get(name).settle(credit_config(line.config, advantage.get(name), lambd))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -12,11 +12,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from openrlhf_lamer import room
-from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig
+from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig, no_such_option
 from openrlhf_lamer.integration.host import host_parser
 
 DEFAULTS: Mapping[str, object] = {
@@ -130,7 +129,7 @@ def _own_parser() -> argparse.ArgumentParser:
         "--agent_func", metavar="MODULE", help="Agent: a module such as openrlhf_lamer.agents.sokoban, or a .py file."
     )
     group.add_argument("--lamer.config", metavar="FILE", help="TOML file with these options; flags win over it.")
-    for name, info in LamerConfig.model_fields.items():
+    for name, info in LamerConfig.flags().items():
         shown = info.get_default(call_default_factory=True)
         default = "" if shown is None else f" Default: {_show(shown)}."
         # A switch alone switches on.
@@ -157,13 +156,9 @@ def _read(name: str, value: str) -> Any:
 
 
 def _refuse_unknown(rest: Sequence[str]) -> None:
-    known = [f"--lamer.{name}" for name in (*LamerConfig.model_fields, "config")]
     for argument in rest:
-        name = argument.split("=")[0]
-        if name.startswith("--lamer"):
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else f" Options: {', '.join(known)}"
-            raise ConfigError(f"{name}: no such option.{hint}")
+        if argument.startswith("--lamer"):
+            raise ConfigError(no_such_option(argument.split("=")[0]))
 
 
 def _adapt(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:

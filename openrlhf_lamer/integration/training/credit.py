@@ -13,8 +13,8 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.records import Trial
 
 
-def credit_config(config: LamerConfig, lambd: float) -> advantage.CreditConfig:
-    """The part of the configuration that estimators see, with the host's λ.
+def credit_config(config: LamerConfig, estimator: advantage.Estimator, lambd: float) -> advantage.CreditConfig:
+    """The part of the configuration that this estimator sees, with the host's λ.
 
     Raises:
         ValueError: where λ is no discount.
@@ -25,10 +25,8 @@ def credit_config(config: LamerConfig, lambd: float) -> advantage.CreditConfig:
         cross_episode=config.cross_episode,
         norm=config.norm,
         reference=config.reference,
-        step_weight=config.step_weight,
-        depth=config.depth,
-        depth_power=config.depth_power,
         lambd=lambd,
+        options=config.options(estimator),
     )
 
 
@@ -78,7 +76,7 @@ def assign_credit(
     at a value of 0.
     """
     estimator = advantage.get(name)
-    settled = estimator.settle(credit_config(config, lambd))
+    settled = estimator.settle(credit_config(config, estimator, lambd))
     table = advantage.with_returns(advantage.TurnTable.from_trials(trials, groups, config.memory), settled)
     if estimator.targets is None:
         return Credit(table.trial, table.returns, estimator.estimate(table, settled), None)
