@@ -2,10 +2,10 @@
 
     python benchmarks/alfworld_games.py [--games N]
 
-A line a task type, and in it for each figure the generated games', the official ones' and their ratio:
-copies of the target in receptacles, the share of these that begin in closed ones, the share of
-receptacles that open, things in receptacles, commands to win. Games are drawn and not solved, so that
-thousands take a minute. Leaves with 1 where a figure is off by more than a third.
+A line a task type, and in it for each figure the generated games', the official ones' and their ratio: copies of the
+target in receptacles, the share of these that begin in closed ones, the share of receptacles that open, things in
+receptacles, commands to win. Games are drawn and not solved, so that thousands take a minute. Exit code 1 where a
+figure is off by more than a third.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.table import Table
+from common import grid, show
 
 from openrlhf_lamer.envs.alfworld import catalogue, census, counts
 
 FIGURES = {"copies": "{:.2f}", "hidden": "{:.1%}", "opens": "{:.0%}", "things": "{:.1f}", "commands": "{:.1f}"}
-"""The figures that are compared, and how they are printed."""
+"""The figures that are compared, and their form in print."""
 
 
 def main() -> int:
@@ -29,10 +28,7 @@ def main() -> int:
     parser.add_argument("--games", type=int, default=2000, help="generated games of each task type")
     num = parser.parse_args().games
     official = counts.load()
-    table = Table(title=f"{num} generated games a type / {official.source}")
-    table.add_column("task type")
-    for name in (*FIGURES, "most commands"):
-        table.add_column(name, justify="right")
+    table = grid(f"{num} generated games a type / {official.source}", "task type", *FIGURES, "most commands")
     off = 0
     for task_type in catalogue.TASK_TYPES:
         games = census.drawn(task_type, num)
@@ -43,7 +39,7 @@ def main() -> int:
             off += not 2 / 3 <= ratio <= 4 / 3
             cells.append(f"{form.format(ours[name])} / {form.format(theirs[name])} = {ratio:.2f}")
         table.add_row(task_type, *cells, f"{ours['most_commands']} / {theirs['most_commands']}")
-    Console(width=160).print(table)
+    show(table, width=160)
     print(f"figures off by more than a third: {off}")
     return int(off > 0)
 

@@ -6,8 +6,13 @@ them (arXiv 2512.16848). Importing this package is light: nothing of the GPU
 stack is loaded before it is used.
 """
 
+from typing import ClassVar
+
 __version__ = "0.1.0"
 
 
 class LamerError(Exception):
     """Base of the errors that this package raises; the message says what is wrong and what to do about it."""
+
+    exit_code: ClassVar[int] = 2
+    """Code that a command leaves with: 2 where what it was given cannot work, 1 where a run broke."""

@@ -27,6 +27,8 @@ PATIENCE = 0.05
 class OverdueError(LamerError, TimeoutError):
     """A call did not come back in time. Its thread is left behind, in whatever it is at."""
 
+    exit_code = 1
+
 
 class Offload:
     """Takes calls off the event loops of this process. Its threads end with the process, whatever they are at."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import entries_of
+from openrlhf_lamer.cli.inputs import entries_of, one_form, show
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.reflections import Reflections
@@ -60,12 +59,9 @@ def analyze(
     named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference is no
     proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
     """
-    from rich.console import Console
-
     from openrlhf_lamer.evaluation.reflections import analyse
 
-    if as_json and as_csv:
-        fail("give either --json or --csv")
+    one_form(as_json, as_csv)
     read = {name: entries_of(run) for name, run in _names(runs).items()}
     several = len({entry.trial.task.env for entries in read.values() for entry in entries}) > 1
     columns: dict[str, Reflections] = {}
@@ -76,13 +72,7 @@ def analyze(
                 title = ", ".join(filter(None, (name, env if several else "", label)))
                 columns[title] = analyse((entry.trial for entry in part), attempt)
     table = _long(columns)
-    if as_json:
-        typer.echo(json.dumps(table.to_json()))
-    elif as_csv:
-        typer.echo(table.to_csv(), nl=False)
-    else:
-        console = Console()
-        console.print(_wide(columns).to_rich(console.width))
+    show(_wide(columns), table.to_json(), table, as_json=as_json, as_csv=as_csv)
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:

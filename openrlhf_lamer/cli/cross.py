@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.eval import (
     RESULT,
     describe_panel,
-    leaving,
+    interruptible,
     open_player,
     panel_turns,
     tasks_and_agent,
     try_tasks,
 )
-from openrlhf_lamer.cli.inputs import longest, progress
+from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, ContextPolicy
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.cross import Cell
@@ -49,12 +48,8 @@ def cross(
     ] = None,
     attempts: Annotated[int, typer.Option(min=2, help="Attempts at each task.")] = 3,
     samples: Annotated[int, typer.Option(min=1, help="Trials of each task in each cell.")] = 1,
-    memory: Annotated[
-        Literal["reflection", "both"], typer.Option(help="What an attempt sees of the earlier ones.")
-    ] = "both",
-    context: Annotated[
-        Literal["turn", "episode", "trial"], typer.Option(help="Begin a new chat at each turn, episode or trial.")
-    ] = "turn",
+    memory: Annotated[Literal["reflection", "both"], typer.Option(help=MEMORY_HELP)] = "both",
+    context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP)] = "turn",
     max_turns: Annotated[
         int | None, typer.Option(min=1, help="Turns of an attempt; by default the panel's, else the agent's.")
     ] = None,
@@ -65,27 +60,24 @@ def cross(
         typer.Option(min=2, help="Most tokens of a prompt and its reply; by default what the longest prompt needs."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the trials, and of how reflections are shuffled.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder that gets a run for each cell. A table that is there goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder for a run of each cell. An unfinished table in it goes on.")],
     concurrency: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")] = False,
 ) -> None:
     """Exchange the reflections and keep the play, to see which of the two a gain comes from.
 
-    Each of two models plays the same tasks with reflections by itself, by the other one, by itself but on other
-    tasks (shuffled), and with none (removed); with `--memory reflection` also with earlier turns in their place
-    (history). Prints success at 1 to k, and the paired differences from the trained model with its own
-    reflections and from the player with its own ones.
+    Each of two models plays the same tasks with its own reflections, with the other model's, with its own on other
+    tasks (shuffled), and without any (removed); with `--memory reflection` also with earlier turns instead (history).
+    Prints success at 1 to k, and paired differences from the trained model with its own reflections and from the
+    same player with its own.
     """
-    from rich.console import Console
-
     from openrlhf_lamer.config import LamerConfig
-    from openrlhf_lamer.evaluation.cross import CrossError, cells, play_cross, table
+    from openrlhf_lamer.evaluation.cross import cells, play_cross, table
     from openrlhf_lamer.evaluation.players import Sampling
     from openrlhf_lamer.evaluation.run import make_jobs
 
-    if as_json and as_csv:
-        fail("give either --json or --csv")
+    one_form(as_json, as_csv)
     panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
     turns = max_turns or panel_turns(tasks) or agent.max_turns
     config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory)
@@ -132,15 +124,6 @@ def cross(
                     report=lambda trial: advance(),
                 )
 
-    try:
-        with leaving(out):
-            found = table(asyncio.run(play()), attempts)
-    except CrossError as error:
-        fail(str(error))
-    if as_json:
-        typer.echo(json.dumps(found.to_json()))
-    elif as_csv:
-        typer.echo(found.to_csv(), nl=False)
-    else:
-        console = Console()
-        console.print(found.to_rich(console.width))
+    with interruptible(out):
+        found = table(asyncio.run(play()), attempts)
+    show(found, found.to_json(), as_json=as_json, as_csv=as_csv)

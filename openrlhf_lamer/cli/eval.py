@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
@@ -11,12 +10,14 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import longest, progress
+from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
+from openrlhf_lamer.evaluation.methods import MethodName
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, ContextPolicy, Memory
 
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 WHO, WHAT, HOW, SAMPLING, RUNNING = "Who plays", "What is played", "How", "Sampling", "The run"
 
 RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
-"""Of the configuration, what a result depends on."""
+"""Fields of the configuration that a result depends on."""
 
 
 def evaluate(
@@ -66,15 +67,13 @@ def evaluate(
     agent_func: Annotated[
         str | None,
         typer.Option(
-            help="Agent module or .py file; by default the one that comes along for the tasks' environment.",
+            help="Agent module or .py file; by default the one bundled for the tasks' environment.",
             rich_help_panel=WHAT,
         ),
     ] = None,
-    first: Annotated[
-        int | None, typer.Option(min=1, help="Play so many of the tasks, from the first on.", rich_help_panel=WHAT)
-    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Play only the first N tasks.", rich_help_panel=WHAT)] = None,
     method: Annotated[
-        Literal["zero-shot", "react", "reflexion", "rl", "rl+memory", "lamer"],
+        MethodName,
         typer.Option(
             help="zero-shot, react and rl make independent attempts (pass@k); the others go from one attempt "
             "to the next with a memory (success@k).",
@@ -86,21 +85,15 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Trials of each task: by default 1, or, of independent attempts, as many as there are attempts.",
+            help="Trials of each task: by default 1, or one for each attempt where attempts are independent.",
             rich_help_panel=HOW,
         ),
     ] = None,
     memory: Annotated[
-        Literal["history", "reflection", "both"] | None,
-        typer.Option(
-            help="What an attempt sees of the earlier ones; by default the method's.",
-            rich_help_panel=HOW,
-        ),
+        Memory | None,
+        typer.Option(help=f"{MEMORY_HELP} By default the method's.", rich_help_panel=HOW),
     ] = None,
-    context: Annotated[
-        Literal["turn", "episode", "trial"],
-        typer.Option(help="Begin a new chat at each turn, episode or trial.", rich_help_panel=HOW),
-    ] = "turn",
+    context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP, rich_help_panel=HOW)] = "turn",
     max_turns: Annotated[
         int | None,
         typer.Option(
@@ -130,7 +123,7 @@ def evaluate(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder that gets the trials, a line each, and the summary. A run that is there goes on.",
+            help="Folder for the trials, a line each, and the summary. An unfinished run in it goes on.",
             rich_help_panel=RUNNING,
         ),
     ],
@@ -138,7 +131,9 @@ def evaluate(
     patience: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Seconds to go on asking a server that is away before the run stops.", rich_help_panel=RUNNING
+            min=0.0,
+            help="Seconds to keep asking a server that is away before the run stops.",
+            rich_help_panel=RUNNING,
         ),
     ] = 120.0,
     timeout: Annotated[
@@ -149,26 +144,23 @@ def evaluate(
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the shares as CSV.", rich_help_panel=RUNNING)] = False,
 ) -> None:
-    """Play the tasks of a panel, and print how many are solved within 1 to k attempts, with 95% intervals.
+    """Play the tasks of a panel, and print the share solved within 1 to k attempts, with 95% intervals.
 
     For instance `openrlhf-lamer eval --tasks sokoban/2-boxes --model runs/model --out runs/eval`, or with
     `--endpoint http://localhost:8000/v1 --model NAME`, or `--player oracle`.
 
-    A run that was killed goes on where it was when the same command is typed again: nothing is played twice. If
-    the engine goes away the run waits for it, then stops and leaves with 1. The folder holds `trials.jsonl`,
+    The same command resumes a run that was killed: nothing is played twice. If the engine goes away, the run waits
+    for it, then stops with exit code 1. The folder holds `trials.jsonl`,
     `run.json` and `summary.json`; `openrlhf-lamer view` shows its trials.
     """
-    from rich.console import Console
-
     from openrlhf_lamer import envs
-    from openrlhf_lamer.config import ConfigError, LamerConfig
+    from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
     from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
     from openrlhf_lamer.evaluation.summary import solved, summarize, table
 
-    if as_json and as_csv:
-        fail("give either --json or --csv")
+    one_form(as_json, as_csv)
     if out.is_file():
         fail(f"--out {out} is a file; give a folder")
     chosen = METHODS[method]
@@ -183,13 +175,10 @@ def evaluate(
         "max_turns": max_turns or panel_turns(tasks) or agent.max_turns,
         "context": context,
         "memory": memory or chosen.memory or "both",
-        # The trial's own limit must leave room for all that an endpoint does about an answer that does not come.
+        # The trial's limit leaves room for everything that an endpoint tries when no answer comes.
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
-    try:
-        config = LamerConfig.load(flags)
-    except ConfigError as error:
-        fail(str(error))
+    config = LamerConfig.load(flags)
     try_tasks(tasks, panel, agent, config)
     length = longest(agent, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
     sampling = Sampling(temperature, top_p, max_new_tokens, length)
@@ -219,7 +208,7 @@ def evaluate(
             )
             return trials, opened_player.counts_tokens
 
-    with leaving(out), progress(f"trials of {agent.env}", len(jobs)) as advance:
+    with interruptible(out), progress(f"trials of {agent.env}", len(jobs)) as advance:
         trials, counts_tokens = asyncio.run(play(advance))
     summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
@@ -227,34 +216,24 @@ def evaluate(
     if summary["failed"]:
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
     shown = table(f"{tasks}, {method}, {model or player}", solved(trials, chosen, attempts), note)
-    if as_json:
-        typer.echo(json.dumps(summary))
-    elif as_csv:
-        typer.echo(shown.to_csv(), nl=False)
-    else:
-        console = Console()
-        console.print(shown.to_rich(console.width))
+    show(shown, summary, as_json=as_json, as_csv=as_csv)
 
 
 @contextmanager
-def leaving(out: Path) -> Iterator[None]:
-    """Leave with a message where a run in `out` cannot be made, or cannot go on for now."""
-    from openrlhf_lamer.chat import TemplateError
-    from openrlhf_lamer.evaluation.run import RunError, RunStoppedError
-    from openrlhf_lamer.policies import EngineGoneError
-
+def interruptible(out: Path) -> Iterator[None]:
+    """Let Ctrl-C end a run in `out` with a message and exit code 130."""
     try:
         yield
-    except (RunError, TemplateError) as error:
-        fail(str(error))
-    except (RunStoppedError, EngineGoneError) as error:
-        _stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop(f"stopped; what was played is kept in {out}, and the same command goes on from there", 130)
+        typer.echo(
+            f"openrlhf-lamer: stopped; what was played is kept in {out}, and the same command goes on from there",
+            err=True,
+        )
+        raise typer.Exit(130) from None
 
 
 def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
-    """The tasks, who plays them (as in evaluations), and what names the agent: its module, or its file with a hash."""
+    """The tasks, their agent as in evaluations, and the agent's name: its module, or its file with a hash."""
     from openrlhf_lamer import panels
     from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.tasks import read_dataset
@@ -268,8 +247,10 @@ def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Age
     name = agent_func or f"openrlhf_lamer.agents.{panel[0].env}"
     try:
         agent, file = load_agent(name)
-    except AgentError as error:
-        fail(str(error) if agent_func else f"no agent comes along for {panel[0].env}; name one with --agent-func")
+    except AgentError:
+        if agent_func:
+            raise
+        fail(f"no agent is bundled for {panel[0].env}; name one with --agent-func")
     if strange := {task.env for task in panel} - {agent.env}:
         fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but {name} plays {agent.env}")
     return (
@@ -280,7 +261,7 @@ def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Age
 
 
 def try_tasks(tasks: str, panel: Sequence[Task], agent: Agent, config: LamerConfig) -> None:
-    """Leave with a message where the first of the tasks cannot be set up here."""
+    """Fail where the first task cannot be set up here."""
     from openrlhf_lamer.envs import TaskError
 
     try:
@@ -301,9 +282,9 @@ def open_player(
     share: float = 1.0,
     flags: tuple[str, str] = ("--model", "--endpoint"),
 ) -> tuple[AbstractAsyncContextManager[Player], dict[str, str]]:
-    """What opens the player, and what names it in the run's settings.
+    """A context that opens the player, and the player's name in the run's settings.
 
-    `share` is of the device's memory, and `flags` are what the user gave the model and the endpoint by.
+    `share` is the share of the device's memory; `flags` are those that name the model and the endpoint.
     """
     from openrlhf_lamer.evaluation import players
     from openrlhf_lamer.policies.endpoint import Server
@@ -331,13 +312,13 @@ def open_player(
     if tokenizer is not None and not (tokenizer / "tokenizer_config.json").is_file():
         fail(f"--tokenizer {tokenizer}: no tokenizer_config.json there; give the folder of the model's tokenizer")
     server = Server(endpoint, model, os.environ.get("OPENAI_API_KEY"), patience, timeout)
-    # Not the URL: a server that is started again elsewhere is the same to a run that goes on.
+    # Without the URL, so that a run can go on with a server that was started again elsewhere.
     asked = "by chat messages" if tokenizer is None else "by token ids"
     return players.open_server(server, sampling, tokenizer), {"player": f"server, {asked}", "model": model}
 
 
 def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str | int]:
-    """The tasks in a run's settings, with the panel's version: the same seeds begin otherwise in another version."""
+    """The tasks in a run's settings, with the panel's version, since its seeds begin otherwise in another version."""
     from openrlhf_lamer import panels
 
     if _is_file(tasks):
@@ -359,9 +340,3 @@ def _is_file(tasks: str) -> bool:
 def _hash(content: list[Task] | str) -> str:
     text = content if isinstance(content, str) else "\n".join(task.to_json() for task in content)
     return sha256(text.encode()).hexdigest()[:32]
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    """Leave without a result, by no fault of the command line."""
-    typer.echo(f"openrlhf-lamer: {message}", err=True)
-    raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""What several commands read from their arguments in the same way."""
+"""Arguments and results that several commands read and print in the same way."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from openrlhf_lamer.cli.errors import fail
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
     from openrlhf_lamer.config import LamerConfig
+    from openrlhf_lamer.evaluation.tables import Table
     from openrlhf_lamer.evaluation.viewer import Entry
     from openrlhf_lamer.records import Task
 
@@ -23,12 +24,9 @@ def environment(named: str) -> str:
     """The name of an environment, given by it or by the agent's .py file that brings it."""
     if not named.endswith(".py"):
         return named
-    from openrlhf_lamer.agents import AgentError, load_agent
+    from openrlhf_lamer.agents import load_agent
 
-    try:
-        return load_agent(named)[0].env
-    except AgentError as error:
-        fail(str(error))
+    return load_agent(named)[0].env
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:
@@ -56,6 +54,25 @@ def entries_of(run: Path) -> list[Entry]:
     if not entries:
         fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval --out` wrote")
     return entries
+
+
+def one_form(as_json: bool, as_csv: bool) -> None:
+    """Refuse both forms of a result at once."""
+    if as_json and as_csv:
+        fail("give either --json or --csv")
+
+
+def show(table: Table, as_dict: Any, as_rows: Table | None = None, *, as_json: bool, as_csv: bool) -> None:
+    """Print a result as JSON, as CSV (`as_rows`, by default the table), or as a table of the terminal's width."""
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(as_dict))
+    elif as_csv:
+        typer.echo((as_rows or table).to_csv(), nl=False)
+    else:
+        console = Console()
+        console.print(table.to_rich(console.width))
 
 
 @contextmanager
@@ -92,12 +109,9 @@ def longest(
     options = {json.dumps(task.options, sort_keys=True): task.options for task in panel}
     limits = [length for length in map(context_length, folders) if length]
     limit = min(limits, default=None)
-    try:
-        length, warning = room.settle(
-            agent, config, max_new_tokens, options.values(), flag="--max-length", given=given, model=limit
-        )
-    except room.RoomError as error:
-        fail(str(error))
+    length, warning = room.settle(
+        agent, config, max_new_tokens, options.values(), flag="--max-length", given=given, model=limit
+    )
     if warning:
         typer.echo(f"openrlhf-lamer: warning: {warning}", err=True)
     return length

@@ -13,6 +13,7 @@ from openrlhf_lamer.cli.analyze import analyze
 from openrlhf_lamer.cli.credit import credit
 from openrlhf_lamer.cli.cross import cross
 from openrlhf_lamer.cli.doctor import doctor
+from openrlhf_lamer.cli.errors import Commands
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
@@ -22,6 +23,7 @@ from openrlhf_lamer.cli.view import view
 
 app = typer.Typer(
     name="openrlhf-lamer",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,

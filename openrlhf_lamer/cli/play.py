@@ -88,7 +88,7 @@ def play(
     """
     from rich.console import Console
 
-    from openrlhf_lamer import envs, manifest
+    from openrlhf_lamer import envs
 
     if (action is not None or actions is not None) and player is not Who.HUMAN:
         fail("--action and --actions play by themselves; leave --player out")
@@ -110,7 +110,7 @@ def play(
                     typer.echo(json.dumps(asdict(outcome)))
     except KeyboardInterrupt:
         console.print("left")
-    except (envs.TaskError, manifest.PanelError, ImportError, NotImplementedError) as error:
+    except (ImportError, NotImplementedError) as error:
         fail(str(error))
     if not as_json:
         _summary(console, outcomes)

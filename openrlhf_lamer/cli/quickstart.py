@@ -24,7 +24,7 @@ def quickstart(
 
     from rich.console import Console
 
-    from openrlhf_lamer.quickstart.run import StageError, require_stack, run
+    from openrlhf_lamer.quickstart.run import require_stack, run
     from openrlhf_lamer.quickstart.settings import Settings
 
     missing = require_stack()
@@ -34,10 +34,7 @@ def quickstart(
     if steps is not None:
         settings = replace(settings, steps=steps)
     console = Console()
-    try:
-        measured, report = run(out.absolute(), settings, console)
-    except StageError as error:
-        fail(str(error))
+    measured, report = run(out.absolute(), settings, console)
     for table in report.sections[0].tables:
         console.print(table.to_rich(console.width))
     console.print(measured.verdict)

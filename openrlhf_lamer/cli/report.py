@@ -39,17 +39,13 @@ def report(
 
     from openrlhf_lamer.evaluation.outcomes import read_runs
     from openrlhf_lamer.evaluation.report import build
-    from openrlhf_lamer.evaluation.run import RunError
     from openrlhf_lamer.evaluation.tables import long_csv
 
     if as_markdown + as_csv + as_json > 1:
         fail("--markdown, --csv and --json are one form each; give one of them")
     messages = Console(stderr=True)
-    try:
-        with messages.status("reading trials"):
-            read = read_runs(runs)
-    except RunError as error:
-        fail(str(error))
+    with messages.status("reading trials"):
+        read = read_runs(runs)
     found = build(read, ", ".join(dict.fromkeys(run.label for run in read)))
     if out is not None:
         try:

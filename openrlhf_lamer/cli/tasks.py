@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import progress
 
 if TYPE_CHECKING:
@@ -47,10 +46,7 @@ def tasks(
     """
     from openrlhf_lamer import manifest, panels
 
-    try:
-        chosen = [panels.load(name) for name in names or manifest.names()]
-    except manifest.PanelError as error:
-        fail(str(error))
+    chosen = [panels.load(name) for name in names or manifest.names()]
     verdicts: dict[str, Verdict] = {}
     if verify:
         with progress("tasks", sum(panel.size for panel in chosen)) as advance:

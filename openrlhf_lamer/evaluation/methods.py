@@ -1,4 +1,4 @@
-"""What the paper compares: prompting and RL baselines, and LaMer, as settings of one and the same trial.
+"""Methods that the paper compares, prompting and RL baselines and LaMer, as settings of one and the same trial.
 
 A baseline that is trained differs from one that is not by the model alone, so `rl` is `react` with another
 checkpoint, and `lamer` is `rl+memory`. Our prompts differ from those of the methods' own papers: `react` has
@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 from openrlhf_lamer.vocabulary import Memory
+
+MethodName: TypeAlias = Literal["zero-shot", "react", "reflexion", "rl", "rl+memory", "lamer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How k attempts at a task are made.
+    """Way to make k attempts at a task.
 
     Attributes:
         name: What `--method` takes.
-        about: What it is, in a few words.
-        memory: What an attempt sees of the earlier ones; None where attempts know nothing of each other. Then each
-            is a trial of one episode, and its task's samples stand for attempts.
+        memory: Memory of earlier attempts; None where attempts are independent. Then each is a trial of one episode,
+            and the samples of a task stand for attempts.
         reasons: Whether the model is asked to think before it acts.
     """
 
-    name: str
-    about: str
+    name: MethodName
     memory: Memory | None
     reasons: bool = True
 
@@ -41,12 +42,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method("zero-shot", "a prompted model that answers with the action alone", None, reasons=False),
-            Method("react", "a prompted model that thinks, then acts", None),
-            Method("reflexion", "a prompted model with its reflections on earlier attempts", "reflection"),
-            Method("rl", "a model trained on single attempts (PPO, RLOO, GRPO, GiGPO)", None),
-            Method("rl+memory", "that model, given earlier attempts and its reflections on them", "both"),
-            Method("lamer", "a model trained on trials of several attempts", "both"),
+            Method("zero-shot", None, reasons=False),
+            Method("react", None),
+            Method("reflexion", "reflection"),
+            Method("rl", None),
+            Method("rl+memory", "both"),
+            Method("lamer", "both"),
         )
     }
 )

@@ -35,6 +35,8 @@ class RunError(LamerError, ValueError):
 class RunStoppedError(LamerError, RuntimeError):
     """The engine is gone. What was played is kept, and the same command goes on from there."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -20,6 +20,8 @@ START_VARIABLE, START_SECONDS = "RAY_raylet_start_wait_time_s", 30
 class StartError(LamerError, RuntimeError):
     """A Ray of this process's own that did not start; the message says why and what to do."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

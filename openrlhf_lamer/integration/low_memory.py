@@ -31,6 +31,8 @@ _TAKER = re.compile(r"(\d+)\t([\d.]+)\t(.+)")
 class WorkerKilledError(LamerError, RuntimeError):
     """A worker was killed for memory; the message says what took it, and how the run goes on."""
 
+    exit_code = 1
+
 
 def killed_for_memory(error: BaseException) -> str | None:
     """A line on what was killed and where, what had the memory, and the remedy; None for another error."""

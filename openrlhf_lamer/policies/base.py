@@ -13,9 +13,13 @@ from openrlhf_lamer.records import Phase
 class EngineError(LamerError, RuntimeError):
     """Generation failed; the trial is begun anew or masked."""
 
+    exit_code = 1
 
-class EngineGoneError(Exception):
+
+class EngineGoneError(LamerError):
     """Nothing will be generated any more, for this trial or another: the run is to stop, by no fault of a trial."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)

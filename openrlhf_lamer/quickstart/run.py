@@ -37,6 +37,8 @@ AGENT = "openrlhf_lamer.agents.minesweeper"
 class StageError(LamerError, RuntimeError):
     """A stage of the quickstart failed; names its log."""
 
+    exit_code = 1
+
 
 def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
     """Run everything and leave the results in `out`; returns what was measured, and how it is shown.

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openrlhf_lamer import advantage
-from openrlhf_lamer.agents import AgentError, load_agent
+from openrlhf_lamer import LamerError, advantage
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
-from openrlhf_lamer.integration.cluster import Cluster, StartError
-from openrlhf_lamer.integration.host import CLI, HostError, probe
+from openrlhf_lamer.integration.cluster import Cluster
+from openrlhf_lamer.integration.host import CLI, probe
 from openrlhf_lamer.integration.launch.checks import check, clip_range, max_len, needs_critic, staleness
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
@@ -141,12 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command: one message, and exit code 2 for a configuration that cannot work, 1 for a run that broke."""
     try:
         launch(prepare(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, AgentError, HostError, cpu.CudaPresentError) as error:
+    except LamerError as error:
         print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (StartError, EngineDiedError, WorkerKilledError) as error:
-        print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 def _remedy(line: CommandLine) -> str:

@@ -35,6 +35,8 @@ EXIT_SECONDS = 40.0
 class EngineDiedError(LamerError, RuntimeError):
     """A rollout engine died; the message names it, what it did, and how the run goes on."""
 
+    exit_code = 1
+
 
 class EngineWatch:
     """Waits for the death of an engine, in a thread of the driver, and interrupts its main thread then.

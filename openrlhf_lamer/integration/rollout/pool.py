@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 class WorkerDiedError(LamerError, RuntimeError):
     """An environment's process ended while it was asked something."""
 
+    exit_code = 1
+
 
 class NotStartedError(WorkerDiedError):
     """A worker ended before it was up."""

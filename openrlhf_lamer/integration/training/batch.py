@@ -34,6 +34,8 @@ MESSAGE_LIMIT = 300
 class TooManyFailuresError(LamerError, RuntimeError):
     """More trials of a batch failed than `--lamer.max_failed_share` allows."""
 
+    exit_code = 1
+
 
 @dataclass
 class TrialBatch:

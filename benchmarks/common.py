@@ -1,0 +1,62 @@
+"""Parts that several benchmarks share: tables, an engine's answer, and the trainer's side of a run without models."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.config import LamerConfig
+
+THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
+
+
+def grid(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
+    """A table without rows; columns are aligned right, the first one and those of `left` left."""
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number == 0 or heading in left else "right")
+    return table
+
+
+def show(*tables: Table, width: int = 100) -> None:
+    """Print tables at their full width, also where the output is no terminal."""
+    console = Console(width=max(Console().width, width))
+    for table in tables:
+        console.print(table)
+
+
+def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop", text: str = "") -> Any:
+    """An engine's answer in vLLM's form."""
+    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason, text=text)
+    return SimpleNamespace(outputs=[output])
+
+
+def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batch: int, ranks: int) -> Any:
+    """The trainer's experience maker for groups of `group` trials; the scores of its models are made up."""
+    from openrlhf_lamer.integration import cpu
+
+    if not cpu.cuda_available():
+        cpu.install()
+    from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+
+    class Maker(LamerExperienceMaker):
+        def make_experience(self, samples_list: list[Any]) -> list[Any]:
+            for sample in samples_list:
+                sample.kl = sample.action_mask * 0.0
+                sample.action_log_probs = sample.action_mask * -0.1
+            return samples_list
+
+    args = SimpleNamespace(
+        algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
+        rollout=SimpleNamespace(n_samples_per_prompt=group, micro_batch_size=micro_batch),
+        train=SimpleNamespace(batch_size=64, seed=0),
+        actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
+        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+    )
+    models: list[Any] = [None] * 4
+    others: list[Any] = [SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
+    return Maker(*models, *others, config=config, estimator="lamer_gigpo")
