@@ -21,12 +21,10 @@ OURS = {"lamer_gigpo", "lamer_grpo", "lamer_hgpo", "lamer_ppo", "lamer_reinforce
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test has a copy of the registry, and loads plugins anew."""
-    monkeypatch.setattr(registry, "_estimators", dict(registry._estimators))
-    registry._load_plugins.cache_clear()
-    yield
-    registry._load_plugins.cache_clear()
+def own_registry() -> Iterator[None]:
+    """Each test registers for itself, and loads plugins again."""
+    with registry.scoped():
+        yield
 
 
 def two_turns() -> TurnTable:

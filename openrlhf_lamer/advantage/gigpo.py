@@ -30,8 +30,9 @@ one term for the other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
-from pydantic import BaseModel, Field
 
 from openrlhf_lamer.advantage.groups import EPS, anchor_groups, codes, normalise, share
 from openrlhf_lamer.advantage.registry import register
@@ -39,10 +40,14 @@ from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 from openrlhf_lamer.vocabulary import Norm
 
 
-class GigpoOptions(BaseModel, frozen=True, extra="forbid"):
+@dataclass(frozen=True, slots=True)
+class GigpoOptions:
     """Weight of the two terms."""
 
-    step_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Weight (w) of GiGPO's step term.")
+    step_weight: float = field(
+        default=1.0,
+        metadata={"ge": 0, "allow_inf_nan": False, "description": "Weight (w) of GiGPO's step term."},
+    )
 
 
 def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:

@@ -32,24 +32,29 @@ weighs contexts of small spread higher.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
-from pydantic import BaseModel, Field
 
 from openrlhf_lamer.advantage.groups import anchor_groups, codes, normalise, share, units
 from openrlhf_lamer.advantage.registry import register
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, IntArray, TurnTable
 
 
-class HgpoOptions(BaseModel, frozen=True, extra="forbid"):
+@dataclass(frozen=True, slots=True)
+class HgpoOptions:
     """Levels of contexts and their weights."""
 
-    depth: int = Field(default=2, ge=0, description="Earlier turns (K) that HGPO compares contexts by.")
-    depth_power: float = Field(
+    depth: int = field(
+        default=2, metadata={"ge": 0, "description": "Earlier turns (K) that HGPO compares contexts by."}
+    )
+    depth_power: float = field(
         default=1.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Exponent (α) of the weight (k + 1)^α that HGPO gives to level k.",
+        metadata={
+            "ge": 0,
+            "allow_inf_nan": False,
+            "description": "Exponent (α) of the weight (k + 1)^α that HGPO gives to level k.",
+        },
     )
 
 

@@ -9,16 +9,17 @@ advantage per turn. It enters the registry through the decorator:
 One that needs a critic reads its values from `table.values`, and says by a second function, `targets`,
 what the critic is to be trained on.
 
-Options of an estimator are the fields of a frozen pydantic model; the function gets an instance as a third argument:
+Options of an estimator are the fields of a frozen dataclass; the function gets an instance as a third argument:
 
-    class MyOptions(BaseModel, frozen=True, extra="forbid"):
-        window: int = Field(default=4, ge=1, description="Turns that a baseline averages.")
+    @dataclass(frozen=True)
+    class MyOptions:
+        window: int = field(default=4, metadata={"ge": 1, "description": "Turns that a baseline averages."})
 
     @register("my_estimator", options=MyOptions)
     def estimate(table: TurnTable, config: CreditConfig, options: MyOptions) -> FloatArray: ...
 
-The user sets them by `--lamer.my_estimator.window 8`, or in a table `[my_estimator]` of the TOML file. The flag leaves
-out a leading `lamer_`. Each option has a default.
+The user sets them by `--lamer.my_estimator.window 8` (without a leading `lamer_`), or in a table
+`[my_estimator]` of the TOML file. `metadata` takes the arguments of pydantic's `Field`; each option has a default.
 
 Another package names the module that registers it as an entry point of the group
 `openrlhf_lamer.advantage`. Plugins are imported when an estimator is first asked for, in each process
@@ -30,18 +31,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import cache, wraps
 from importlib.metadata import entry_points
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 from openrlhf_lamer.vocabulary import Norm
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic.fields import FieldInfo
 
 ENTRY_POINTS = "openrlhf_lamer.advantage"
 
@@ -61,7 +64,7 @@ class Estimator:
             chained form of returns alone.
         targets: One target of the critic per turn, the value that it should have had where the turn
             begins; None for estimators that need no critic.
-        options: Model of its own options; None where it has none.
+        options: Dataclass of its own options; None where it has none.
     """
 
     name: str
@@ -70,7 +73,7 @@ class Estimator:
     needs_group: bool
     chained_only: bool
     targets: Estimate | None
-    options: type[BaseModel] | None
+    options: type[Any] | None
 
     @property
     def needs_critic(self) -> bool:
@@ -80,7 +83,12 @@ class Estimator:
     @property
     def fields(self) -> dict[str, FieldInfo]:
         """Type, default and description of each of its options, by name."""
-        return {} if self.options is None else self.options.model_fields
+        if self.options is None:
+            return {}
+        from pydantic.fields import FieldInfo
+
+        hints = get_type_hints(self.options)
+        return {own.name: FieldInfo.from_annotated_attribute(hints[own.name], own) for own in fields(self.options)}
 
     def flag(self, option: str) -> str:
         """What follows `--lamer.` in the flag of an option."""
@@ -98,14 +106,16 @@ class Estimator:
             raise ValueError(f"--lamer.{self.flag(name)}: no such option of {self.name}. {has}")
         if self.options is None:
             return None
+        from pydantic import ValidationError
+
         try:
-            return self.options.model_validate(dict(given))
+            return _reader(self.options).validate_python(dict(given))
         except ValidationError as error:
             lines = []
             for problem in error.errors():
-                name = str(problem["loc"][0])
-                said = f"--lamer.{self.flag(name)} {problem['input']!r}: {problem['msg']}"
-                lines.append(f"{said}. {known[name].description}")
+                name = str(problem["loc"][0]) if problem["loc"] else "*"
+                remedy = known[name].description if name in known else ""
+                lines.append(f"--lamer.{self.flag(name)} {problem['input']!r}: {problem['msg']}. {remedy}".rstrip())
             raise ValueError("\n".join(lines)) from error
 
     def settle(self, config: CreditConfig) -> CreditConfig:
@@ -135,7 +145,7 @@ def register(
     needs_group: bool = True,
     chained_only: bool = False,
     targets: Callable[..., FloatArray] | None = None,
-    options: type[BaseModel] | None = None,
+    options: type[Any] | None = None,
 ) -> Callable[[Callable[..., FloatArray]], Estimate]:
     """Register the decorated function under a name that is still free; see `Estimator` for the arguments.
 
@@ -207,6 +217,13 @@ def scoped() -> Iterator[None]:
         _estimators.clear()
         _estimators.update(before)
         _load_plugins.cache_clear()
+
+
+@cache
+def _reader(options: type[Any]) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(options)
 
 
 @cache
