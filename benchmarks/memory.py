@@ -136,7 +136,7 @@ def main() -> None:
     if not cpu.cuda_available():
         cpu.install()
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
-    from openrlhf_lamer.integration.training.batch import RowBatch, TrialBatch
+    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch
 
     maker = trainer(args.micro_batch)
     answer = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
@@ -157,8 +157,8 @@ def main() -> None:
         samples = steps("trials arrive (and are made up)", arrive)
         batch = steps("TrialBatch.of", lambda: TrialBatch.of(samples, GROUP, 0.25))
         rows = steps("RowBatch.build", lambda: RowBatch.build(batch.trials, multiple=64, train_reflection=True))
-        experiences = steps("micro-batches", lambda: maker._micro_batches(rows, batch))
-        steps("credit", lambda: maker._assign_turn_credit(experiences, rows, batch))
+        experiences = steps("micro-batches", lambda: rows.micro_batches([0.0] * args.trials, maker._layout))
+        steps("credit", lambda: maker._credit_turns(batch, PlacedRows(rows, experiences)))
     tokens = args.trials * args.turns * (args.prompt + args.reply)
     table = Table(title=f"{args.trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens")
     for heading in ("after", "seconds", "MB more", "bytes a token"):
