@@ -81,11 +81,6 @@ class TrialBatch:
         """The trials that did not fail."""
         return [self.trials[i] for i in self.live]
 
-    @property
-    def live_groups(self) -> np.ndarray:
-        """The group of each live trial."""
-        return self.groups[self.live]
-
     def by_trial(self, values: np.ndarray, trial_column: np.ndarray) -> list[np.ndarray]:
         """Split a column of the live trials' turn table into one array per trial; empty for failed trials."""
         counts = np.bincount(trial_column, minlength=len(self.live))
@@ -164,14 +159,10 @@ class RowBatch:
         return sampled_tokens(self.rows)
 
     def micro_batches(self, earned: Sequence[float], layout: Layout) -> list[Experience]:
-        """Rows and fillers in micro-batches for scoring, dealt to the ranks by length.
+        """Rows and fillers in micro-batches for scoring, with each row's trial's return from `earned` as its reward.
 
         Rows of similar length stand together, so that little is padded. Every rank gets the same number of
         micro-batches and rows: the host deadlocks otherwise.
-
-        Args:
-            earned: Scalar return of each trial of the batch.
-            layout: Size and number of the micro-batches.
         """
         rewards = torch.tensor(earned)
         lengths = [len(row.ids) for row in self.rows]
@@ -250,17 +241,10 @@ class PlacedRows:
                 # On the axis of predictions, the critic has seen the prompt and no more here.
                 values[owner][span.turn] = float(experience.values[line, span.start - 1])
                 known[owner][span.turn] = True
-        return TurnValues(
-            np.concatenate([values[i] for i in batch.live]), np.concatenate([known[i] for i in batch.live])
-        )
+        return TurnValues(*(np.concatenate([column[i] for i in batch.live]) for column in (values, known)))
 
     def set_turns(self, name: str, per_trial: Sequence[np.ndarray]) -> None:
-        """Set a per-token field to the value of each token's turn, 0 at tokens that were not sampled.
-
-        Args:
-            name: The field.
-            per_trial: For each trial, its turns' values.
-        """
+        """Set a per-token field from a value per turn of each trial: at the turn's sampled tokens, 0 elsewhere."""
         self._clear(name)
         for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=False):
             for span in row.spans:
@@ -279,7 +263,7 @@ class PlacedRows:
         )
 
     def set_tokens(self, name: str, trials: IntArray, values: torch.Tensor) -> None:
-        """Set a per-token field from [trials, tokens] as `tokens` has them, 0 elsewhere."""
+        """Set a per-token field at the sampled tokens of trials from [trials, tokens], as `tokens` reads it; 0 elsewhere."""
         self._clear(name)
         for trial, own in zip(trials.tolist(), values, strict=True):
             used = 0

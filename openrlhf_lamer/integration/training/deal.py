@@ -1,4 +1,4 @@
-"""Which rows are trained in which optimizer step, and by which data-parallel rank.
+"""Order of training: the optimizer step and the data-parallel rank of each row.
 
 The host trains rows in the order in which it is given them, in steps of `--train.batch_size`. It shuffles each rank's
 rows beforehand only without tensor parallelism, so the order must be right already when rows are handed over.

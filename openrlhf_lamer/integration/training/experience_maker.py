@@ -66,7 +66,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         credit = assign_credit(
             self.estimator,
             batch.live_trials,
-            batch.live_groups.tolist(),
+            batch.groups[batch.live].tolist(),
             self.config,
             self.args.algo.advantage.lambd,
             placed.turn_values(batch) if advantage.get(self.estimator).needs_critic else None,
@@ -89,7 +89,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
             TokenSequences(
                 earned=torch.tensor(earned, dtype=torch.float64),
                 truncated=torch.tensor([any(turn.truncated for turn in trial.turns) for trial in trials]),
-                groups=batch.live_groups,
+                groups=batch.groups[batch.live],
                 mask=placed.tokens("action_mask", batch.live).long(),
                 kl=placed.tokens("kl", batch.live),
                 values=None if placed.experiences[0].values is None else placed.tokens("values", batch.live),

@@ -1,13 +1,13 @@
 """The host's own estimators on whole trials.
 
-To the host, a sample is one sequence with a reward at its end. A trial becomes just that: its sampled tokens one after
-the other, whatever rows they stand in, with the trial's scalar return R as the reward. Each sampled token takes its
-advantage from its place, so a stock name is exact in every context.
+To the host, a sample is one sequence with a reward at its end. So a trial is given to it as its sampled tokens one
+after the other, whatever rows they stand in, with the trial's scalar return R as the reward. Each sampled token takes
+its advantage from its place in this sequence, so stock estimators are exact in every context.
 
 The host's own code charges length penalties, clips, adds the KL penalty and sums rewards (or values) over the tokens.
-Its baseline and its whitening are written out here, because the host takes all groups for equally large, which failed
-trials make untrue, and compares rewards in single precision, which makes a difference of equal returns. With n live
-trials in a group, m their mean return and s² = Σ (R - m)² / (n - 1), the reward is
+Its baseline and its whitening are written out here for two reasons. The host assumes groups of equal size, which failed
+trials break, and it compares rewards in single precision, in which equal returns can differ. With n live trials in a
+group, m their mean return and s² = Σ (R - m)² / (n - 1), the reward is
 
     reinforce_baseline, dr_grpo   R - m
     rloo                          R - the mean of the others  =  (R - m) · n / (n - 1)
@@ -16,8 +16,8 @@ trials in a group, m their mean return and s² = Σ (R - m)² / (n - 1), the rew
     gae, reinforce                R
 
 and gae, reinforce and reinforce_baseline whiten advantages once, over all tokens of the batch: (A - μ) / σ, with σ² at
-least 1e-8, or A - μ with `--algo.advantage.no_std_norm`. The only live trial of a group has nothing to be compared
-with: its advantage is 0, and it is left out of μ and σ. All of it is in double precision.
+least 1e-8, or A - μ with `--algo.advantage.no_std_norm`. Where a group has one live trial, an estimator that
+compares a group gives it the advantage 0 and leaves it out of μ and σ. All of this is in double precision.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from openrlhf_lamer.integration.host import ESTIMATORS, Baseline
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Live trials as the host's estimators see them: each the sequence of its sampled tokens, with a reward at its end.
+    """Live trials as the host's estimators see them: one sequence of sampled tokens each, with a reward at its end.
 
     Attributes:
         earned: R of each trial; [trials], double precision.
@@ -96,12 +96,12 @@ def stock_credit(
 
 
 def compare(earned: FloatArray, groups: IntArray, baseline: Baseline) -> FloatArray:
-    """Rewards less what the host compares them with; 0 in a group of one.
+    """Rewards minus the host's baseline; 0 in a group of one.
 
     Args:
         earned: R of each live trial; [trials].
         groups: The group of each; [trials].
-        baseline: What is compared.
+        baseline: The host's baseline.
     """
     if baseline == "none":
         return earned
@@ -120,7 +120,7 @@ def compare(earned: FloatArray, groups: IntArray, baseline: Baseline) -> FloatAr
 
 
 def _penalised(trials: TokenSequences, args: Any) -> FloatArray:
-    """R of each trial, less the host's length penalties."""
+    """R of each trial minus the host's length penalties."""
     fields: dict[str, Any] = {"rewards": trials.earned.clone(), "truncated": trials.truncated, "info": {}}
     sample = Experience(**fields)
     apply_length_penalties([sample], args)
