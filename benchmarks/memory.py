@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--trials N]
 
-The steps are those of a training step before the optimiser: trials arrive pickled, as from a rollout engine, become
-rows and micro-batches, and get returns and advantages; the models' scores are made up. Printed after each step: its
+The steps are those of a training step before the models: trials arrive pickled, as from a rollout engine, become
+rows, rows micro-batches, and these get returns and advantages. Printed after each step: its
 time, and by how much the process has grown.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 from common import experience_maker, grid, show
 
@@ -88,28 +89,37 @@ def main() -> None:
     trials = parser.parse_args().trials
     maker = experience_maker(LamerConfig(), SimpleNamespace(pad_token_id=0), GROUP, MICRO_BATCH, RANKS)
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
+    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch, micro_batches
 
     response = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
     gc.collect()
     before = megabytes()
-    found = [before]
-    rows: list[tuple[str, float, float]] = []
+    found, table = [before], grid("A batch in the trainer's process", "after", "seconds", "MB more", "bytes a token")
+    tokens = trials * TURNS * (PROMPT + REPLY)
+    began = time.perf_counter()
+
+    def note(step: str, now: float) -> None:
+        nonlocal began
+        more = now - before
+        table.add_row(step, f"{time.perf_counter() - began:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
+        began = time.perf_counter()
+
     with watched(found):
-        began, samples = time.perf_counter(), []
+        samples = []
         for number in range(trials):
             pickled = pickle.dumps({**response, "trial": random_trial(number)}, protocol=5)
             samples.append(TrialExperience.from_response(pickle.loads(pickled)))
-        rows.append(("trials arrive (and are made up)", time.perf_counter() - began, megabytes()))
-        began = time.perf_counter()
-        kept = maker.make_experience_batch(samples)
-        rows.append(("rows, scores and credit", time.perf_counter() - began, megabytes()))
-    assert kept
-    tokens = trials * TURNS * (PROMPT + REPLY)
-    table = grid(f"{trials:,} trials, {tokens:,} tokens", "after", "seconds", "MB more", "bytes a token")
-    for name, seconds, total in (*rows, ("at the most", 0.0, max(found))):
-        more = total - before
-        table.add_row(name, f"{seconds:.2f}" if seconds else "", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
+        note("trials arrive (and are made up)", megabytes())
+        batch = TrialBatch.of(samples, GROUP, 0.25)
+        rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
+        note("rows", megabytes())
+        unscored = micro_batches(rows, np.zeros(trials), size=MICRO_BATCH, ranks=RANKS, pad_token_id=0)
+        note("micro-batches", megabytes())
+        maker._assign_turn_credit(PlacedRows(unscored, rows, batch))
+        note("credit", megabytes())
+    note("at the most", max(found))
     show(table)
+    print(f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens.")
     print(f"With {before:,.0f} MB of imports the process took {max(found):,.0f} MB.")
 
 
