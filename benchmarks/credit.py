@@ -1,6 +1,6 @@
-"""How long credit takes: returns and each estimator on random trials, up to a million turns.
+"""Time of credit: returns and each estimator on random trials, up to a million turns.
 
-    python benchmarks/credit.py [--estimator NAME ...] [TURNS ...]
+    python benchmarks/credit.py [TURNS ...]
 
 Groups have 8 trials, trials up to 3 episodes. Printed are the best of some runs, the time per turn against that of
 the first size (1.00 is linear), and peak memory over the table's own bytes.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 
 from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, Estimator, TurnTable, get, names, with_returns
-from openrlhf_lamer.advantage.table import FloatArray
 
 SIZES = (100_000, 200_000, 500_000, 1_000_000)
 GROUP_SIZE = 8
@@ -51,25 +51,20 @@ def random_table(turns: int, seed: int = 0) -> TurnTable:
     )
 
 
-def advantages(estimator: Estimator, table: TurnTable, config: CreditConfig) -> FloatArray:
-    """The timed part: from rewards to advantages."""
-    return estimator.estimate(with_returns(table, config), config)
-
-
-def seconds(estimator: Estimator, table: TurnTable, config: CreditConfig) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """Best wall-clock time of some runs."""
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        advantages(estimator, table, config)
+        run()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def peak_bytes(estimator: Estimator, table: TurnTable, config: CreditConfig) -> int:
-    """Most memory that one run holds beyond the table."""
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Most memory that one run allocates."""
     tracemalloc.start()
-    advantages(estimator, table, config)
+    run()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
@@ -88,7 +83,8 @@ def compare(estimator: Estimator, config: CreditConfig, sizes: Sequence[int]) ->
     for size in sizes:
         table = random_table(size)
         own = sum(getattr(table, column.name).nbytes for column in fields(table))
-        elapsed, peak = seconds(estimator, table, config), peak_bytes(estimator, table, config)
+        run = partial(lambda table: estimator.estimate(with_returns(table, config), config), table)
+        elapsed, peak = seconds(run), peak_bytes(run)
         per_turn = elapsed / len(table)
         base = base or per_turn
         print(
@@ -101,12 +97,10 @@ def main() -> None:
     """Time every estimator at every size, in each form of the return that it knows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("turns", nargs="*", type=int, default=SIZES, help="sizes, in turns")
-    parser.add_argument("--estimator", nargs="+", default=names(), help="by name; all where left out")
-    arguments = parser.parse_args()
-    for name in arguments.estimator:
-        estimator = get(name)
+    sizes = parser.parse_args().turns
+    for estimator in map(get, names()):
         for form in ("chained",) if estimator.chained_only else ("paper", "chained"):
-            compare(estimator, CreditConfig(cross_episode=form), arguments.turns)
+            compare(estimator, CreditConfig(cross_episode=form), sizes)
 
 
 if __name__ == "__main__":

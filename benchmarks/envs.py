@@ -1,15 +1,15 @@
-"""How fast and how large the environments are: resets, steps, memory, and whether it grows.
+"""Speed and size of the environments: resets, steps, memory, and whether it grows.
 
     python benchmarks/envs.py [ENVIRONMENT ...] [--tasks N] [--live N]
     python benchmarks/envs.py [ENVIRONMENT ...] --soak 10000
 
-One process, one core, every registered environment in each of its difficulties. `reset` goes to a
-new task, `again` back to the same one, as a trial's later episodes do. A step is a whole turn: parsing,
-the rules, the text of the new state, and the anchor, as the trial loop asks for them.
+One process, one core, every registered environment in each of its difficulties. `reset` goes to a new task, `again`
+back to the same one, as a trial's later episodes do. A step is a whole turn: parsing, the rules, the text of the new
+state, and the anchor.
 
-`--soak` resets one environment over and over instead, and leaves with 1 where memory or temporary
-files grew by more than 5% from the first half, its first fifth aside, to the second. What counts is the least that was
-found in each: the largest games in a cache come and go, a leak stays.
+`--soak` resets one environment over and over instead; exit code 1 where memory or temporary files grew by more than 5%
+from the first half, without its first fifth, to the second. The least of each half counts: the largest games in a
+cache come and go, a leak stays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any
 
-from rich.console import Console
+from common import grid, show
 from rich.table import Table
 
 from openrlhf_lamer import envs
@@ -42,19 +42,17 @@ Options = Mapping[str, Any]
 STEPS = 50
 """Most steps of an episode."""
 SLOW = 10
-"""An environment whose calls are slow as a rule is given this many times fewer tasks."""
+"""A slow environment is given this many times fewer tasks."""
 GROWTH = 0.05
-"""What memory and temporary files may grow by in the second half of a soak."""
+"""Allowed growth of memory and temporary files in the second half of a soak."""
 SLACK = 1 << 20
 """Bytes that never count as growth."""
 LOOKS = 20
-"""How often a soak looks."""
-WIDTH = 100
-"""Columns that the tables need, also where the output is no terminal."""
+"""Measurements in a soak."""
 
 
 def some_tasks(name: str, options: Options, number: int) -> list[Task]:
-    """So many tasks of the first split that can be had, or all that it has."""
+    """The first `number` tasks, or all, of the first split whose data is there."""
     cls = envs.lookup(name)
     missing: envs.TaskError | None = None
     for split in cls.splits:
@@ -119,7 +117,7 @@ def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEn
 
 
 def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Memory and temporary files in bytes, the least that was found in each half of so many resets."""
+    """Memory and temporary files in bytes: the least in each half of that many resets."""
     options = envs.lookup(name).difficulties[0]
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, resets))
@@ -137,7 +135,7 @@ def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 @contextmanager
 def temporary_files() -> Iterator[str]:
-    """A folder of its own for this process's temporary files."""
+    """A separate folder for this process's temporary files."""
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         yield folder
@@ -166,8 +164,8 @@ def temporary(folder: str) -> int:
     return sum(held.values())
 
 
-def alone(function: Any, *arguments: Any) -> Any:
-    """What `function` returns in a new process, whose memory nothing else has touched."""
+def apart(function: Any, *arguments: Any) -> Any:
+    """Result of `function` in a new process, whose memory nothing else has touched."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -183,9 +181,8 @@ def figures(milliseconds: list[float]) -> Iterator[str]:
 
 def speed_table(names: list[str], number: int, live: int) -> Table:
     """A row for each environment, difficulty and call."""
-    table = Table(title="Environments, one core (times in ms)")
-    for heading in ("", "call", "calls/s", "mean", "median", "p99", "KB live", "KB files"):
-        table.add_column(heading, justify="left" if heading in ("", "call") else "right")
+    headings = ("", "call", "calls/s", "mean", "median", "p99", "KB live", "KB files")
+    table = grid("Environments, one core (times in ms)", *headings, left=("call",))
     for name in names:
         table.add_section()
         table.add_row(f"[bold]{name}")
@@ -193,7 +190,7 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
         for options in envs.lookup(name).difficulties:
             label = " ".join(f"{key}={value}" for key, value in options.items())
             try:
-                sizes = [f"{size / 1e3:,.1f}" for size in alone(live_size, name, options, max(live // share, 2))]
+                sizes = [f"{size / 1e3:,.1f}" for size in apart(live_size, name, options, max(live // share, 2))]
                 for call, milliseconds in speed(name, options, max(number // share, 2)).items():
                     table.add_row(label, call, *figures(milliseconds), *sizes)
                     label, sizes = "", []
@@ -204,14 +201,13 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
 
 def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
     """A row for each environment, and whether nothing grew."""
-    table = Table(title="Soak")
-    for heading in ("environment", "resets", "MB first half", "MB second", "files first half", "files second", ""):
-        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    headings = ("environment", "resets", "MB first half", "MB second", "files first half", "files second", "")
+    table = grid("Soak", *headings)
     flat = True
     for name in names:
         number = resets // SLOW if envs.lookup(name).slow else resets
         try:
-            before, after = alone(soak, name, number)
+            before, after = apart(soak, name, number)
         except (envs.TaskError, ImportError) as error:
             table.add_row(f"{name} not measured: {error}")
             continue
@@ -231,12 +227,11 @@ def main() -> int:
     parser.add_argument("--soak", type=int, metavar="RESETS", help="reset so often; a tenth where it is slow")
     args = parser.parse_args()
     names = args.environments or list(envs.names())
-    console = Console(width=max(Console().width, WIDTH))
     if args.soak:
         table, flat = soak_table(names, args.soak)
-        console.print(table)
+        show(table)
         return 0 if flat else 1
-    console.print(speed_table(names, args.tasks, args.live))
+    show(speed_table(names, args.tasks, args.live))
     return 0
 
 

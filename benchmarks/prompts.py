@@ -1,4 +1,4 @@
-"""How long prompts get: random play of every game in every context, against the default of `--data.max_len`.
+"""Length of prompts: random play of every game in every context, against the default of `--data.max_len`.
 
     python benchmarks/prompts.py [--env sokoban ...] [--tasks 24] [--tokenizer FOLDER]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from common import THOUGHT
 
 from openrlhf_lamer import envs, room
 from openrlhf_lamer.agents import load_agent
@@ -30,7 +31,6 @@ from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import ContextPolicy
 
 LONGEST = 1 << 30
-THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
 REMARK = "What was tried here did not work, so begin elsewhere next time and look at everything before acting. "
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -31,8 +31,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-from rich.console import Console
-from rich.table import Table
+from common import answer, experience_maker, grid, show
 from scipy.stats import theilslopes
 
 from openrlhf_lamer import envs
@@ -133,7 +132,7 @@ class Rollout:
         ids = [*self._chat.encode(text), *self._chat.end_of_reply][: sampling_params.max_tokens]
         logprobs = [{token: SimpleNamespace(logprob=-0.1)} for token in ids]
         reason = "length" if len(ids) == sampling_params.max_tokens else "stop"
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)])
+        return answer(ids, logprobs, reason)
 
     def _say(self, asked: str) -> str:
         rng = self._rng
@@ -152,28 +151,8 @@ class Trainer:
     """Dispatches tasks, and does with their trials what the trainer does before the optimiser."""
 
     def __init__(self, rollout: Any, tokenizer: Any) -> None:
-        if not cpu.cuda_available():
-            cpu.install()
-        from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
-
-        class Maker(LamerExperienceMaker):
-            def make_experience(self, samples_list: list[Any]) -> list[Any]:
-                for sample in samples_list:
-                    sample.kl = sample.action_mask * 0.0
-                    sample.action_log_probs = sample.action_mask * -0.1
-                return samples_list
-
         self._rollout, self._tokenizer = rollout, tokenizer
-        args = SimpleNamespace(
-            algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
-            rollout=SimpleNamespace(n_samples_per_prompt=GROUP, micro_batch_size=8),
-            train=SimpleNamespace(batch_size=64, seed=0),
-            actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=1),
-            ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
-        )
-        host: list[Any] = [None] * 4  # the models' groups
-        others: list[Any] = [SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
-        self._maker = Maker(*host, *others, config=CONFIG, estimator="lamer_gigpo")
+        self._maker = experience_maker(CONFIG, tokenizer, GROUP, micro_batch=8, ranks=1)
 
     def step(self, tasks: Sequence[Task]) -> dict[str, float]:
         """Counts of one batch: trials, failed ones, retries, and rows."""
@@ -271,9 +250,7 @@ def main() -> int:
     os.environ[ENV_VAR] = CONFIG.to_env()
     done, memory, counts, seconds = soak(args.trials)
 
-    table = Table(title="Private memory (MB)")
-    for heading in ("trials", *PROCESSES):
-        table.add_column(heading, justify="right")
+    table = grid("Private memory (MB)", "trials", *PROCESSES)
     for i in sorted({round(share * (len(done) - 1) / 20) for share in range(21)}):
         table.add_row(f"{done[i]:,}", *(f"{memory[process][i]:,.1f}" for process in PROCESSES))
     table.add_section()
@@ -281,9 +258,8 @@ def main() -> int:
     table.add_row("per 1,000", *(f"{each.slope:+.2f}" for each in found.values()))
     table.add_row("at least", *(f"{each.least:+.2f}" for each in found.values()))
     table.add_row("", *("[red]grew[/]" if each.exceeds else "flat" for each in found.values()))
-    console = Console(width=100)
-    console.print(table)
-    console.print(
+    show(table)
+    print(
         f"{counts['trials']:,.0f} trials in {seconds:,.0f} s ({counts['trials'] / seconds:.1f} a second): "
         f"{counts['failed']:.0f} failed, {counts['retries']:.0f} tries again, {counts['episodes']:,.0f} episodes, "
         f"{counts['rows']:,.0f} rows"

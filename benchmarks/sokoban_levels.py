@@ -1,11 +1,11 @@
-"""How hard Sokoban's levels are, by the number of boxes: does more boxes mean harder?
+"""Difficulty of Sokoban's levels by the number of boxes.
 
-    python benchmarks/sokoban_levels.py [--levels N] [--size N] [--boxes N ...]
+    python benchmarks/sokoban_levels.py [--levels N]
 
 A row for each number of boxes, and one with the figures recorded from the paper's generator (6x6, 200 levels), which
 is not run. Shortest solutions come from a breadth-first search over single moves, written here. The random
-player makes 21 random moves; the greedy one, within 21 moves, always makes the push after which the boxes are nearest
-to the targets (least sum of Manhattan distances, each box with a target of its own), the nearest such push first.
+player makes 21 random moves; the greedy one, within 21 moves, always makes the push that brings the boxes nearest to
+the targets (least sum of Manhattan distances, with a target for each box), the nearest such push first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from itertools import permutations
 from statistics import fmean, median, quantiles
 
-from rich.console import Console
-from rich.table import Table
-
 from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
 from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
 
+SIZE = 6
+"""Rows and columns, walls included."""
 EPISODES = 50
 """Random episodes on each level."""
-WIDTH = 100
-"""Columns that the table needs, also where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,17 @@ PAPER = {
 """Recorded from the paper's generator, by the number of boxes: 200 levels each of 6x6."""
 
 
+def moved(room: Room, boxes: int, player: int, by: int) -> tuple[int, int]:
+    """The position after a move; the same one where it does nothing."""
+    to, beyond = shift(player, by), shift(player, 2 * by)
+    if not to & room.floor or (to & boxes and not beyond & room.floor & ~boxes):
+        return boxes, player
+    return (boxes ^ to ^ beyond if to & boxes else boxes), to
+
+
 def neighbours(room: Room, boxes: int, player: int) -> Iterator[tuple[int, int]]:
     """Positions after each of the four moves that changes something."""
-    for by in room.steps:
-        to, beyond = shift(player, by), shift(player, 2 * by)
-        if not to & room.floor:
-            continue
-        if not to & boxes:
-            yield boxes, to
-        elif beyond & room.floor & ~boxes:
-            yield boxes ^ to ^ beyond, to
+    return (after for by in room.steps if (after := moved(room, boxes, player, by)) != (boxes, player))
 
 
 def shortest(level: Level) -> int:
@@ -103,10 +101,7 @@ def wins_at_random(level: Level, rng: random.Random) -> bool:
     """Whether 21 random moves win; a move that does nothing counts."""
     boxes, player = level.boxes, level.player
     for _ in range(LONGEST):
-        by = rng.choice(level.room.steps)
-        to, beyond = shift(player, by), shift(player, 2 * by)
-        if to & level.room.floor and not (to & boxes and (beyond & boxes or not beyond & level.room.floor)):
-            boxes, player = (boxes ^ to ^ beyond if to & boxes else boxes), to
+        boxes, player = moved(level.room, boxes, player, rng.choice(level.room.steps))
         if boxes == level.room.targets:
             return True
     return False
@@ -167,20 +162,18 @@ def difficulty(size: int, boxes: int, levels: int) -> Difficulty:
 
 def main() -> None:
     """Measure and print a table."""
+    from common import grid, show
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--levels", type=int, default=200, help="levels of each number of boxes, 2 or more")
-    parser.add_argument("--size", type=int, default=6, help="rows and columns, walls included")
-    parser.add_argument("--boxes", type=int, nargs="+", default=[2, 3, 4, 5], choices=(2, 3, 4, 5))
-    args = parser.parse_args()
-    table = Table(title=f"Sokoban {args.size}x{args.size}, {args.levels} levels each; paper's: recorded, 6x6")
-    for heading in ("boxes", "generator", "walls", "moves (5-95%)", "on target", "random", "greedy", "reset ms"):
-        table.add_column(heading, justify="left" if heading == "generator" else "right")
-    for boxes in args.boxes:
+    levels = parser.parse_args().levels
+    headings = ("boxes", "generator", "walls", "moves (5-95%)", "on target", "random", "greedy", "reset ms")
+    table = grid(f"Sokoban 6x6, {levels} levels each; paper's: recorded, 6x6", *headings, left=("generator",))
+    for boxes, recorded in PAPER.items():
         table.add_section()
-        table.add_row(str(boxes), "ours", *difficulty(args.size, boxes, args.levels).cells())
-        table.add_row("", "paper's", *PAPER[boxes].cells())
-    console = Console(width=max(Console().width, WIDTH))
-    console.print(table)
+        table.add_row(str(boxes), "ours", *difficulty(SIZE, boxes, levels).cells())
+        table.add_row("", "paper's", *recorded.cells())
+    show(table)
 
 
 if __name__ == "__main__":

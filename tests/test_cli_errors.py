@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from openrlhf_lamer import LamerError, panels
+from openrlhf_lamer import LamerError, manifest, panels
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.evaluation.run import RunError, RunStoppedError
 from openrlhf_lamer.integration.cluster import StartError
@@ -18,7 +18,7 @@ from openrlhf_lamer.quickstart.run import StageError
     [
         (LamerError, 2),
         (RunError, 2),
-        (panels.PanelError, 2),
+        (manifest.PanelError, 2),
         (RunStoppedError, 1),
         (EngineGoneError, 1),
         (StartError, 1),
@@ -32,7 +32,7 @@ def test_an_error_of_ours_is_one_message_and_its_exit_code(
     def fails(*args: object) -> None:
         raise error("the sky\nfell")
 
-    monkeypatch.setattr(panels, "names", fails)
+    monkeypatch.setattr(manifest, "names", fails)
     monkeypatch.setattr(panels, "load", fails)
     result = CliRunner().invoke(app, command)
     if command[0] == "tasks" or not issubclass(error, ValueError):
@@ -46,7 +46,7 @@ def test_another_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(panels, "names", fails)
+    monkeypatch.setattr(manifest, "names", fails)
     result = CliRunner().invoke(app, ["tasks"])
     assert isinstance(result.exception, KeyError)
     assert "error:" not in result.output

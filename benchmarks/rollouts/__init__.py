@@ -1,1 +1,1 @@
-"""What `benchmarks/rollout.py` measures with."""
+"""Parts of `benchmarks/rollout.py`."""

@@ -12,7 +12,7 @@ from openrlhf_lamer.chat import parse_tag
 from openrlhf_lamer.envs import Observation, Task
 from openrlhf_lamer.quickstart.model import START, STOP
 
-from .recorded import LONGEST, TOKENIZER, Engine, Record, Recorded, Seat, agent, sampling_params
+from .recorded import LONGEST, SAMPLING, TOKENIZER, Engine, Record, Recorded, Seat, agent
 
 
 class HostPlayer:
@@ -22,9 +22,9 @@ class HostPlayer:
         self._executor = MultiTurnAgentExecutor(type("Instance", (_Instance,), {"agent": agent(turns)}))
 
     async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
-        """What the executor returns to the host."""
-        sampling, seat = sampling_params(logprobs=True), Seat(engine, record)
-        return await self._executor.execute("", record.task.to_json(), sampling, LONGEST, TOKENIZER, seat)
+        """The executor's response to the host."""
+        seat = Seat(engine, record)
+        return await self._executor.execute("", record.task.to_json(), SAMPLING, LONGEST, TOKENIZER, seat)
 
 
 class _Instance(AgentInstanceBase):

@@ -1,38 +1,32 @@
-"""What is measured: two ways to play the same records on the same engine, and what each takes."""
+"""Measurements: two ways to play the same records on the same engine, and the time of each."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
-from typing import Any, Protocol, TypeVar
+from statistics import fmean
+from typing import Any
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.records import Trial
+from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation
+from openrlhf_lamer.records import Task, Trial
 
-from .courses import at_once, in_lockstep, overlapping
-from .recorded import Lengths, Player, Record, draw
-from .simulated import Clocked, Load
-
-T = TypeVar("T")
+from .recorded import Engine, Lengths, Player, Record, Recorded, draw
+from .simulated import Load, Simulated
 
 EPISODES = 3
-"""Episodes of LaMer's trials, at most."""
+"""Most episodes of LaMer's trials."""
 BATCHES = 5
-"""Batches in async mode; what the first and the last one take alone is not counted."""
-
-
-class Stage(Protocol):
-    """Where trials are played: engines that are simulated, or one that is real."""
-
-    def run(self, course: Callable[[Any], Coroutine[Any, Any, T]]) -> tuple[T, Clocked, list[Load]]: ...
+"""Batches in async mode; the first and the last one, which are partly alone on the engine, are not counted."""
+PER_TOKEN = 0.001
+"""Seconds a token of the engine that the executors are compared on."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is played: `samples` trials of up to 3 episodes at each task, with what their replies are drawn from."""
+    """`samples` trials of up to 3 episodes at each of `tasks` tasks, with the distribution of their replies."""
 
     tasks: int
     samples: int
@@ -46,43 +40,90 @@ class Size:
         """RL's trials: the same attempts, each a trial of its own."""
         return draw(self.lengths, seed, tasks=self.tasks, samples=self.samples * EPISODES, episodes=1)
 
-    def player(self, episodes: int = EPISODES, *, logprobs: bool = False) -> Player:
+    def player(self, episodes: int = EPISODES) -> Player:
         """Our executor for such trials, with one chat an episode and no limit of time."""
-        config = LamerConfig(num_episodes=episodes, context="episode", timeout=1e9)
-        return Player(config, self.lengths.turns, logprobs=logprobs)
+        return Player(LamerConfig(num_episodes=episodes, context="episode", timeout=1e9), self.lengths.turns)
+
+
+async def at_once(player: Player, engine: Engine, records: Sequence[Record]) -> list[Trial]:
+    """Every trial by itself, all of them from the start: the batch ends with the last one."""
+    return list(await asyncio.gather(*(player.play(record, engine) for record in records)))
+
+
+class Lockstep:
+    """The loop of the paper's reference code, as a gate before the engine.
+
+    A round is one turn of one attempt, or the reflections after it. It begins when every reply of the round before is
+    there, with the trials that still play this attempt; the reference generates for the others all the same.
+    """
+
+    def __init__(self, player: Player, engine: Engine, trials: int) -> None:
+        self._player, self._engine, self._playing = player, engine, trials
+        self._waiting: list[tuple[tuple[int, int], asyncio.Future[None]]] = []
+
+    async def play(self, record: Record) -> Trial:
+        """Play one of the trials."""
+        try:
+            return await self._player.play(record, _Gate(self, self._engine, iter(record.rounds)))
+        finally:
+            self._playing -= 1
+            self._begin_round()
+
+    async def wait(self, its_round: tuple[int, int]) -> None:
+        """Until the round begins."""
+        begun = asyncio.get_running_loop().create_future()
+        self._waiting.append((its_round, begun))
+        self._begin_round()
+        await begun
+
+    def _begin_round(self) -> None:
+        if not self._waiting or len(self._waiting) < self._playing:
+            return
+        first = min(each for each, _ in self._waiting)
+        for each, begun in self._waiting:
+            if each == first:
+                begun.set_result(None)
+        self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """The engine as one trial in lockstep sees it."""
+
+    lockstep: Lockstep
+    engine: Engine
+    rounds: Iterator[tuple[int, int]]
+
+    async def generate(self, prompt: Sequence[int], tokens: int) -> None:
+        await self.lockstep.wait(next(self.rounds))
+        await self.engine.generate(prompt, tokens)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One seed's trials by themselves and in lockstep."""
+    """Trials a second of one seed's trials: by themselves, in lockstep, and the ratio."""
 
-    trials: int
-    tokens: int
-    free: Clocked
-    lockstep: Clocked
-
-    @property
-    def ratio(self) -> float:
-        """Trials a second by themselves over those in lockstep, on the engine's clock."""
-        return self.lockstep.seconds / self.free.seconds
-
-    @property
-    def with_python(self) -> float:
-        """The same if the engine stood still whenever this process computes."""
-        return (self.lockstep.seconds + self.lockstep.cpu) / (self.free.seconds + self.free.cpu)
+    free: float
+    lockstep: float
+    ratio: float
 
 
-def gain(stage: Stage, size: Size, seed: int) -> Gain:
-    """Play one seed's trials both ways; raises AssertionError where not all tokens, prompts included, are the same."""
-    records, player = size.records(seed), size.player(logprobs=True)
-    free, free_clock, _ = stage.run(lambda engine: at_once(player, engine, records))
-    locked, locked_clock, _ = stage.run(lambda engine: in_lockstep(player, engine, records))
+def gain(stage: Simulated, size: Size, seed: int) -> Gain:
+    """Play one seed's trials both ways; raises AssertionError where tokens differ, prompts included."""
+    records, player = size.records(seed), size.player()
+
+    async def in_lockstep(engine: Engine) -> list[Trial]:
+        lockstep = Lockstep(player, engine, len(records))
+        return list(await asyncio.gather(*map(lockstep.play, records)))
+
+    free, seconds, _ = stage.run(lambda engine: at_once(player, engine, records))
+    locked, longer, _ = stage.run(in_lockstep)
     assert transcript(free) == transcript(locked), "other tokens in lockstep"
-    return Gain(len(records), tokens(records), free_clock, locked_clock)
+    return Gain(len(records) / seconds, len(records) / longer, longer / seconds)
 
 
 def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Every token of the trials, as the engine was given and sampled it."""
+    """Every token of the trials: prompts and replies."""
     return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
 
 
@@ -93,7 +134,7 @@ def tokens(records: Sequence[Record]) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one kind of trials took of an engine: seconds and tokens a batch, and its load over time."""
+    """Seconds and tokens a batch of one kind of trials, with the engine's load over time."""
 
     seconds: float
     tokens: float
@@ -102,7 +143,7 @@ class Batch:
 
     @property
     def running(self) -> float:
-        """Replies in the batch, on average over the time that something ran."""
+        """Mean number of replies in the batch while anything ran."""
         return sum(
             load.running * (after.time - load.time) for load, after in zip(self.loads, self.loads[1:], strict=False)
         ) / (self.loads[-1].time - self.loads[0].time)
@@ -127,22 +168,22 @@ class Cost:
 
     @property
     def limit(self) -> float:
-        """Tokens over tokens: what the ratio is on an engine that never waits."""
+        """Tokens over tokens: the ratio on an engine that never waits."""
         return self.lamer.tokens / self.rl.tokens
 
 
-def sync_cost(stage: Stage, size: Size, seed: int) -> Cost:
-    """One batch of each, alone on the engine."""
+def sync_cost(stage: Simulated, size: Size, seed: int) -> Cost:
+    """One batch of each, without others on the engine."""
 
     def batch(records: Sequence[Record], episodes: int) -> Batch:
         player = size.player(episodes)
-        _, clock, loads = stage.run(lambda engine: at_once(player, engine, records))
-        return Batch(clock.seconds, tokens(records), len(records), loads)
+        _, seconds, loads = stage.run(lambda engine: at_once(player, engine, records))
+        return Batch(seconds, tokens(records), len(records), loads)
 
     return Cost(batch(size.records(seed), EPISODES), batch(size.single(seed), 1))
 
 
-def async_cost(stage: Stage, size: Size, seed: int) -> Cost:
+def async_cost(stage: Simulated, size: Size, seed: int) -> Cost:
     """Batch after batch of each, with half as many slots as LaMer's batch has trials; seconds at the mean speed."""
     slots = size.tasks * size.samples // 2
 
@@ -154,57 +195,80 @@ def async_cost(stage: Stage, size: Size, seed: int) -> Cost:
         each = fmean(map(tokens, batches))
         return Batch(each / speed, each, slots, counted)
 
-    seeds = [seed * BATCHES + number for number in range(BATCHES)]
-    return Cost(
-        batch([size.records(each) for each in seeds], EPISODES), batch([size.single(each) for each in seeds], 1)
-    )
+    seeds = range(seed * BATCHES, (seed + 1) * BATCHES)
+    return Cost(batch([*map(size.records, seeds)], EPISODES), batch([*map(size.single, seeds)], 1))
 
 
-@dataclass(frozen=True)
+async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence[Record]], limit: int) -> list[float]:
+    """The rollout's own scheduling in async mode, on one engine with `limit` slots.
+
+    At most two batches are incomplete. Trials of the earlier one start first, and among them those that are expected to
+    take longest, by what is known of their tasks; each batch has new tasks. Returns the time at which each batch and
+    all before it were complete.
+    """
+
+    def task_of(batch: int, record: Record) -> Task:  # the record's own task would tell how its trial ends
+        return Task(Recorded.name, seed=(batch << 16) + record.number)
+
+    clock = asyncio.get_running_loop().time
+    dispatcher: Dispatcher[tuple[int, int]] = Dispatcher(1, limit)
+    expectation = Expectation()
+    running: dict[asyncio.Task[Trial], tuple[int, int]] = {}
+    left = [len(batch) for batch in batches]
+    ends: list[float] = []
+    queued = 0
+    while len(ends) < len(batches):
+        while queued < min(len(ends) + 2, len(batches)):
+            for number, record in enumerate(batches[queued]):
+                dispatcher.add((queued, number), expectation.tokens(task_of(queued, record)), queued)
+            queued += 1
+        for (batch, number), _ in dispatcher.start(clock()):
+            running[asyncio.create_task(player.play(batches[batch][number], engine))] = batch, number
+        ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            batch, number = running.pop(task)
+            sampled = sum(batches[batch][number].tokens)
+            dispatcher.end((batch, number), sampled, clock())
+            expectation.learn(task_of(batch, batches[batch][number]), sampled)
+            left[batch] -= 1
+        while len(ends) < queued and not left[len(ends)]:
+            ends.append(clock())
+    return ends
+
+
 class SleepingEngine:
-    """Takes so many seconds a token, in real time."""
-
-    per_token: float
+    """Takes `PER_TOKEN` seconds a token, in real time."""
 
     async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await asyncio.sleep(tokens * self.per_token)
+        await asyncio.sleep(tokens * PER_TOKEN)
 
 
-@dataclass(frozen=True)
-class Duel:
-    """The host's executor and ours, by turns on the same records: seconds of each run, and of CPU time."""
-
-    replies: int
-    host: tuple[Clocked, ...]
-    ours: tuple[Clocked, ...]
-
-    def ratio(self, figure: Callable[[Clocked], float]) -> float:
-        """Our median over the host's."""
-        return median(map(figure, self.ours)) / median(map(figure, self.host))
+Seconds = tuple[float, float]
+"""Of a run: on the wall, and of the processor."""
 
 
-def duel(records: Sequence[Record], turns: int, per_token: float, runs: int) -> Duel:
-    """Play single-episode records with both; raises AssertionError where they give the host other tokens to train."""
+def duel(records: Sequence[Record], turns: int, runs: int) -> tuple[list[Seconds], list[Seconds]]:
+    """Seconds of the host's executor and of ours, in turn on the same single-episode records.
+
+    Raises AssertionError where they give the host other tokens to train.
+    """
     from .host import HostPlayer
 
-    players = HostPlayer(turns), Player(None, turns, logprobs=True)
-    engine = SleepingEngine(per_token)
+    players = HostPlayer(turns), Player(None, turns)
+    engine = SleepingEngine()
 
-    async def play(player: HostPlayer | Player) -> tuple[list[dict[str, Any]], Clocked]:
+    async def play(player: HostPlayer | Player) -> tuple[list[dict[str, Any]], Seconds]:
         began, cpu = time.perf_counter(), time.process_time()
         responses = await asyncio.gather(*(player.execute(record, engine) for record in records))
-        return responses, Clocked(time.perf_counter() - began, time.process_time() - cpu)
+        return responses, (time.perf_counter() - began, time.process_time() - cpu)
 
-    clocks: tuple[list[Clocked], list[Clocked]] = [], []
-    for number in range(runs + 1):
-        (theirs, host_clock), (own, own_clock) = (asyncio.run(play(player)) for player in players)
-        assert [trained(each) for each in own] == [trained(each) for each in theirs], "other tokens than the host's"
-        if number:  # the first run warms up
-            clocks[0].append(host_clock)
-            clocks[1].append(own_clock)
-    return Duel(sum(len(record.tokens) for record in records), tuple(clocks[0]), tuple(clocks[1]))
+    def trained(response: dict[str, Any]) -> list[Any]:
+        return [response[key] for key in ("observation_tokens", "action_ranges", "rollout_log_probs", "reward")]
 
-
-def trained(response: dict[str, Any]) -> tuple[Any, ...]:
-    """What the host trains of a response."""
-    return tuple(response[key] for key in ("observation_tokens", "action_ranges", "rollout_log_probs", "reward"))
+    host, ours = [], []
+    for _ in range(runs + 1):
+        (theirs, host_seconds), (own, own_seconds) = (asyncio.run(play(player)) for player in players)
+        assert [*map(trained, own)] == [*map(trained, theirs)], "other tokens than the host's"
+        host.append(host_seconds)
+        ours.append(own_seconds)
+    return host[1:], ours[1:]  # the first run warms up

@@ -1,9 +1,7 @@
-"""Trials whose course is known beforehand: how many tokens each reply has, and which attempts succeed.
+"""Trials whose course is known beforehand: the tokens of each reply, and which attempts succeed.
 
-A record is drawn once, by the numbers of task, attempt and turn alone, and played by whatever is measured: the trial
-loop, the environment's session, the prompts and the tokenizer are the real ones, and so is the executor that the host
-calls. Only the replies are not the engine's own: it generates as many tokens as recorded, and the text that comes back
-is the recorded one.
+A record is drawn once, from the numbers of task, attempt and turn only. Trial loop, session, prompts, tokenizer and
+executor are the real ones; the engine generates as many tokens as recorded, and returns the recorded text.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
+from common import answer
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
@@ -33,11 +32,19 @@ RULES = (
 )
 FIELD = "\n".join(f"Row {row}: . . . . . ." for row in range(1, 7))
 REPLY = "I look at what is known so far. <action>go to (3, 4)</action><remark>Begin elsewhere.</remark>"
+FILL = " cell"
+
+TOKENIZER = build_tokenizer([RULES, FIELD, REPLY], 400, LONGEST)
+ENDING = TOKENIZER(REPLY + STOP, add_special_tokens=False)["input_ids"]
+(FILLER,) = TOKENIZER(FILL, add_special_tokens=False)["input_ids"]
+LOGPROB = SimpleNamespace(logprob=-1.0)
+SAMPLING = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1)
+"""What the host asks the engine for."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One episode as recorded: tokens of each reply, of the reflection that follows if it is lost, and its end."""
+    """One recorded episode: tokens of each reply, of the reflection that follows a lost one, and its end."""
 
     replies: tuple[int, ...]
     reflection: int
@@ -46,38 +53,35 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Lengths:
-    """What records are drawn from.
+    """Distribution of records.
 
     Attributes:
         turns: Turns of an episode that is lost; one that is won ends in the second half of them.
-        success: Share of the attempts that succeed, each by itself.
+        success: Share of the attempts that succeed, independently.
         median: Tokens of a reply, whose lengths are log-normal.
         sigma: Spread of their logarithm.
-        longest: Most tokens of a reply.
     """
 
     turns: int = 12
     success: float = 0.0
     median: int = 200
     sigma: float = 0.5
-    longest: int = MAX_NEW_TOKENS
 
     def attempt(self, seed: int, task: int, number: int) -> Attempt:
-        """Attempt `number` at a task: the same whoever plays it."""
+        """Attempt `number` at a task."""
         rng = np.random.default_rng([seed, task, number])
         won = bool(rng.random() < self.success)
         turns = int(rng.integers(self.turns // 2 + 1, self.turns + 1)) if won else self.turns
         drawn = self.median * np.exp(self.sigma * rng.standard_normal(self.turns + 1))
-        tokens = [int(each) for each in np.clip(drawn.round(), MINIMUM, self.longest)]
+        tokens = [int(each) for each in np.clip(drawn.round(), len(ENDING), MAX_NEW_TOKENS)]
         return Attempt(tuple(tokens[:turns]), tokens[-1], won)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One trial as recorded, up to and with its first success."""
+    """One recorded trial at task `number`, up to its first success."""
 
     number: int
-    """Of the task."""
     attempts: tuple[Attempt, ...]
 
     @cached_property
@@ -97,9 +101,9 @@ class Record:
             if episode + 1 < len(self.attempts):
                 yield episode, LONGEST, attempt.reflection
 
-    @cached_property
+    @property
     def task(self) -> Task:
-        """What the environment plays."""
+        """The environment's task."""
         ends = [[len(attempt.replies), attempt.won] for attempt in self.attempts]
         return Task(Recorded.name, spec={"task": self.number, "ends": ends})
 
@@ -153,51 +157,36 @@ class Recorded(TextEnv):
 
 envs.register(Recorded.name, Recorded)
 
-TOKENIZER = build_tokenizer([RULES, FIELD, REPLY], 400, LONGEST)
-ENDING = tuple(TOKENIZER(REPLY + STOP, add_special_tokens=False)["input_ids"])
-FILL = " cell"
-(FILLER,) = TOKENIZER(FILL, add_special_tokens=False)["input_ids"]
-LOGPROB = SimpleNamespace(logprob=-1.0)
-MINIMUM = len(ENDING)
-"""Fewest tokens of a reply."""
-
 
 class Engine(Protocol):
-    """Generates so many tokens after a prompt; what they are does not matter."""
+    """Generates a number of tokens after a prompt; their values do not matter."""
 
     async def generate(self, prompt: Sequence[int], tokens: int) -> None: ...
 
 
 class Seat:
-    """The engine as an executor sees it for one trial: the host's rollout actor, which answers by the record."""
+    """The engine as an executor sees it for one trial: it answers by the record."""
 
     def __init__(self, engine: Engine, record: Record) -> None:
         self._engine = engine
         self._left = iter(record.tokens)
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, **unused: Any) -> Any:
-        """What vLLM returns, log-probabilities included where they are asked for."""
+        """The next recorded reply, in vLLM's form."""
         tokens = next(self._left)
         await self._engine.generate(prompt_token_ids, tokens)
-        fill = tokens - MINIMUM
-        output = SimpleNamespace(
-            token_ids=[FILLER] * fill + list(ENDING), text=FILL * fill + REPLY, finish_reason="stop", logprobs=None
-        )
-        if sampling_params.logprobs is not None:
-            output.logprobs = [{FILLER: LOGPROB}] * fill + [{token: LOGPROB} for token in ENDING]
-        return SimpleNamespace(outputs=[output])
+        fill = tokens - len(ENDING)
+        logprobs = [{FILLER: LOGPROB}] * fill + [{token: LOGPROB} for token in ENDING]
+        return answer([FILLER] * fill + ENDING, logprobs, text=FILL * fill + REPLY)
 
 
 class Player:
-    """Our executor, as the host's rollout actor would have it, for trials of the recorded environment.
+    """Our executor for trials of the recorded environment, with episodes of up to `turns` turns.
 
-    Args:
-        config: What the launcher would hand on; None for an executor in a run that it did not launch.
-        turns: Turns of an episode.
-        logprobs: Whether each token comes with its log-probability, as where training corrects for the policy's lag.
+    `config` is the launcher's; None for an executor in a run that it did not launch.
     """
 
-    def __init__(self, config: LamerConfig | None, turns: int, *, logprobs: bool = False) -> None:
+    def __init__(self, config: LamerConfig | None, turns: int) -> None:
         from openrlhf_lamer.integration.rollout.executor import executor_class
 
         os.environ.pop(ENV_VAR, None)
@@ -205,11 +194,10 @@ class Player:
             os.environ[ENV_VAR] = config.to_env()
         self._executor = executor_class(agent(turns))()
         self._executor.take(TOKENIZER)
-        self._sampling = sampling_params(logprobs)
 
     async def play(self, record: Record, engine: Engine) -> Trial:
-        """Play a record as our own rollout actor does; raises AssertionError where that is not what happened."""
-        policy = EnginePolicy(Seat(engine, record), self._sampling)
+        """Play a record as our own rollout actor does."""
+        policy = EnginePolicy(Seat(engine, record), SAMPLING)
         response = await self._executor.play(
             "", record.task, policy, sample=0, seed=None, max_new_tokens=MAX_NEW_TOKENS, max_length=LONGEST
         )
@@ -219,18 +207,11 @@ class Player:
         return trial
 
     async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
-        """Play a record as a stock rollout actor does; what the host gets."""
+        """Play a record as a stock rollout actor does; the response that the host gets."""
         seat = Seat(engine, record)
-        return await self._executor.execute("", record.task.to_json(), self._sampling, LONGEST, TOKENIZER, seat)
-
-
-def sampling_params(logprobs: bool) -> SimpleNamespace:
-    """What the host asks the engine for."""
-    return SimpleNamespace(
-        temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1 if logprobs else None
-    )
+        return await self._executor.execute("", record.task.to_json(), SAMPLING, LONGEST, TOKENIZER, seat)
 
 
 def agent(turns: int) -> Agent:
-    """Who plays."""
+    """The agent of both executors."""
     return Agent(env=Recorded.name, max_turns=turns, rules=RULES)

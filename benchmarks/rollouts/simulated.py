@@ -1,7 +1,7 @@
 """An engine whose time is computed: continuous batching on a clock that jumps from event to event.
 
-Real code runs on it unchanged: the event loop's clock stands still while anything is being computed, and jumps to the
-next timer as soon as nothing is. What the code itself takes is measured apart.
+Real code runs on it unchanged: the event loop's clock stands still while anything is computed, and jumps to the next
+timer as soon as nothing is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import heapq
 import itertools
 import math
 import selectors
-import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,17 +22,13 @@ T = TypeVar("T")
 
 
 class _Clock(selectors.DefaultSelector):
-    """Waits for nothing that is not there: a loop that would sleep has slept already."""
+    """Waits for no time: where a loop would sleep, the clock jumps."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self.threads = 0
-        """Calls that run in threads: time stands still until they are back."""
+    now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        if timeout is None or timeout <= 0 or self.threads:
-            return super().select(None if self.threads and timeout != 0 else timeout)
+        if timeout is None or timeout <= 0:
+            return super().select(timeout)
         events = super().select(0)
         if not events:
             self.now += timeout
@@ -48,42 +43,17 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
-    @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
-        """Hold the clock: something is being computed in a thread."""
-        self._clock.threads += 1
-        try:
-            yield
-        finally:
-            self._clock.threads -= 1
-
 
 class _Offload(Offload):
-    """What the rollout computes off the loop, with the clock held meanwhile."""
+    """Computes on the simulated loop itself, where the clock stands still meanwhile."""
 
     async def __call__(self, function: Callable[[], T], seconds: float) -> T:
-        loop = asyncio.get_running_loop()
-        with loop.still() if isinstance(loop, _Loop) else contextlib.nullcontext():
-            return await super().__call__(function, seconds)
+        return (
+            function() if isinstance(asyncio.get_running_loop(), _Loop) else await super().__call__(function, seconds)
+        )
 
 
-off_loop.__class__ = _Offload  # the one that everything calls
-
-
-@dataclass(frozen=True)
-class Clocked:
-    """What passed meanwhile: seconds on the engine's clock, and of this process's own CPU time."""
-
-    seconds: float
-    cpu: float
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of a decode step with n replies in the batch: step + reply · n. Prompts cost nothing."""
-
-    step: float
-    reply: float
+off_loop.__class__ = _Offload  # the object that everything calls
 
 
 @dataclass(frozen=True)
@@ -95,10 +65,25 @@ class Load:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """Engines with decode steps of `step + reply · n` seconds for n replies in the batch. Prompts cost nothing."""
+
+    step: float
+    reply: float
+
+    def run(self, course: Callable[[SimulatedEngine], Coroutine[Any, Any, T]]) -> tuple[T, float, list[Load]]:
+        """Result of `course` on a new engine, its seconds on a clock that begins at 0, and the engine's load."""
+        engine = SimulatedEngine(self)
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            result = runner.run(course(engine))
+            return result, runner.get_loop().time(), engine.loads
+
+
 class SimulatedEngine:
     """Generates any number of replies at once, a token of each in a step; new ones join at the next step."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: Simulated) -> None:
         self._costs = costs
         self._steps = self._tokens = 0
         self._order = itertools.count()
@@ -139,19 +124,3 @@ class SimulatedEngine:
                 heapq.heappop(self._running)[2].set_result(None)
         self._worker = None
         self.loads.append(Load(clock(), 0, self._tokens))
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """Engines of these costs."""
-
-    costs: Costs
-
-    def run(self, course: Callable[[SimulatedEngine], Coroutine[Any, Any, T]]) -> tuple[T, Clocked, list[Load]]:
-        """What `course` returns on a new engine and a clock that begins at 0, its time, and what was in the batch."""
-        began = time.process_time()
-        engine = SimulatedEngine(self.costs)
-        with asyncio.Runner(loop_factory=_Loop) as runner:
-            result = runner.run(course(engine))
-            seconds = runner.get_loop().time()
-        return result, Clocked(seconds, time.process_time() - began), engine.loads
