@@ -26,7 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from common import THOUGHT, answer, grid, show
+from common import Talker, answer, grid, show
 
 from openrlhf_lamer import envs, trial
 from openrlhf_lamer.agents import load_agent
@@ -38,7 +38,6 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.envs.session import Session
 from openrlhf_lamer.integration.rollout.pool import Pool, PooledSession
 from openrlhf_lamer.policies.engine import EnginePolicy
-from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.trial import run_trial
@@ -46,6 +45,8 @@ from openrlhf_lamer.trial import run_trial
 LIMITS: dict[str, Any] = {"max_new_tokens": 1024, "max_length": 1 << 17}
 ON_WORKERS = ("alfworld", "webshop")
 WORKERS = 4
+REPLY = 110
+"""Tokens of a reply."""
 STAGES = (
     (Agent, "_render", "render"),
     (Chat, "_render", "chat template"),
@@ -60,14 +61,6 @@ STAGES = (
 )
 """Functions and coroutines that are timed, and what the tables call them."""
 PARAMS = SimpleNamespace(max_tokens=1024, min_tokens=1, logprobs=1)
-
-
-class Talker(RandomPolicy):
-    """Makes random moves after some thought."""
-
-    def act(self, env: TextEnv) -> str:
-        """A thought and an action."""
-        return THOUGHT * self._rng.randint(1, 8) + super().act(env)
 
 
 class Recorded:
@@ -128,7 +121,9 @@ async def measure(env: str, chat: Chat, trials: int, tasks: int) -> Measured:
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
     config, measured, pool = LamerConfig(), Measured(), Pool(WORKERS, 60.0)
     on = envs.lookup(env).tasks("train", tasks)
-    records = [await run_trial(task, agent, Talker(chat, i), chat, config, **LIMITS) for i, task in enumerate(on)]
+    records = [
+        await run_trial(task, agent, Talker(chat, i, REPLY), chat, config, **LIMITS) for i, task in enumerate(on)
+    ]
     assert all(record.failure is None for record in records), [record.failure for record in records]
 
     async def on_a_worker(make: partial[TextEnv]) -> Session:

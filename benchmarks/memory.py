@@ -17,7 +17,6 @@ import resource
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 from common import experience_maker, grid, show
 
@@ -57,11 +56,6 @@ def random_trial(number: int) -> Trial:
     return Trial(Task("sokoban", seed=number // GROUP), episodes, sample=number % GROUP)
 
 
-def megabytes() -> float:
-    """Memory of this process."""
-    return psutil.Process().memory_info().rss / MB
-
-
 def main() -> None:
     """Take the steps and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,37 +63,25 @@ def main() -> None:
     trials = parser.parse_args().trials
     maker = experience_maker(LamerConfig(), SimpleNamespace(pad_token_id=0), GROUP, MICRO_BATCH, RANKS)
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
-    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch, micro_batches
+    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch
 
     response = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
     gc.collect()
-    before = megabytes()
-    table = grid("A batch in the trainer's process", "after", "seconds", "MB more", "bytes a token")
-    tokens = trials * TURNS * (PROMPT + REPLY)
-    began = time.perf_counter()
-
-    def note(step: str, now: float) -> None:
-        nonlocal began
-        more = now - before
-        table.add_row(step, f"{time.perf_counter() - began:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
-        began = time.perf_counter()
-
+    before, began = psutil.Process().memory_info().rss / MB, time.perf_counter()
     samples = []
     for number in range(trials):
         pickled = pickle.dumps({**response, "trial": random_trial(number)}, protocol=5)
         samples.append(TrialExperience.from_response(pickle.loads(pickled)))
-    note("trials arrive (and are made up)", megabytes())
     batch = TrialBatch.of(samples, GROUP, 0.25)
     rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
-    note("rows", megabytes())
-    unscored = micro_batches(rows, np.zeros(trials), size=MICRO_BATCH, ranks=RANKS, pad_token_id=0)
-    note("micro-batches", megabytes())
-    maker._assign_turn_credit(PlacedRows(unscored, rows, batch))
-    note("credit", megabytes())
+    maker._credit_turns(batch, PlacedRows(rows, rows.micro_batches([0.0] * trials, maker._layout)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    note("at the most", peak)
+    more, tokens = peak - before, trials * TURNS * (PROMPT + REPLY)
+    title = f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens"
+    table = grid(title, "a batch", "seconds", "MB more", "bytes a token")
+    seconds = time.perf_counter() - began
+    table.add_row("at the most", f"{seconds:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
     show(table)
-    print(f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens.")
     print(f"With {before:,.0f} MB of imports the process took {peak:,.0f} MB.")
 
 

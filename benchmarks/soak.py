@@ -83,7 +83,17 @@ def flaky_agent(name: str) -> Agent:
     return replace(load_agent(f"openrlhf_lamer.agents.{name}")[0], env=FLAKY[name].name, prompts=PROMPTS / name)
 
 
-class Rollout:
+class Process:
+    """An actor that tells its memory."""
+
+    def memory(self) -> float:
+        """Megabytes of this process that it shares with no other."""
+        gc.collect()
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) / 1024
+
+
+class Rollout(Process):
     """The host's rollout actor as an executor sees it, with an engine that is made up."""
 
     def __init__(self) -> None:
@@ -127,12 +137,8 @@ class Rollout:
             return f"<action>({rng.randint(1, 6)}, {rng.randint(1, 6)})</action>"
         return f"<action>{', '.join(rng.choices(('up', 'down', 'left', 'right'), k=3))}</action>"
 
-    def memory(self) -> float:
-        """Megabytes of this process."""
-        return private()
 
-
-class Trainer:
+class Trainer(Process):
     """Dispatches tasks, and does with their trials what the trainer does before the optimiser."""
 
     def __init__(self, rollout: Any, tokenizer: Any) -> None:
@@ -161,17 +167,6 @@ class Trainer:
             "episodes": sum(len(trial.episodes) for trial in batch.trials),
             "rows": logged["rows"],
         }
-
-    def memory(self) -> float:
-        """Megabytes of this process."""
-        return private()
-
-
-def private() -> float:
-    """Megabytes of this process that it shares with no other."""
-    gc.collect()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,7 @@ def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], 
             tasks = [Task(name, seed=seed) for seed in range(batch * TASKS, (batch + 1) * TASKS)]
             counts.update(ray.get(trainer.step.remote(tasks)))
             done.append(int(counts["trials"]))
-            found = private(), *ray.get([trainer.memory.remote(), rollout.memory.remote()])
+            found = Process().memory(), *ray.get([trainer.memory.remote(), rollout.memory.remote()])
             for process, megabytes in zip(PROCESSES, found, strict=True):
                 memory[process].append(megabytes)
         return done, memory, counts, time.monotonic() - began

@@ -1,8 +1,9 @@
-"""Every knob of LaMer, its default, its check and its help text, in one place.
+"""Every option of LaMer that estimators share, with its default, its check and its help text.
 
 The same model is filled from `--lamer.*` flags, a TOML file (`--lamer.config`) and
 the environment variable `OPENRLHF_LAMER_CONFIG`, in this order of precedence. The
-variable is also how Ray carries the configuration to every worker process.
+variable is also how Ray carries the configuration to every worker process. An estimator's
+own options, such as `--lamer.hgpo.depth`, are defined beside it (`advantage.registry`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.vocabulary import (
@@ -30,10 +33,13 @@ from openrlhf_lamer.vocabulary import (
     RewardScheme,
 )
 
+if TYPE_CHECKING:
+    from openrlhf_lamer.advantage import Estimator
+
 ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
 MAX_NEW_TOKENS = 1024
-"""Most tokens of one reply where the host's own flag does not say."""
+"""Most tokens of one reply, unless the host's own flag is given."""
 
 
 class ConfigError(LamerError, ValueError):
@@ -41,9 +47,12 @@ class ConfigError(LamerError, ValueError):
 
 
 class LamerConfig(BaseModel):
-    """The configuration of trials and credit; defaults are the paper's."""
+    """The configuration of trials and credit; defaults are the paper's.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Estimators' own options are extra values whose names are dotted, such as `hgpo.depth`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     num_episodes: int = Field(
         default=3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code."
@@ -51,7 +60,7 @@ class LamerConfig(BaseModel):
     max_turns: int | None = Field(
         default=None,
         ge=1,
-        description="Turns in an episode, in training and on its evaluation set; by default what the agent has there.",
+        description="Turns in an episode, in training and on its evaluation set; by default the agent's for each.",
     )
     context: ContextPolicy = Field(default="turn", description=CONTEXT_HELP)
     memory: Memory = Field(default="both", description=MEMORY_HELP)
@@ -59,17 +68,12 @@ class LamerConfig(BaseModel):
     gamma_traj: float = Field(default=0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
     cross_episode: CrossEpisode | None = Field(default=None, description=CROSS_EPISODE_HELP)
     norm: Norm | None = Field(default=None, description=NORM_HELP)
-    step_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Weight of GiGPO's step term.")
-    depth: int = Field(default=2, ge=0, description="Earlier turns (K) that HGPO compares contexts by.")
-    depth_power: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="Exponent of the weight that HGPO gives a deeper level."
-    )
     reference: bool = Field(
         default=False, description="Reproduce the quirks of the paper's reference code in the estimators (on or off)."
     )
     reward: RewardScheme = Field(default="sparse", description=REWARD_HELP)
     invalid_penalty: float = Field(
-        default=0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
+        default=0.5, ge=0, description="Penalty for an invalid action, or a reflection without a remark, on its turn."
     )
     train_reflection: bool = Field(default=True, description="Train the reflections too (on or off).")
     env_options: dict[str, Any] = Field(
@@ -84,16 +88,16 @@ class LamerConfig(BaseModel):
         description="Trials that run at once on one rollout engine, which bounds its memory; the rest start as these "
         "end, longest expected first. By default all of a batch start at once.",
     )
-    timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation may take.")
+    timeout: float = Field(default=600.0, gt=0, description="Time limit of one generation, in seconds.")
     env_workers: int = Field(
-        default=4, ge=1, description="Processes that play a slow environment for one rollout engine, at most."
+        default=4, ge=1, description="Most processes that play a slow environment for one rollout engine."
     )
     env_timeout: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds that one call into an environment, or the rendering of one prompt, may take.",
+        description="Time limit of one call into an environment, or of rendering one prompt, in seconds.",
     )
-    retries: int = Field(default=1, ge=0, description="How often a failed trial is begun anew before it is masked.")
+    retries: int = Field(default=1, ge=0, description="Restarts of a failed trial before it is masked.")
     trials: str | None = Field(
         default=None, description="File that gets every training trial as a JSON line; by default none is written."
     )
@@ -106,6 +110,35 @@ class LamerConfig(BaseModel):
         """Whether a lost episode is followed by a reflection."""
         return self.memory != "history"
 
+    def options(self, estimator: Estimator) -> dict[str, Any]:
+        """Values that were given for an estimator's own options, by name."""
+        return _given(estimator, self.model_extra or {})
+
+    @classmethod
+    def flags(cls) -> dict[str, FieldInfo]:
+        """All options by what follows `--lamer.` in their flags, those of estimators last."""
+        from openrlhf_lamer import advantage
+
+        estimators = map(advantage.get, advantage.names())
+        return cls.model_fields | {own.flag(name): info for own in estimators for name, info in own.fields.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_options(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Check values that no field takes as options of estimators."""
+        if not data.keys() - cls.model_fields:
+            return data
+        from openrlhf_lamer import advantage
+
+        if unknown := data.keys() - cls.flags():
+            raise ValueError("\n".join(no_such_option(f"--lamer.{name}") for name in sorted(unknown)))
+        read = dict(data)
+        for estimator in map(advantage.get, advantage.names()):
+            if given := _given(estimator, data):
+                own = estimator.read(given)
+                read |= {estimator.flag(name): getattr(own, name) for name in given}
+        return read
+
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None, file: str | None = None) -> LamerConfig:
         """Merge flags over a TOML file over the environment variable over the defaults.
@@ -116,23 +149,39 @@ class LamerConfig(BaseModel):
         merged: dict[str, Any] = json.loads(os.environ.get(ENV_VAR) or "{}")
         if file is not None:
             try:
-                merged |= tomllib.loads(Path(file).read_text())
+                content = tomllib.loads(Path(file).read_text())
             except (OSError, tomllib.TOMLDecodeError) as error:
                 raise ConfigError(f"--lamer.config {file}: {error}") from error
+            for name, value in content.items():
+                options = value if isinstance(value, dict) and name not in cls.model_fields else None
+                merged |= {name: value} if options is None else {f"{name}.{key}": options[key] for key in options}
         merged |= flags or {}
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
             lines = []
             for problem in error.errors():
-                name = ".".join(str(part) for part in problem["loc"][:1])
-                if name in cls.model_fields:
-                    remedy = cls.model_fields[name].description
-                    lines.append(f"--lamer.{name} {problem['input']!r}: {problem['msg']}. {remedy}")
-                else:
-                    lines.append(f"--lamer.{name}: no such option. Options: {', '.join(sorted(cls.model_fields))}")
+                if not problem["loc"]:  # of `_read_options`, which names the flags itself
+                    lines.append(problem["msg"].removeprefix("Value error, "))
+                    continue
+                name = str(problem["loc"][0])
+                remedy = cls.model_fields[name].description
+                lines.append(f"--lamer.{name} {problem['input']!r}: {problem['msg']}. {remedy}")
             raise ConfigError("\n".join(lines)) from error
 
     def to_env(self) -> str:
         """This configuration as the value of the environment variable."""
         return self.model_dump_json(exclude_defaults=True)
+
+
+def no_such_option(flag: str) -> str:
+    """Message for an unknown `--lamer.NAME`, with the option that was probably meant."""
+    known = [f"--lamer.{name}" for name in (*LamerConfig.flags(), "config")]
+    # The option of an estimator may have been named without the estimator.
+    same = [option for option in known if option.endswith(f".{flag.rpartition('.')[2]}")]
+    close = same or get_close_matches(flag, known, n=1)
+    return f"{flag}: no such option. " + (f"Did you mean {close[0]}?" if close else f"Options: {', '.join(known)}")
+
+
+def _given(estimator: Estimator, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[flag] for name in estimator.fields if (flag := estimator.flag(name)) in values}

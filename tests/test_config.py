@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_lamer import advantage
 from openrlhf_lamer.config import ENV_VAR, ConfigError, LamerConfig
 
 
@@ -38,6 +39,29 @@ def test_an_unknown_option_lists_those_that_exist(tmp_path: Path) -> None:
     file.write_text("episodes = 5\n")
     with pytest.raises(ConfigError, match=r"--lamer.episodes: no such option.*num_episodes"):
         LamerConfig.load({}, str(file))
+
+
+def test_options_of_an_estimator_have_a_table_in_the_file_and_reach_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "lamer.toml"
+    file.write_text("[hgpo]\ndepth = 3\ndepth_power = 0.5\n")
+    config = LamerConfig.load({"hgpo.depth": "4"}, str(file))
+    assert config.options(advantage.get("lamer_hgpo")) == {"depth": 4, "depth_power": 0.5}
+    assert config.options(advantage.get("lamer_gigpo")) == {}
+    monkeypatch.setenv(ENV_VAR, config.to_env())
+    assert LamerConfig.load() == config
+    file.write_text("[hgpo]\nwidth = 3\n")
+    with pytest.raises(ConfigError, match=r"--lamer.hgpo.width: no such option"):
+        LamerConfig.load({}, str(file))
+    for old, new in (
+        ("depth", "hgpo.depth"),
+        ("depth_power", "hgpo.depth_power"),
+        ("step_weight", "gigpo.step_weight"),
+    ):
+        file.write_text(f"{old} = 1\n")
+        with pytest.raises(ConfigError, match=f"--lamer.{old}: no such option. Did you mean --lamer.{new}?"):
+            LamerConfig.load({}, str(file))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class TestCritic:
         [
             ([[1, 2], [4]], "trial 0, episode 0: 2 rewards and a reflection, but 2 values"),
             ([[1, 2, 3], [4, 5]], "trial 0, episode 1: 1 rewards, but 2 values"),
-            ([[1, 2, None], [4]], "trial 0, episode 0: value 2 is None, not a number"),
+            ([[1, 2, None], [4]], "trial 0, episode 0, value 2: Input should be a valid number, not 'None'"),
             ([[1, 2, float("inf")], [4]], "the critic's value is not finite"),
         ],
     )
@@ -159,8 +159,8 @@ class TestHistories:
 
     def test_depth(self, tmp_path: Path) -> None:
         actions = [["x", ""]] * 2 + [["y", ""]] * 2
-        assert self.run(tmp_path, "--depth", "1", actions=actions) == pytest.approx([13 / 6, -11 / 6, -2, 0])
-        assert self.run(tmp_path, "--depth", "0", actions=actions) == pytest.approx([3, -1, -2, 0])
+        assert self.run(tmp_path, "--option", "depth=1", actions=actions) == pytest.approx([13 / 6, -11 / 6, -2, 0])
+        assert self.run(tmp_path, "--option", "depth=0", actions=actions) == pytest.approx([3, -1, -2, 0])
 
     def test_remarks_are_remembered(self, tmp_path: Path) -> None:
         lost = [{"rewards": [0], "anchors": ["a"], "remark": remark} for remark in "ppq"]
@@ -168,7 +168,7 @@ class TestHistories:
         trials = [{"group": 0, "episodes": [first, last]} for first, last in zip(lost, ends, strict=True)]
         file = tmp_path / "case.json"
         file.write_text(dumps({"gamma_step": 0, "gamma_traj": 0, "trials": trials}))
-        (result,) = loads(run(str(file), "--json", "--estimator", "lamer_hgpo", "--depth", "0"))
+        (result,) = loads(run(str(file), "--json", "--estimator", "lamer_hgpo", "--option", "depth=0"))
         # ν is 4 at level 0, and 6 for the two who remember p: (1 · 4 + 2 · 2) / 3, (0 + 2 · -2) / 3.
         assert [trial[2] for trial in result["advantages"]] == pytest.approx([8 / 3, -4 / 3, -4])
 
@@ -186,15 +186,18 @@ def trial(**changes: Any) -> dict[str, Any]:
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("3", "case 0 has no 'gamma_step'"),
-        (dumps({**CASE, "gamma_step": "high"}), "case 0: 'gamma_step' is not a number"),
+        ("3", "case 0: Input should be a valid dictionary or instance of _Case, not '3'"),
+        (dumps({**CASE, "gamma_step": "high"}), "case 0, 'gamma_step': Input should be a valid number, not 'high'"),
         (dumps({**CASE, "gamma_traj": 2}), "case 0: gamma_traj is 2, but a discount lies in [0, 1]"),
-        (dumps([CASE, {**CASE, "trials": {}}]), "case 1: 'trials' is not a list"),
-        (dumps(trial(group=1.5)), "trial 0: 'group' is not an integer"),
+        (dumps([CASE, {**CASE, "trials": {}}]), "case 1, 'trials': Input should be a valid list"),
+        (dumps(trial(group=1.5)), "trial 0, 'group': Input should be a valid integer, not '1.5'"),
         (dumps(trial(group=2**70)), "case 0: "),
-        (dumps(trial(episodes=[{"rewards": [1]}])), "episode 0 has no 'anchors'"),
+        (dumps(trial(episodes=[{"rewards": [1]}])), "episode 0, 'anchors': Field required"),
         (dumps(trial(episodes=[{"rewards": [1], "anchors": []}])), "1 rewards, but 0 anchors"),
-        (dumps(trial(episodes=[{"rewards": ["x"], "anchors": [0]}])), "reward 0 is 'x', not a number"),
+        (
+            dumps(trial(episodes=[{"rewards": ["x"], "anchors": [0]}])),
+            "reward 0: Input should be a valid number, not 'x'",
+        ),
         (dumps(trial(episodes=[{"rewards": [float("nan")], "anchors": [0]}])), "the reward is not finite"),
     ],
 )
@@ -207,6 +210,18 @@ def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     fails([str(tmp_path / "none.json")], "No such file")
     fails([str(tmp_path)], "directory")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "option", "message"),
+    [
+        ("lamer_hgpo", "depth=-1", "--lamer.hgpo.depth '-1': Input should be greater than or equal to 0"),
+        ("lamer_hgpo", "width=1", "--lamer.hgpo.width: no such option of lamer_hgpo. Options: depth, depth_power"),
+        ("lamer_rloo", "depth=1", "--lamer.rloo.depth: no such option of lamer_rloo. It has none"),
+    ],
+)
+def test_bad_options(estimator: str, option: str, message: str) -> None:
+    fails([str(FILE), "--estimator", estimator, "--option", option], message)
 
 
 def test_unknown_estimator() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, get, names, with_returns
 from openrlhf_lamer.advantage.table import FloatArray
-from openrlhf_lamer.cli.credit import read_case
+from openrlhf_lamer.cli.credit_file import read_case
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.vocabulary import CrossEpisode, Norm

@@ -347,7 +347,7 @@ def test_hgpo_on_two_actors_with_zero_3_and_dynamic_filtering(workshop: Path, tm
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--algo.advantage.estimator", "lamer_hgpo", "--lamer.depth", "1", "--lamer.train_reflection", "off"),
+        *("--algo.advantage.estimator", "lamer_hgpo", "--lamer.hgpo.depth", "1", "--lamer.train_reflection", "off"),
         *("--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3", "--train.max_epochs", "2"),
         *("--algo.dynamic_filtering_enable", "--train.num_episodes", "2"),
     ]

@@ -49,6 +49,29 @@ def test_its_estimator_is_found(installed: Path) -> None:
     assert result.stdout.split() == ["False"], result.stderr
 
 
+def test_its_estimators_options_are_flags_like_ours(installed: Path) -> None:
+    launcher = ["-m", "openrlhf_lamer.cli.train_ppo_ray"]
+    help_text = " ".join(python(installed, *launcher, "--help").stdout.split())
+    assert "--lamer.corridor_return.scale VALUE Factor on the return in a corridor. Default: 1.0." in help_text
+    assert "corridor_return" in help_text.split("--algo.advantage.estimator")[1][:300]
+    agent = ["--agent_func", "openrlhf_lamer.agents.sokoban", "--algo.advantage.estimator", "corridor_return"]
+    refused = python(installed, *launcher, *agent, "--lamer.corridor_return.scale", "0")
+    assert refused.returncode == 2
+    assert "--lamer.corridor_return.scale '0': Input should be greater than 0. Factor on" in refused.stderr
+
+
+def test_its_estimator_credits_trials_by_its_option(installed: Path) -> None:
+    file = str(PACKAGE.parent / "data" / "credit.json")
+    command = ["-m", "openrlhf_lamer.cli.main", "credit", file, "--estimator", "corridor_return", "--json"]
+    for scale in (1, 3):
+        result = python(installed, *command, "--option", f"scale={scale}")
+        cases = json.loads(result.stdout)
+        assert cases, result.stderr
+        for case in cases:
+            assert case["advantages"] == [[scale * value for value in trial] for trial in case["returns"]]
+    assert "corridor_return.width: no such option" in python(installed, *command, "--option", "width=2").stderr
+
+
 def test_the_commands_know_it(installed: Path, tmp_path: Path) -> None:
     command = ["-m", "openrlhf_lamer.cli.main"]
     result = python(installed, *command, "play", "corridor", "--player", "oracle", "--tasks", "5", "--json")

@@ -14,7 +14,7 @@ import pytest
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, get
 from openrlhf_lamer.advantage.gigpo import episode_term, step_term
 from openrlhf_lamer.advantage.groups import EPS
-from openrlhf_lamer.cli.credit import read_case
+from openrlhf_lamer.cli.credit_file import read_case
 from openrlhf_lamer.vocabulary import Norm
 
 GOLDEN = loads((Path(__file__).parent / "data" / "credit.json").read_text())
@@ -62,8 +62,12 @@ class TestByHand:
     def test_default(self) -> None:
         estimate = get("lamer_gigpo").estimate
         assert estimate(self.table, CreditConfig()) == pytest.approx([-1.5, 0, 4.5, -1.5, -0.5])
-        assert estimate(self.table, CreditConfig(step_weight=2)) == pytest.approx([-1.5, 0, 6.5, -2.5, -0.5])
-        assert estimate(self.table, CreditConfig(step_weight=0)) == pytest.approx([-1.5, 0, 2.5, -0.5, -0.5])
+        assert estimate(self.table, CreditConfig(options={"step_weight": 2})) == pytest.approx(
+            [-1.5, 0, 6.5, -2.5, -0.5]
+        )
+        assert estimate(self.table, CreditConfig(options={"step_weight": 0})) == pytest.approx(
+            [-1.5, 0, 2.5, -0.5, -0.5]
+        )
 
     def test_mean_std(self) -> None:
         # σ² of episodes: ½(1.5² + 2.5²) + 0.5² over 2 - 1; of anchor a: ½(0² + 2²) + 1² over 2 - 1; 1 where alone.

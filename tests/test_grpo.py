@@ -12,7 +12,7 @@ import pytest
 
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, get
 from openrlhf_lamer.advantage.groups import EPS
-from openrlhf_lamer.cli.credit import read_case
+from openrlhf_lamer.cli.credit_file import read_case
 from openrlhf_lamer.vocabulary import Norm
 
 GOLDEN = loads((Path(__file__).parent / "data" / "credit.json").read_text())

@@ -14,7 +14,7 @@ from openrlhf_lamer.advantage import CreditConfig, TurnTable, get, with_returns
 from openrlhf_lamer.advantage.gigpo import step_term
 from openrlhf_lamer.advantage.groups import EPS
 from openrlhf_lamer.advantage.hgpo import contexts
-from openrlhf_lamer.cli.credit import read_case
+from openrlhf_lamer.cli.credit_file import read_case
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
 
@@ -36,7 +36,8 @@ def table_of(*trials: list[dict[str, Any]]) -> TurnTable:
 
 
 def advantages(table: TurnTable, **options: Any) -> np.ndarray:
-    return get("lamer_hgpo").estimate(table, CreditConfig(**options))
+    own = {name: options.pop(name) for name in ("depth", "depth_power") if name in options}
+    return get("lamer_hgpo").estimate(table, CreditConfig(**options, options=own))
 
 
 class TestHistoryByHand:
@@ -151,7 +152,7 @@ def test_the_columns_must_be_there(column: str) -> None:
 @pytest.mark.parametrize("options", [{"depth": -1}, {"depth_power": -1}, {"depth_power": np.inf}])
 def test_config_refuses(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        CreditConfig(**options)
+        advantages(TestHistoryByHand.table, **options)
 
 
 class TestFromTrials:

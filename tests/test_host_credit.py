@@ -208,7 +208,7 @@ def test_hgpo_compares_the_memory_that_was_configured(maker: Maker, monkeypatch:
         return from_trials(trials, groups, memory)
 
     monkeypatch.setattr(TurnTable, "from_trials", spy)
-    config = LamerConfig(memory="reflection", depth=1)
+    config = LamerConfig.model_validate({"memory": "reflection", "hgpo.depth": 1})
     maker("lamer_hgpo", config=config).make_experience_batch(samples_of(batch_of(False), config))
     assert asked == ["reflection"]
 
@@ -216,12 +216,17 @@ def test_hgpo_compares_the_memory_that_was_configured(maker: Maker, monkeypatch:
 def test_the_configuration_reaches_the_estimator_whole() -> None:
     from dataclasses import asdict
 
-    from openrlhf_lamer.advantage import CreditConfig
+    from openrlhf_lamer.advantage import CreditConfig, get
 
-    unusual = {"depth": 5, "depth_power": 0.5, "norm": "mean_std", "cross_episode": "chained", "step_weight": 2.0}
-    unusual |= {"gamma_step": 0.5, "gamma_traj": 0.25, "reference": True}
-    assert asdict(credit_config(LamerConfig.model_validate(unusual), 0.75)) == unusual | {"lambd": 0.75}
-    assert credit_config(LamerConfig(), 1.0) == CreditConfig()
+    unusual = {"norm": "mean_std", "cross_episode": "chained", "gamma_step": 0.5, "gamma_traj": 0.25, "reference": True}
+    config = LamerConfig.model_validate({**unusual, "hgpo.depth": 5, "hgpo.depth_power": 0.5, "gigpo.step_weight": 2.0})
+    for name, options in (
+        ("lamer_hgpo", {"depth": 5, "depth_power": 0.5}),
+        ("lamer_gigpo", {"step_weight": 2.0}),
+        ("lamer_rloo", {}),
+    ):
+        assert asdict(credit_config(config, get(name), 0.75)) == unusual | {"lambd": 0.75, "options": options}
+        assert credit_config(LamerConfig(), get(name), 1.0) == CreditConfig()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

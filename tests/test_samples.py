@@ -16,7 +16,7 @@ pytest.importorskip("openrlhf")
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.integration.rollout.task_stream import PromptStream, generation_window, trial_seed
+from openrlhf_lamer.integration.rollout.task_stream import TaskStream, generation_window, trial_seed
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
 if not cpu.cuda_available():
@@ -344,7 +344,7 @@ def test_a_checkpoint_of_the_host_itself_can_be_read() -> None:
     host = loader()
     prompts = iter(host)
     seen = [next(prompts)[1][0] for _ in range(5)]
-    stream = PromptStream(loader(), 42)
+    stream = TaskStream(loader(), 42)
     stream.load_state_dict(host.state_dict())
     stream.begin()
     draws = []
@@ -357,7 +357,7 @@ def test_a_checkpoint_of_the_host_itself_can_be_read() -> None:
 
 def test_the_order_of_tasks_follows_from_the_seed_of_the_run() -> None:
     def order(seed: int) -> list[str]:
-        stream = PromptStream(loader(), seed)
+        stream = TaskStream(loader(), seed)
         stream.begin()
         return [draw.prompt for draw in iter(stream.draw, None)]
 

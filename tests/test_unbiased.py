@@ -162,7 +162,7 @@ def test_hgpo_nears_the_target_where_contexts_are_common() -> None:
 
 def test_the_episode_term_is_what_gigpo_is_off_by() -> None:
     """Its step term alone is near a shrunk target (and is the target itself with the own trial left out, see above)."""
-    step = unbiasedness.Setting("lamer_gigpo", False, {"step_weight": 1e6}).measure(PROBLEM, TRIALS)
+    step = unbiasedness.Setting("lamer_gigpo", False, {"options": {"step_weight": 1e6}}).measure(PROBLEM, TRIALS)
     shrunk = replace(step, mean=step.mean / 1e6, covariance=step.covariance / 1e12)
     assert shrunk.cosine > 0.99
     assert 0.7 < shrunk.scale < 1
@@ -174,8 +174,7 @@ def test_the_documentations_example_of_an_estimator() -> None:
     page = (Path(SCRIPTS).parent / "docs" / "credit.md").read_text(encoding="utf-8")
     (code,) = [block for block in page.split("```") if block.startswith("python\n# my_package")]
     shown: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_estimators", dict(registry._estimators))
+    with registry.scoped():
         exec(compile(code.removeprefix("python\n"), "credit.md", "exec"), shown)
         table = with_returns(PROBLEM.sample(64, 8, seed=0)[0], CreditConfig())
         advantage = get("anchored").estimate(table, CreditConfig())

@@ -53,46 +53,38 @@ class Lockstep:
     there, with the trials that still play this attempt; the reference generates for the others all the same.
     """
 
-    def __init__(self, player: Player, engine: Engine, trials: int) -> None:
-        self._player, self._engine, self._playing = player, engine, trials
-        self._waiting: list[tuple[tuple[int, int], asyncio.Future[None]]] = []
+    def __init__(self, engine: Engine, trials: int) -> None:
+        self._engine, self._playing = engine, trials
+        self._waiting: list[tuple[tuple[int, int], asyncio.Event]] = []
 
-    async def play(self, record: Record) -> Trial:
-        """Play one of the trials."""
-        try:
-            return await self._player.play(record, _Gate(self, self._engine, iter(record.rounds)))
-        finally:
-            self._playing -= 1
-            self._begin_round()
-
-    async def wait(self, its_round: tuple[int, int]) -> None:
-        """Until the round begins."""
-        begun = asyncio.get_running_loop().create_future()
+    async def generate(self, its_round: tuple[int, int], prompt: Sequence[int], tokens: int) -> None:
+        """Generate once the round has begun."""
+        begun = asyncio.Event()
         self._waiting.append((its_round, begun))
-        self._begin_round()
-        await begun
+        self.begin_round()
+        await begun.wait()
+        await self._engine.generate(prompt, tokens)
 
-    def _begin_round(self) -> None:
-        if not self._waiting or len(self._waiting) < self._playing:
-            return
-        first = min(each for each, _ in self._waiting)
-        for each, begun in self._waiting:
-            if each == first:
-                begun.set_result(None)
-        self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
+    def begin_round(self, ended: int = 0) -> None:
+        """Begin the next round if every trial waits for it; `ended` trials play no more."""
+        self._playing -= ended
+        if self._waiting and len(self._waiting) == self._playing:
+            first = min(each for each, _ in self._waiting)
+            for each, begun in self._waiting:
+                if each == first:
+                    begun.set()
+            self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
 
 
 @dataclass(frozen=True)
-class _Gate:
+class Gate:
     """The engine as one trial in lockstep sees it."""
 
     lockstep: Lockstep
-    engine: Engine
     rounds: Iterator[tuple[int, int]]
 
     async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await self.lockstep.wait(next(self.rounds))
-        await self.engine.generate(prompt, tokens)
+        await self.lockstep.generate(next(self.rounds), prompt, tokens)
 
 
 @dataclass(frozen=True)
@@ -113,8 +105,14 @@ def gain(stage: Simulated, size: Size, seed: int) -> Gain:
     records, player = size.records(seed), size.player()
 
     async def in_lockstep(engine: Engine) -> list[Trial]:
-        lockstep = Lockstep(player, engine, len(records))
-        return await asyncio.gather(*map(lockstep.play, records))
+        lockstep = Lockstep(engine, len(records))
+
+        async def play(record: Record) -> Trial:
+            trial = await player.play(record, Gate(lockstep, iter(record.rounds)))
+            lockstep.begin_round(ended=1)
+            return trial
+
+        return await asyncio.gather(*map(play, records))
 
     def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
         return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]

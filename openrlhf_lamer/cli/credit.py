@@ -1,46 +1,19 @@
-"""`openrlhf-lamer credit`: what returns and advantages some trials get, turn by turn.
-
-The file holds one case or a list of them. A case is a batch of trials and its discounts:
-
-    {"gamma_step": 0.95, "gamma_traj": 0.6, "trials": [
-        {"group": 0, "episodes": [{"rewards": [0, -0.5], "anchors": ["start", "s1"]}, ...]}, ...]}
-
-Between two consecutive episodes of a trial stands a reflection, with no reward of its own. An episode may
-also have
-
-    "actions": ["up", "left"]     one a play turn, of any type: `lamer_hgpo` tells histories apart by them, where
-                                  they are left out by anchors alone
-    "remark": "walls are left"    what the reflection on it says, of any type: part of what later episodes remember
-    "values": [0.5, 0.2, 0.9]     the critic's value where each turn begins, the reflection's last, for `lamer_ppo`;
-                                  0 for every turn of the episode where they are left out
-
-Other keys are left unread.
-"""
+"""`openrlhf-lamer credit`: returns and advantages of some trials, turn by turn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.vocabulary import CROSS_EPISODE_HELP, NORM_HELP, CrossEpisode, Norm
 
 if TYPE_CHECKING:
-    from openrlhf_lamer.advantage import CreditConfig, Estimator, TurnTable
+    from openrlhf_lamer.advantage import Estimator
     from openrlhf_lamer.advantage.table import FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One batch of trials, as the file has it, laid out as a table with returns."""
-
-    config: CreditConfig
-    table: TurnTable
-    num_trials: int
-    anchors: list[str]
-    """What the file calls the anchor of each code in the table."""
+    from openrlhf_lamer.cli.credit_file import Case
 
 
 def credit(
@@ -52,26 +25,20 @@ def credit(
             "plugin's."
         ),
     ] = "lamer_gigpo",
-    cross_episode: Annotated[
-        Literal["paper", "chained"] | None,
-        typer.Option(
-            help="How later episodes enter a return: the paper's Eq. 4, or its reference code's one walk; by default "
-            "paper, for lamer_ppo chained.",
-            show_default=False,
-        ),
-    ] = None,
-    norm: Annotated[
-        Literal["mean", "mean_std"] | None,
-        typer.Option(
-            help="Centre advantages, or also divide by their spread; by default per estimator.", show_default=False
-        ),
-    ] = None,
+    cross_episode: Annotated[CrossEpisode | None, typer.Option(help=CROSS_EPISODE_HELP, show_default=False)] = None,
+    norm: Annotated[Norm | None, typer.Option(help=NORM_HELP, show_default=False)] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Reproduce the quirks of the paper's reference code.")
     ] = False,
-    depth: Annotated[
-        int, typer.Option(min=0, help="How many earlier turns refine the anchor groups of lamer_hgpo.")
-    ] = 2,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of the estimator, such as depth=1 for lamer_hgpo. May be given several times; a wrong name "
+            "lists the names.",
+            metavar="NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
     lambd: Annotated[float, typer.Option(min=0, max=1, help="λ of lamer_ppo, at turn boundaries.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of tables.")] = False,
 ) -> None:
@@ -87,12 +54,14 @@ def credit(
     their place.
     """
     from openrlhf_lamer.advantage import CreditConfig, get
+    from openrlhf_lamer.cli.credit_file import read_cases
 
+    given = {name: value for name, _, value in (item.partition("=") for item in option or ())}
     try:
         chosen = get(estimator)
-        options = {"norm": norm, "reference": reference, "depth": depth, "lambd": lambd}
-        form = chosen.settle(CreditConfig(cross_episode=cross_episode)).cross_episode
-        cases = read_cases(file, cross_episode=form, **options)
+        common = {"norm": norm, "reference": reference, "options": given, "lambd": lambd}
+        form = chosen.settle(CreditConfig(cross_episode=cross_episode, options=given)).cross_episode
+        cases = read_cases(file, cross_episode=form, **common)
         advantages = [chosen.estimate(case.table, case.config) for case in cases]
     except ValueError as error:
         fail(" ".join(str(error).split()))
@@ -102,125 +71,8 @@ def credit(
         _print_tables(cases, advantages, chosen)
 
 
-def read_cases(file: Path, **options: Any) -> list[Case]:
-    """The cases of a file; `options` are those of `CreditConfig` that the file doesn't give.
-
-    Raises:
-        ValueError: naming the file, the place in it, and what is wrong there.
-    """
-    import json
-
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    cases = content if isinstance(content, list) else [content]
-    return [read_case(case, f"{file}: case {number}", **options) for number, case in enumerate(cases)]
-
-
-def read_case(case: Any, where: str = "case", **options: Any) -> Case:
-    """Lay out one case as the file holds it; `where` names it in errors."""
-    import json
-
-    import numpy as np
-
-    from openrlhf_lamer.advantage import PLAY, REFLECT, CreditConfig, TurnTable, with_returns
-
-    gammas = {name: _item(case, name, _NUMBER, where) for name in ("gamma_step", "gamma_traj")}
-    trials = _item(case, "trials", list, where)
-    columns: dict[str, list[float]] = {name: [] for name in _COLUMNS}
-    anchor_codes: dict[str, int] = {}
-    action_codes: dict[str, int] = {}
-    memory_codes: dict[str, int] = {}
-    labels: list[str] = []
-
-    def add(*row: float) -> None:
-        for column, value in zip(columns.values(), row, strict=True):
-            column.append(value)
-
-    def code(item: Any, codes: dict[str, int]) -> int:
-        return codes.setdefault(json.dumps(item, sort_keys=True), len(codes))
-
-    for i, trial in enumerate(trials):
-        place = f"{where}, trial {i}"
-        group = _item(trial, "group", int, place)
-        episodes = _item(trial, "episodes", list, place)
-        memory = code([], memory_codes)
-        for n, episode in enumerate(episodes):
-            at = f"{place}, episode {n}"
-            reflects = n + 1 < len(episodes)
-            rewards = _numbers(episode, "rewards", at)
-            anchors = _per_turn(episode, "anchors", len(rewards), at)
-            actions = _per_turn(episode, "actions", len(rewards), at) if "actions" in episode else [None] * len(rewards)
-            values = _numbers(episode, "values", at) if "values" in episode else [0.0] * (len(rewards) + reflects)
-            if len(values) != len(rewards) + reflects:
-                needed = f"{len(rewards)} rewards" + (" and a reflection" if reflects else "")
-                raise ValueError(f"{at}: {needed}, but {len(values)} values")
-            for t, (reward, anchor, action) in enumerate(zip(rewards, anchors, actions, strict=True)):
-                anchor_code = code(anchor, anchor_codes)
-                if anchor_code == len(labels):
-                    labels.append(str(anchor))
-                add(group, i, n, t, PLAY, reward, anchor_code, code(action, action_codes), memory, values[t])
-            if reflects:
-                add(group, i, n, len(rewards), REFLECT, 0.0, -1, -1, memory, values[-1])
-                memory = code([memory, anchors, actions, episode.get("remark")], memory_codes)
-    try:
-        config = CreditConfig(**gammas, **options)
-        arrays = {name: np.array(values, dtype=_COLUMNS[name]) for name, values in columns.items()}
-        table = with_returns(TurnTable(**arrays), config)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: {error}") from error
-    return Case(config, table, len(trials), labels)
-
-
 _OTHER_COLUMNS = 70
-"""Width of the printed table without its anchors, which get what the terminal has left."""
-
-_COLUMNS = {
-    "group": "int64",
-    "trial": "int64",
-    "episode": "int64",
-    "turn": "int64",
-    "phase": "int64",
-    "reward": "float64",
-    "anchor": "int64",
-    "action": "int64",
-    "memory": "int64",
-    "values": "float64",
-}
-
-
-_NUMBER = (int, float)
-_KINDS: dict[type | tuple[type, ...], str] = {list: "a list", int: "an integer", _NUMBER: "a number"}
-
-
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _item(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(mapping, dict) or key not in mapping:
-        raise ValueError(f"{where} has no {key!r}")
-    if not _is(mapping[key], kind):
-        raise ValueError(f"{where}: {key!r} is not {_KINDS[kind]}")
-    return mapping[key]
-
-
-def _numbers(episode: Any, key: str, where: str) -> list[float]:
-    numbers = _item(episode, key, list, where)
-    for t, number in enumerate(numbers):
-        if not _is(number, _NUMBER):
-            raise ValueError(f"{where}: {key.removesuffix('s')} {t} is {number!r}, not a number")
-    return numbers
-
-
-def _per_turn(episode: Any, key: str, turns: int, where: str) -> list[Any]:
-    items = _item(episode, key, list, where)
-    if len(items) != turns:
-        raise ValueError(f"{where}: {turns} rewards, but {len(items)} {key}")
-    return items
+"""Width of the printed table without its anchors, which get the rest of the terminal."""
 
 
 def _print_json(cases: list[Case], advantages: list[FloatArray]) -> None:

@@ -1,4 +1,4 @@
-"""Ray's remote classes, opened up so that they can be subclassed."""
+"""Plain classes behind Ray's remote classes, for subclassing."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def plain_class(actor_class: Any) -> Any:
-    """The class behind `@ray.remote`: a remote class itself can't be a base."""
+    """The class behind `@ray.remote`, since a remote class can't be subclassed."""
     return actor_class.__ray_metadata__.modified_class

@@ -12,32 +12,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from openrlhf_lamer import room
-from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig
-from openrlhf_lamer.integration.host import host_parser
-
-DEFAULTS: Mapping[str, object] = {
-    "algo.advantage.estimator": "lamer_gigpo",
-    "algo.kl.init_coef": 0.0,
-    "actor.lr_scheduler": "constant",
-    "ckpt.best_metric_key": "none",
-    "data.input_key": "input",
-    "data.label_key": "label",
-    "data.max_len": None,
-    "eval.n_samples_per_prompt": 1,
-    "eval.temperature": 0.7,
-    "rollout.batch_size": 16,
-    "rollout.max_new_tokens": MAX_NEW_TOKENS,
-    "rollout.n_samples_per_prompt": 8,
-    "train.batch_size": 64,
-    "vllm.enable_prefix_caching": True,
-    "vllm.num_engines": 1,
-}
-"""Where our defaults differ from the host's: the paper's setting, and what trials need. `data.max_len` follows from
-the agent and the configuration (`room`)."""
+from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
+from openrlhf_lamer.integration.host import DEFAULTS, host_parser
 
 HELP = {
     "data.max_len": "Most tokens of a prompt and its reply. By default what the longest prompt of a trial needs: it "
@@ -130,7 +109,7 @@ def _own_parser() -> argparse.ArgumentParser:
         "--agent_func", metavar="MODULE", help="Agent: a module such as openrlhf_lamer.agents.sokoban, or a .py file."
     )
     group.add_argument("--lamer.config", metavar="FILE", help="TOML file with these options; flags win over it.")
-    for name, info in LamerConfig.model_fields.items():
+    for name, info in LamerConfig.flags().items():
         shown = info.get_default(call_default_factory=True)
         default = "" if shown is None else f" Default: {_show(shown)}."
         # A switch alone switches on.
@@ -157,13 +136,9 @@ def _read(name: str, value: str) -> Any:
 
 
 def _refuse_unknown(rest: Sequence[str]) -> None:
-    known = [f"--lamer.{name}" for name in (*LamerConfig.model_fields, "config")]
     for argument in rest:
-        name = argument.split("=")[0]
-        if name.startswith("--lamer"):
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else f" Options: {', '.join(known)}"
-            raise ConfigError(f"{name}: no such option.{hint}")
+        if argument.startswith("--lamer"):
+            raise ConfigError(no_such_option(argument.split("=")[0]))
 
 
 def _adapt(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:

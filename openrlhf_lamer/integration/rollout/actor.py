@@ -1,4 +1,4 @@
-"""The host's rollout actor, playing one trial a call."""
+"""The host's rollout actor, which plays one trial per call."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task
 
 CALLS = 100_000
-"""Calls that an engine answers at once. Ray's own limit of 1000 would let trials hold up an update of the weights."""
+"""Calls that an engine answers at once. Under Ray's own limit of 1000, trials could delay an update of the weights."""
 
 
 class LamerRolloutActor(plain_class(RolloutRayActor)):
-    """A vLLM engine with the agent that plays on it, which the launcher puts in the place of the host's."""
+    """A vLLM engine with the agent that plays on it. The launcher puts it in the place of the host's actor."""
 
     executor: Any
     llm: Any
 
     async def prepare(self, tokenizer: Any, *, seeded: bool) -> None:
-        """Take what all trials share: the tokenizer, and whether replies are sampled by their own seeds."""
+        """Store what all trials share: the tokenizer, and whether each reply is sampled by its own seed."""
         self.executor.take(tokenizer)
         self._seeded = seeded
 
@@ -40,7 +40,7 @@ class LamerRolloutActor(plain_class(RolloutRayActor)):
         *,
         evaluating: bool,
     ) -> dict[str, Any]:
-        """Play trial number `sample` of the task in `label`, to train or to evaluate; failures are in the record."""
+        """Play trial number `sample` of the task in `label`, for training or evaluation; failures are in the record."""
         policy = EnginePolicy(self, sampling_params, seeded=self._seeded)
         return await self.executor.play(
             prompt,
@@ -54,7 +54,7 @@ class LamerRolloutActor(plain_class(RolloutRayActor)):
         )
 
     async def prefix_cache(self) -> tuple[int, int]:
-        """Prompt tokens that were looked up in the prefix cache since the start, and those found; (0, 0) without it."""
+        """Prompt tokens looked up in the prefix cache since the start, and those found; (0, 0) without a cache."""
         from vllm.v1.metrics.reader import Counter, get_metrics_snapshot
 
         counters = {m.name: m.value for m in get_metrics_snapshot() if isinstance(m, Counter)}
@@ -65,10 +65,10 @@ class LamerRolloutActor(plain_class(RolloutRayActor)):
         return EngineReport(socket.gethostname(), os.getpid(), tuple(self.executor.playing.values()))
 
     async def until_death(self) -> None:
-        """Never return: whoever waits for the answer hears of this process's death, and of its engine's, at once.
+        """Never return: a caller that waits for the answer learns at once when this process or its engine dies.
 
         Raises:
-            RuntimeError: vLLM's own process has died, and this one is of no use without it.
+            RuntimeError: vLLM's own process died, and this one is useless without it.
         """
         while not self.llm.errored:  # noqa: ASYNC110  (vLLM has no event for it)
             await asyncio.sleep(1)

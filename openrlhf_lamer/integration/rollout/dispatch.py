@@ -1,8 +1,9 @@
-"""Which trial starts next, and on which engine.
+"""Choice of the trial that starts next, and of its engine.
 
-Trials differ in length by more than an order of magnitude, and a batch ends with its last one. So what is expected to
-take longest starts first, each on the engine with the least work left on it. "Work" is sampled tokens; what a trial
-will sample is learned from those that have ended. Nothing here knows Ray or a clock: times are given.
+Trials differ in length by more than an order of magnitude, and a batch ends with its last one. So the trials that are
+expected to take longest start first, each on the engine with the least work left. Work is counted in sampled tokens,
+and a trial's work is estimated from trials that have ended. This module knows neither Ray nor a clock: callers give
+times.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from openrlhf_lamer.records import Task
 K = TypeVar("K", bound=Hashable)
 
 FLOOR = 0.1
-"""Share of its expected work that a running trial counts at least, however long it has run."""
+"""Least share of its expected work that a running trial counts, however long it has run."""
 
 
 class Expectation:
-    """Tokens that a trial of a task will sample: the mean of its earlier trials.
+    """Tokens that a trial of a task will sample: the mean over its earlier trials.
 
-    A task that has not been played yet is expected to take as long as its environment with the same options, else as
-    its environment, else as anything. The mean follows the policy: a new trial weighs at least 1 / `memory` in it.
+    For a task without earlier trials it is the mean over its environment with the same options, else over its
+    environment, else over all trials. The mean follows the policy: a new trial weighs at least 1 / `memory` in it.
 
     Args:
-        memory: Trials that a mean is taken over, roughly.
-        tasks: Tasks that are remembered, at most; those that were not played for longest are forgotten.
+        memory: Number of trials that a mean is taken over, roughly.
+        tasks: Most tasks that are remembered; those not played for longest are forgotten.
     """
 
     def __init__(self, memory: int = 32, tasks: int = 65_536) -> None:
@@ -40,14 +41,14 @@ class Expectation:
         self._by_kind: dict[tuple[str, ...], tuple[int, float]] = {}
 
     def tokens(self, task: Task) -> float:
-        """What a trial of `task` is expected to sample; 1 while nothing is known."""
+        """Tokens that a trial of `task` is expected to sample; 1 while nothing is known."""
         found = self._by_task.get(task.id)
         if found is None:
             found = next((self._by_kind[kind] for kind in _kinds(task) if kind in self._by_kind), (0, 1.0))
         return found[1]
 
     def learn(self, task: Task, tokens: int) -> None:
-        """A trial of `task` has ended and sampled `tokens`."""
+        """Record that a trial of `task` ended and sampled `tokens`."""
         self._by_task[task.id] = self._updated(self._by_task.get(task.id), tokens)
         self._by_task.move_to_end(task.id)
         if len(self._by_task) > self._tasks:
@@ -62,7 +63,7 @@ class Expectation:
 
 
 def _kinds(task: Task) -> tuple[tuple[str, ...], ...]:
-    """What a task has in common with others, the narrowest first."""
+    """Kinds that a task belongs to, the narrowest first."""
     return (task.env, json.dumps(dict(task.options), sort_keys=True)), (task.env,), ()
 
 
@@ -76,12 +77,12 @@ class _Running:
 class Dispatcher(Generic[K]):
     """Trials that wait, trials that run, and the next ones to start.
 
-    No slot stays free while a trial waits, so a batch takes at most the mean load of a slot and its longest trial
-    (Graham's bound for lists). Earlier batches go first; within a batch, the longest trials.
+    No slot stays free while a trial waits, so a batch takes at most the mean load of a slot plus its longest trial
+    (Graham's bound for list scheduling). Earlier batches go first, and within a batch the longest trials.
 
     Args:
         engines: Number of engines.
-        limit: Trials that run at once on each; None starts everything at once, balanced all the same.
+        limit: Most trials that run at once on each; None starts everything at once, still balanced.
     """
 
     def __init__(self, engines: int, limit: int | None = None) -> None:
@@ -94,7 +95,7 @@ class Dispatcher(Generic[K]):
 
     @property
     def running(self) -> int:
-        """Trials that run, on all engines."""
+        """Number of trials that run, on all engines."""
         return len(self._running)
 
     def add(self, trial: K, work: float, batch: int = 0) -> None:
@@ -102,7 +103,7 @@ class Dispatcher(Generic[K]):
         heapq.heappush(self._waiting, (batch, -work, next(self._order), trial))
 
     def start(self, now: float) -> list[tuple[K, int]]:
-        """Every trial that starts at time `now`, with its engine; they count as running from here on."""
+        """Start trials at time `now`: each one with its engine. They count as running from then on."""
         started: list[tuple[K, int]] = []
         loads = self.loads(now) if self._waiting else []
         while self._waiting:
@@ -118,7 +119,7 @@ class Dispatcher(Generic[K]):
         return started
 
     def end(self, trial: K, work: float, now: float) -> None:
-        """A running trial has ended, at `now` and after `work` tokens, 0 if that says nothing."""
+        """End a running trial at `now`, after `work` tokens; 0 if its tokens say nothing about engines' speed."""
         running = self._running.pop(trial)
         self._counts[running.engine] -= 1
         if work and now > running.began:
@@ -127,10 +128,10 @@ class Dispatcher(Generic[K]):
             self._speed = count, speed + (work / (now - running.began) - speed) / count
 
     def loads(self, now: float) -> list[float]:
-        """For each engine, the work that its running trials have left.
+        """Work that is left of the running trials, for each engine.
 
-        What a trial has done is its time at the speed of those that have ended; it never counts less than `FLOOR`
-        of what was expected of it, since it does run.
+        A trial's work done is its running time at the mean speed of ended trials. At least `FLOOR` of its expected
+        work counts as left, since it does run.
         """
         loads = [0.0] * self.engines
         for running in self._running.values():
@@ -140,7 +141,7 @@ class Dispatcher(Generic[K]):
 
 
 class Occupancy:
-    """How many trials ran at once, over the time since the last reading in which any ran."""
+    """Number of trials that run at once, over the time since the last reading in which any ran."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -148,7 +149,7 @@ class Occupancy:
         self._area = self._busy = 0.0
 
     def set(self, running: int, now: float) -> None:
-        """From `now` on, `running` trials run."""
+        """Record that `running` trials run from `now` on."""
         if self._running and now > self._since:
             self._area += self._running * (now - self._since)
             self._busy += now - self._since
@@ -157,7 +158,7 @@ class Occupancy:
         self._most = max(self._most, running)
 
     def read(self, now: float) -> tuple[float, int]:
-        """The mean and the most since the last reading; a new one begins."""
+        """Mean and maximum since the last reading; a new period begins."""
         self.set(self._running, now)
         mean = self._area / self._busy if self._busy else float(self._running)
         most, self._most = self._most, self._running

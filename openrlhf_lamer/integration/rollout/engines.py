@@ -1,4 +1,4 @@
-"""The rollout engines as one: groups of trials go in, and come out when their last trial has ended."""
+"""All rollout engines behind one interface: groups of trials go in, and come out when their last trial has ended."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from openrlhf_lamer.records import Task
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """Where an engine runs, and what it is doing.
+    """Report of an engine: where it runs, and what it plays.
 
     Attributes:
         host: Name of its machine.
-        pid: Its process there.
-        tasks: The task of each trial that it plays, by id.
+        pid: Its process id there.
+        tasks: Task id of each trial that it plays.
     """
 
     host: str
@@ -32,7 +32,7 @@ class EngineReport:
 
 @dataclass(eq=False)
 class Group:
-    """The trials of one prompt, played and to be played.
+    """The trials of one prompt, ended or not.
 
     Attributes:
         prompt: The host's prompt.
@@ -40,9 +40,9 @@ class Group:
         seeds: A seed for each trial.
         sampling_params: vLLM's, for every reply.
         max_length: Most tokens of a prompt and its reply together.
-        evaluating: Whether the trials are of the host's evaluation set, and not to be trained.
-        samples: For each trial that has ended, what the host gets of it.
-        passed: Whether the group may be trained; None before its last trial has ended.
+        evaluating: Whether the trials belong to the host's evaluation set and are not trained.
+        samples: The host's sample of each trial; None until the trial has ended.
+        passed: Whether the group may be trained; None until its last trial has ended.
     """
 
     prompt: str
@@ -64,12 +64,12 @@ class Group:
 
 
 class Engines:
-    """Plays trials on the rollout actors, each where and when the dispatcher says.
+    """Plays trials on the rollout actors. The dispatcher chooses when and where each one starts.
 
     Args:
         actors: Handles of `LamerRolloutActor`.
         tokenizer: The model's tokenizer.
-        config: How many trials an engine plays at once.
+        config: Holds the number of trials that an engine plays at once.
         seeded: Whether replies are sampled by their trial's seed.
     """
 
@@ -91,7 +91,7 @@ class Engines:
         self._start()
 
     def wait(self) -> Group:
-        """Wait until a trial ends, start what may start then, and return the trial's group.
+        """Wait until a trial ends, start those that may start then, and return the ended trial's group.
 
         Raises:
             ray.exceptions.RayActorError: The trial's engine died.
@@ -110,11 +110,11 @@ class Engines:
         return group
 
     def metrics(self) -> dict[str, float]:
-        """What was reached since the last call.
+        """Metrics of the time since the last call.
 
         Keys: `concurrent_trials` (mean over the time in which any ran, all engines together), `idle_slots` (share of
-        the slots that played no trial in that time; without a limit there are as many slots as trials ran at once at
-        most), and `prefix_cache_hit_rate` (share of the prompts' tokens that were in an engine's prefix cache).
+        the slots that played no trial in that time; without a limit, the most trials that ran at once count as slots),
+        and `prefix_cache_hit_rate` (share of the prompts' tokens that were in an engine's prefix cache).
         """
         import ray
 

@@ -1,4 +1,4 @@
-"""The host's samples generator, playing trials: which prompts are drawn when, and which groups make a batch."""
+"""The host's samples generator on trials: it draws prompts, and collects groups into batches."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vllm import SamplingParams
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.engines import Engines, Group
-from openrlhf_lamer.integration.rollout.task_stream import Draw, PromptStream, generation_window, trial_seed
+from openrlhf_lamer.integration.rollout.task_stream import Draw, TaskStream, generation_window, trial_seed
 
 logger = init_logger(__name__)
 
 EVALUATION = -1
-"""The batch that an evaluation counts as: before all that are to be trained."""
+"""Batch number of an evaluation: before all batches of training."""
 
 
 class Rollout(list[Experience]):
-    """A batch of trials in whole groups, in the order of their prompts, with what its rollout showed.
+    """A batch of trials in whole groups, in the order of their prompts, with metrics of its rollout.
 
-    It is what the host's loops hand from generation to training, through a queue where that is asynchronous.
+    The host's loops hand it from generation to training, in asynchronous training through a queue.
 
     Attributes:
         metrics: Flat scalars.
@@ -38,18 +38,18 @@ class Rollout(list[Experience]):
 
 
 class LamerSamplesGenerator(SamplesGenerator):
-    """Batches of trials, one call of an engine each.
+    """Generates batches of trials, with one call of an engine per trial.
 
     A batch is the first `--rollout.batch_size` groups, in the order of their prompts, that dynamic filtering lets pass.
-    So which tasks a step trains depends on the trials' outcomes alone, and not on which of them was fastest.
+    So the tasks that a step trains depend only on the trials' outcomes, and not on which trial was fastest.
 
-    Weights must not change while a trial runs, unless `--train.partial_rollout_enable` says that they may: the host
-    locks the engines through a whole batch, and this generator leaves nothing running when it returns. With partial
-    rollouts there is no such lock, and the trials of the next batch start as those of this one end. They run on while
-    this one is trained, so a trial may have been begun one batch before the host alone would have begun it, no more.
+    Weights must not change while a trial runs, unless `--train.partial_rollout_enable` allows it: the host locks the
+    engines through a whole batch, and this generator leaves nothing running when it returns. With partial rollouts
+    there is no such lock, and the trials of the next batch start as those of this one end. They run on while this one
+    is trained, so a trial may begin up to one batch earlier than in the host without this package, never more.
 
     Attributes:
-        prompts_dataloader: The host's, as a stream that is read ahead.
+        prompts_dataloader: The host's dataloader as a stream that is read ahead.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         vllm_engines: Any,
         config: LamerConfig,
     ) -> None:
-        stream = PromptStream(prompts_dataloader, strategy.args.train.seed)
+        stream = TaskStream(prompts_dataloader, strategy.args.train.seed)
         super().__init__(strategy, stream, eval_dataloader, tokenizer, vllm_engines)
         self._stream = stream
         self._engines = Engines(self.vllm_engines, tokenizer, config, seeded=self.args.train.full_determinism_enable)
@@ -69,7 +69,7 @@ class LamerSamplesGenerator(SamplesGenerator):
 
     @classmethod
     def instead_of(cls, host: SamplesGenerator, config: LamerConfig) -> LamerSamplesGenerator:
-        """A generator that draws from the same prompts and engines as `host`."""
+        """A generator with the prompts and engines of `host`."""
         return cls(
             host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines, config
         )
@@ -78,8 +78,8 @@ class LamerSamplesGenerator(SamplesGenerator):
         """One batch to train.
 
         Returns:
-            The batch, smaller or empty where the prompts end; the share of its groups in percent that passed dynamic
-            filtering, if that is on; the prompts that it used up; and whether the epoch's prompts are all used up.
+            The batch, smaller or empty at the end of the prompts; the percentage of groups that passed dynamic
+            filtering, None where that is off; the number of prompts used up; whether the epoch's prompts are used up.
         """
         args = self.args
         size = args.rollout.batch_size
@@ -103,7 +103,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         return self._deliver(size, metrics)
 
     def generate_eval_samples(self, **generate_kwargs: Any) -> Rollout:
-        """Play the evaluation set once; its trials go before those of training that may wait."""
+        """Play the evaluation set once; its trials go before waiting trials of training."""
         self._wake()
         try:
             groups = [
@@ -121,7 +121,7 @@ class LamerSamplesGenerator(SamplesGenerator):
             self._sleep()
 
     def _ready(self) -> int:
-        """Groups to train that have ended, those alone that no group before them can delay."""
+        """Number of groups to train that have ended and that no group before them can delay."""
         count = 0
         for _, group in self._groups:
             if not group.complete:
@@ -130,7 +130,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         return count
 
     def _fill(self, window: int, size: int, generate_kwargs: dict[str, Any]) -> None:
-        """Draw prompts until `window` groups are played or ready to be trained."""
+        """Draw prompts until `window` groups are being played or are ready to be trained."""
         while sum(group.passed is not False for _, group in self._groups) < window:
             draw = self._stream.draw()
             if draw is None:
@@ -140,7 +140,7 @@ class LamerSamplesGenerator(SamplesGenerator):
             self._engines.submit(group, draw.number // size)
 
     def _wait(self) -> None:
-        """Wait for a trial; if it was the last one of a group to be trained, judge that group."""
+        """Wait for a trial. If it is the last of a group to train, decide whether the group passes."""
         group = self._engines.wait()
         if group.complete and not group.evaluating:
             group.passed = not self.args.algo.dynamic_filtering_enable or self._passes(group)

@@ -1,9 +1,8 @@
-"""Slow environments in processes of their own: Ray actors, spread over the cluster.
+"""Slow environments in separate processes: Ray actors, spread over the cluster.
 
-A worker holds the environments of many trials, since one that waits for a reply costs memory
-alone, and plays them one call at a time, in one thread. A call that hangs, or that its worker
-dies under, fails its own trial and no other: environments are deterministic, so the other
-sessions on that worker replay their episode's actions on another one and go on.
+A worker holds the environments of many trials, since an environment that waits for a reply costs only memory. It plays
+them one call at a time, in one thread. A call that hangs or kills its worker fails only its own trial: environments are
+deterministic, so the other sessions on that worker replay their episode's actions on another worker and continue.
 
 The workers belong to the process that leases them (a rollout engine) and die with it.
 """
@@ -26,19 +25,19 @@ from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.records import Task
 
 RESETS = 1000
-"""Resets after which a worker is replaced, against engines that leak."""
+"""Resets after which a worker is replaced, against games that leak memory."""
 
 START_SECONDS = 120.0
-"""How long Ray may take to start a worker."""
+"""Time limit for Ray to start a worker."""
 
 STARTS = 3
-"""How many workers in a row a call waits for that die before they are up, as on a node that is being lost."""
+"""Workers in a row that may die before they are up, as on a node that is being lost; then the call gives up."""
 
 logger = logging.getLogger(__name__)
 
 
 class WorkerDiedError(LamerError, RuntimeError):
-    """An environment's process ended while it was asked something."""
+    """An environment's process ended during a call."""
 
     exit_code = 1
 
@@ -48,12 +47,12 @@ class NotStartedError(WorkerDiedError):
 
 
 class Pool:
-    """Opens sessions: in threads of this process on cheap environments, on workers for slow ones.
+    """Opens sessions: cheap environments run in threads of this process, slow ones on workers.
 
     Args:
-        size: Most workers, those aside that are replaced but still have sessions.
-        timeout: Seconds that one call into an environment may take, once its turn has come.
-        recycle_after: Resets after which a worker gets no new sessions, and ends with its last one.
+        size: Most workers, not counting replaced ones that still have sessions.
+        timeout: Seconds that one call into an environment may take, without the wait for its turn.
+        recycle_after: Resets after which a worker gets no new sessions and ends with its last one.
     """
 
     def __init__(self, size: int, timeout: float, recycle_after: int = RESETS) -> None:
@@ -71,7 +70,7 @@ class Pool:
         return PooledSession(self, make)
 
     def worker(self) -> Worker:
-        """The worker with the fewest sessions; a new one while all have some and there may be more."""
+        """The worker with the fewest sessions; a new one if all have sessions and the limit allows it."""
         self._workers = [each for each in self._workers if each.alive and each.resets < self._recycle_after]
         fewest = min(self._workers, key=lambda each: each.sessions, default=None)
         if fewest is None or (fewest.sessions and len(self._workers) < self._size):
@@ -81,7 +80,7 @@ class Pool:
 
 
 class PooledSession:
-    """A session on a worker, and on another one if that is lost through no fault of its own."""
+    """A session on a worker; if another session's call loses the worker, it moves to another one."""
 
     env = None
     _keys = itertools.count()
@@ -95,7 +94,7 @@ class PooledSession:
         self._anchor = ""
 
     async def reset(self, task: Task) -> Opening:
-        self._task = None  # the episode before need not be replayed
+        self._task = None  # the last episode need not be replayed
         opening = await self._call("reset", task)
         self._task, self._actions, self._anchor = task, [], opening.anchor
         return opening
@@ -128,7 +127,7 @@ class PooledSession:
                 await self.close()
 
     async def _settle(self) -> Worker:
-        """Build the environment on a worker, and bring it to where this session's episode stands."""
+        """Build the environment on a worker, and replay this session's episode there."""
         worker = self._worker = self._pool.worker()
         worker.sessions += 1
         await worker.call("open", self._key, self._make)
@@ -142,7 +141,7 @@ class PooledSession:
 
 
 class _LostError(Exception):
-    """The worker ended before it was asked: another session's fault, if anyone's."""
+    """The worker ended before this call: by another session's fault, if anyone's."""
 
 
 class Worker:
@@ -159,12 +158,12 @@ class Worker:
         self.resets = 0
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """The answer of a method of `Environments`; waiting for other sessions' calls takes no part in the time limit.
+        """Answer of a method of `Environments`; the wait for other sessions' calls does not count to the time limit.
 
         Raises:
-            TimeoutError: It did not answer in time, and was killed.
-            WorkerDiedError: It died meanwhile.
-            NotStartedError: It died before it was up.
+            TimeoutError: The worker did not answer in time, and was killed.
+            WorkerDiedError: The worker died during the call.
+            NotStartedError: The worker died before it was up.
         """
         async with self._turn:
             if self._start_error is not None:
@@ -177,14 +176,14 @@ class Worker:
             return await self._answer(getattr(self._actor, method).remote(*arguments), self._timeout)
 
     async def _start(self) -> None:
-        """Start the process. If none comes up, those who wait are told, and don't try one after the other."""
+        """Start the process. If it does not come up, all waiting calls fail at once instead of trying in turn."""
         import ray
 
         if not ray.is_initialized():
-            # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else one of this process's own.
+            # Outside a training run: the cluster at RAY_ADDRESS or on this machine, else a new one of this process.
             cluster.init(cluster.find() or "local", include_dashboard=False)
-        # A share of a CPU keeps them off nodes that offer none, and leaves the others to the host's actors. Naming a
-        # strategy keeps them out of the rollout engine's placement group, which it would else share with them.
+        # A share of a CPU keeps workers off nodes that offer none, and leaves the CPUs to the host's actors. A named
+        # strategy keeps them out of the rollout engine's placement group, which they would join otherwise.
         worker = ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")(Environments)
         try:
             self._actor = await off_loop(worker.remote, START_SECONDS)  # the first one takes tenths of a second
@@ -205,7 +204,7 @@ class Worker:
 
         try:
             return await asyncio.wait_for(reference, seconds)
-        except RayTaskError as error:  # what the environment raised, a TimeoutError of its own included
+        except RayTaskError as error:  # raised by the environment, possibly a TimeoutError
             raise error.cause from None
         except TimeoutError as error:
             self._kill(f"did not answer within {seconds:g} s")
@@ -224,13 +223,13 @@ class Worker:
 
 
 class Environments:
-    """What runs in a worker: environments by the keys of their sessions."""
+    """A worker's process: environments by the keys of their sessions."""
 
     def __init__(self) -> None:
         self._envs: dict[int, TextEnv] = {}
 
     def ready(self) -> None:
-        """Answers once the process is up."""
+        """Answer once the process is up."""
 
     def open(self, key: int, make: partial[TextEnv]) -> None:
         """Build an environment."""
@@ -245,7 +244,7 @@ class Environments:
         return play(self._envs[key], action)
 
     def close(self, key: int) -> None:
-        """Give an environment back, if it was ever built."""
+        """Close an environment, if it was built."""
         env = self._envs.pop(key, None)
         if env is not None:
             env.close()

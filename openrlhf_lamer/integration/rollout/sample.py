@@ -1,7 +1,7 @@
-"""One sample of the host for each trial, from the rollout to the training half.
+"""A trial on its way from rollout to training: one of the host's samples.
 
-On the way the host counts, filters and slices samples. Each of these steps is right for trials and wrong for rows, so
-a trial stays one `TrialExperience` until the experience maker turns a whole batch of them into rows.
+On this way the host counts, filters and slices samples. Each of these steps is right for trials and wrong for rows, so
+a trial stays one sample until the experience maker turns a whole batch into rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from openrlhf_lamer.records import Trial
 
 @dataclass
 class TrialExperience(Experience):
-    """A sample that carries a trial; the host reads its outcome fields only."""
+    """A sample that carries a trial; the host reads only its outcome fields."""
 
     trial: Trial | None = field(default=None)
 
     @classmethod
     def from_response(cls, response: dict[str, Any]) -> TrialExperience:
-        """Sample of an executor's response.
+        """Make a sample of an executor's response.
 
-        A failed trial has no score: the host's dynamic filtering then lets its group pass, so that
-        failures are seen, counted and baselined around like any other.
+        A failed trial has no score: the host's dynamic filtering then lets its group pass, so that the failure is
+        seen and counted, and left out of the baseline, like any other.
         """
         trial: Trial = response["trial"]
         sampled = sum(len(turn.sampled_ids) for turn in trial.turns)

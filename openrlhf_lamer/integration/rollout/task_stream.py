@@ -1,7 +1,7 @@
-"""The host's prompts, drawn one by one and some of them ahead of what is trained.
+"""The host's prompts as a stream of tasks, some of them drawn ahead of training.
 
-A checkpoint must say how far *training* got. So what it saves of the dataloader is the state as of the last prompt that
-was delivered, not of the last one drawn: a resumed run draws the rest again, and neither skips nor repeats a task.
+A checkpoint must say how far *training* got. So it saves the dataloader's state as of the last prompt delivered, not of
+the last one drawn: a resumed run draws the rest again, and neither skips nor repeats a task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Draw:
     """A prompt that was drawn.
 
     Attributes:
-        number: How many were drawn before it since the run began, resumptions included.
+        number: Number of prompts drawn before it since the run began, across resumptions.
         prompt: The host's prompt, which names the task.
         label: The task as JSON.
         state: The dataloader's state once this prompt is used up.
@@ -32,12 +32,12 @@ class Draw:
     state: dict[str, Any]
 
 
-class PromptStream:
-    """A dataloader that is read ahead; to the host's checkpoints it is one that is not.
+class TaskStream:
+    """A dataloader that is read ahead; the host's checkpoints see one that is not.
 
     Args:
         loader: The host's dataloader of single prompts, which can save and load its state.
-        seed: What the order of its tasks follows from.
+        seed: Decides the order of its tasks.
     """
 
     def __init__(self, loader: Any, seed: int) -> None:
@@ -54,11 +54,11 @@ class PromptStream:
 
     @property
     def open(self) -> bool:
-        """Whether an epoch has begun and has not been found to be over."""
+        """Whether an epoch has begun and its end has not been reached."""
         return self._prompts is not None
 
     def begin(self) -> None:
-        """Begin an epoch, or go on with the one that was loaded."""
+        """Begin an epoch, or continue the one that was loaded."""
         self._prompts = iter(self._loader)
 
     def draw(self) -> Draw | None:
@@ -74,35 +74,35 @@ class PromptStream:
         return Draw(self._drawn - 1, prompt, label, {**self._loader.state_dict(), DRAWN: self._drawn})
 
     def deliver(self, last: Draw) -> None:
-        """All prompts up to `last` are used up: a run resumed from here begins after it."""
+        """Mark all prompts up to `last` as used up: a run resumed from here begins after it."""
         self._delivered = last.state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where a resumed run goes on."""
+        """State from which a resumed run continues."""
         return self._delivered or {**self._loader.state_dict(), DRAWN: self._drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was saved."""
+        """Continue from a saved state."""
         self._drawn = state.get(DRAWN, 0)
         self._delivered = state or None
         self._loader.load_state_dict({key: value for key, value in state.items() if key != DRAWN})
 
 
 def generation_window(asked: int | None, size: int, *, partial: bool) -> int:
-    """Groups that are in hand at once while batches of `size` groups are generated, those that lie ready among them.
+    """Most groups that are held at once, ready ones included, while batches of `size` groups are generated.
 
     Args:
         asked: The host's `--rollout.vllm_generate_batch_size`.
         size: Groups of a batch.
-        partial: Whether the next batch's trials start as those of this one end.
+        partial: Whether the next batch's trials start as this batch's trials end.
     """
     return max(asked or size, 2 * size if partial else size)
 
 
 def trial_seed(run: int, split: str, number: int, sample: int) -> int:
-    """The seed of a trial: of sample `sample` of the prompt drawn as number `number`.
+    """The seed of a trial: sample `sample` of the prompt drawn as number `number`.
 
-    It follows from the run's seed and the place in the order of prompts alone, so a resumed run, which knows that place
-    from its checkpoint, seeds its trials as one without interruption.
+    It depends only on the run's seed and the place in the order of prompts. A resumed run knows that place from its
+    checkpoint, so its trials get the seeds of an uninterrupted run.
     """
     return int.from_bytes(sha256(repr((run, split, number, sample)).encode()).digest()[:6], "big")

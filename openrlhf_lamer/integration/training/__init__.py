@@ -1,1 +1,1 @@
-"""From trials to an update: rows, credit, the order of optimizer steps, and what is logged of them."""
+"""From trials to an update: rows, credit, the order of optimizer steps, and the logs."""

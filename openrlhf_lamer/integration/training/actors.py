@@ -1,7 +1,7 @@
-"""The host's model actors, counting what they really train.
+"""The host's model actors, with counts of the rows and tokens that they train.
 
-What was trained is known only where the optimiser runs. The counts travel back with the
-host's own training status, and the trainer holds them against what the rollout sampled.
+These are known only where the optimiser runs. The counts travel back with the host's own training status, and the
+trainer compares them with those of the rollout.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ OPTIMIZER_STEPS = "lamer/optimizer_steps"
 
 
 class LamerPolicyActor(plain_class(PolicyModelActor)):
-    """The policy's actor, with the rows, tokens and optimizer steps of each `fit` in its status."""
+    """The policy's actor, which adds the rows, tokens and optimizer steps of each `fit` to its status."""
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As the host does, then put the counter around the training step."""
+        """Initialise as the host does, then wrap the training step in a counter."""
         result = super().init_model_from_pretrained(*args, **kwargs)
         step = self.trainer.training_step
         self._rows = self._tokens = 0
@@ -34,7 +34,7 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
             self._rows += int(status["num_samples"])
             self._tokens += int(status["num_action_tokens"])
             if status["num_action_tokens"] == 0:
-                # A micro-batch of fillers has no token to average over. Its metrics weigh nothing, but 0 · NaN is NaN.
+                # A micro-batch of fillers has no token to average over. Its metrics have weight 0, but 0 · NaN is NaN.
                 status["metrics"] = {key: _finite(value) for key, value in status["metrics"].items()}
             return status
 
@@ -54,15 +54,15 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
         return status | counts | {OPTIMIZER_STEPS: float(self.actor.model.global_steps - steps_before)}
 
     def discard(self) -> None:
-        """Forget the rows that were appended."""
+        """Clear the replay buffer."""
         self.trainer.replay_buffer.clear()
 
 
 class LamerCriticActor(plain_class(CriticModelActor)):
-    """The critic's actor, which logs no value for a micro-batch that has no sampled token."""
+    """The critic's actor, which logs no NaN for a micro-batch without sampled tokens."""
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As the host does, then repeat the last finite figure where a filler has none."""
+        """Initialise as the host does, then let the last finite figure stand in for those that fillers lack."""
         result = super().init_model_from_pretrained(*args, **kwargs)
         step = self.trainer.training_step
         last: dict[str, float] = {}

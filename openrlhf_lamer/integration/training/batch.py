@@ -1,15 +1,13 @@
-"""A batch of trials in one training step, and where its rows lie in the host's micro-batches.
+"""A batch of trials, its rows, and where each row and token lies in the host's micro-batches.
 
-Everything that indexes the host's tensors stands here. A row is known by its position in `RowBatch.rows`, which a
-micro-batch lists in its `index`; fillers have the positions behind the last row. The host's action axis is that of
-predictions: it is one shorter than the row, and what belongs to token i stands at i - 1.
+The host's action axis is that of predictions, one shorter than a row: token i of a row stands at i - 1.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +17,10 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from torch.nn.utils.rnn import pad_sequence
 
 from openrlhf_lamer import LamerError
-from openrlhf_lamer.advantage.table import FloatArray, IntArray
+from openrlhf_lamer.advantage.table import IntArray
 from openrlhf_lamer.integration.rollout.sample import TrialExperience
 from openrlhf_lamer.integration.training.credit import TurnValues
+from openrlhf_lamer.integration.training.deal import deal
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.rows import Row, filling, sampled_tokens, trial_rows
 
@@ -39,31 +38,31 @@ class TooManyFailuresError(LamerError, RuntimeError):
 
 @dataclass
 class TrialBatch:
-    """Trials in groups of one task, and their credit.
+    """Trials in groups of one task, and what was computed from them.
 
     Attributes:
-        trials: All trials, failed ones among them.
-        groups: Group of each trial; [trials].
-        live: Indices of the trials without a failure.
-        returns: Returns of each trial's turns; None until credit is assigned, and under a stock estimator.
-        advantages: Advantages of each trial's turns, or None as for `returns`.
-        rows: Rows of the live trials; None until they are made.
+        trials: All trials, including failed ones.
+        groups: Group of each trial.
+        live: Indices of the trials that did not fail.
+        returns: For each trial, its turns' returns; None until credit is assigned, and under a stock estimator.
+        advantages: For each trial, its turns' advantages; None as above.
+        rows: The rows made of the batch; None until they are made.
     """
 
     trials: tuple[Trial, ...]
     groups: np.ndarray
     live: np.ndarray
-    returns: list[np.ndarray] | None = field(default=None)
-    advantages: list[np.ndarray] | None = field(default=None)
-    rows: RowBatch | None = field(default=None)
+    returns: list[np.ndarray] | None = None
+    advantages: list[np.ndarray] | None = None
+    rows: RowBatch | None = None
 
     @classmethod
     def of(cls, samples: Sequence[TrialExperience], group_size: int, max_failed_share: float) -> TrialBatch:
         """Collect the trials of `samples`, which come in whole groups, one after the other.
 
         Raises:
-            TooManyFailuresError: with the last failures, where too many trials failed, or all.
-            RuntimeError: where a group mixes tasks, which would make every baseline wrong.
+            TooManyFailuresError: Too many trials failed, or all; the message shows the last failures.
+            RuntimeError: A group mixes tasks, which would make every baseline wrong.
         """
         trials = tuple(sample.trial for sample in samples if sample.trial is not None)
         if len(trials) != len(samples) or len(trials) % group_size:
@@ -79,8 +78,13 @@ class TrialBatch:
             raise TooManyFailuresError(_failures(trials, failed, max_failed_share))
         return cls(trials, groups, live)
 
+    @property
+    def live_trials(self) -> list[Trial]:
+        """The trials that did not fail."""
+        return [self.trials[i] for i in self.live]
+
     def by_trial(self, values: np.ndarray, trial_column: np.ndarray) -> list[np.ndarray]:
-        """A column of the live trials' turn table as one array a trial; empty for failed trials."""
+        """Split a column of the live trials' turn table into one array per trial; empty for failed trials."""
         counts = np.bincount(trial_column, minlength=len(self.live))
         parts = np.split(values, np.cumsum(counts)[:-1]) if len(self.live) else []
         result = [np.empty(0) for _ in self.trials]
@@ -88,19 +92,51 @@ class TrialBatch:
             result[index] = part
         return result
 
-    def with_rows(self, rows: RowBatch) -> TrialBatch:
-        """This batch with the rows that were made of it."""
-        return replace(self, rows=rows)
+
+def _failures(trials: Sequence[Trial], failed: int, limit: float) -> str:
+    counts = Counter((trial.failure.kind.value, trial.failure.stage) for trial in trials if trial.failure)
+    kinds = ", ".join(f"{count} {kind} in {stage}" for (kind, stage), count in counts.most_common())
+    allowed = (
+        f"more than --lamer.max_failed_share {limit:g} allows" if failed < len(trials) else "so none can be trained"
+    )
+    last = [trial for trial in trials if trial.failure][-SHOWN:]
+    shown = "\n".join(f"  {_failure(trial)}" for trial in last)
+    return f"{failed} of {len(trials)} trials failed ({kinds}), {allowed}. The last ones:\n{shown}"
+
+
+def _failure(trial: Trial) -> str:
+    """Where and how a trial failed, on one line, with the seed to replay it by."""
+    assert trial.failure is not None
+    sampled = "" if trial.seed is None else f", sampled by seed {trial.seed}"
+    message = " ".join(trial.failure.message.split())[:MESSAGE_LIMIT]
+    return f"{trial.task.id}, sample {trial.sample}{sampled}: {trial.failure.stage}: {message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the host wants rows laid out.
+
+    Attributes:
+        step: Rows of an optimizer step, over all ranks.
+        size: Rows of a micro-batch.
+        ranks: Number of data-parallel ranks, which divides `step`.
+        pad_token_id: Token that fills a micro-batch after the end of its shorter rows.
+    """
+
+    step: int
+    size: int
+    ranks: int
+    pad_token_id: int
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """The rows of a batch of trials, filled up to what the trainer divides by.
+    """The rows of a batch of trials, and the number of fillers that make it divisible by the trainer's step.
 
     Attributes:
         rows: The real rows; the trainer gets `filled` fully masked ones after them.
         owner: For each row, the index of its trial in the batch.
-        filled: Number of filling rows.
+        filled: Number of fillers.
     """
 
     rows: tuple[Row, ...]
@@ -124,25 +160,30 @@ class RowBatch:
         """Number of sampled tokens, each of which is trained once per epoch."""
         return sampled_tokens(self.rows)
 
-    def spread(self, per_trial: Sequence[Any], position: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Values of row `position` on the host's action axis, from one value a turn of its trial.
+    def micro_batches(self, earned: Sequence[float], layout: Layout) -> list[Experience]:
+        """Rows and fillers in micro-batches for scoring, with each row's trial's return from `earned` as its reward.
 
-        Args:
-            per_trial: For each trial, its turns' values.
-            position: Index of the row.
-
-        Returns:
-            Shape (row length - 1,): the value at each sampled token, 0 elsewhere.
+        Rows of similar length stand together, so that little is padded. Every rank gets the same number of
+        micro-batches and rows: the host deadlocks otherwise.
         """
-        row = self.rows[position]
-        values = per_trial[self.owner[position]]
-        result = torch.zeros(len(row.ids) - 1, dtype=dtype)
-        for span in row.spans:
-            result[span.start - 1 : span.end - 1] = float(values[span.turn])
-        return result
+        rewards = torch.tensor(earned)
+        lengths = [len(row.ids) for row in self.rows]
+        shortest = self.rows[int(np.argmin(lengths))]
+
+        def single(position: int) -> Experience:
+            if position < len(self.rows):
+                return _single(position, self.rows[position], rewards[self.owner[position]])
+            return _single(position, shortest, torch.zeros(()), filler=True)
+
+        by_length = np.argsort([*lengths, *[min(lengths)] * self.filled], kind="stable").tolist()
+        return [
+            Experience.concat_experiences(list(map(single, own[i : i + layout.size])), layout.pad_token_id)
+            for own in (by_length[rank :: layout.ranks] for rank in range(layout.ranks))
+            for i in range(0, len(own), layout.size)
+        ]
 
 
-def row_experience(row: Row, *, filler: bool = False) -> Experience:
+def _single(position: int, row: Row, reward: torch.Tensor, *, filler: bool = False) -> Experience:
     """One row as the host's Experience with a batch dimension of 1; a filler has an empty action mask."""
     sequences = torch.from_numpy(np.array(row.ids, dtype=np.int64))
     mask = torch.zeros(len(row.ids) - 1, dtype=torch.long)
@@ -153,177 +194,124 @@ def row_experience(row: Row, *, filler: bool = False) -> Experience:
             mask[span.start - 1 : span.end - 1] = 1
             if span.logprobs is not None:
                 logprobs[span.start - 1 : span.end - 1] = torch.from_numpy(np.array(span.logprobs, dtype=np.float32))
-    fields: dict[str, Any] = {
+    given: dict[str, Any] = {
+        "index": [position],
         "sequences": sequences.unsqueeze(0),
         "attention_mask": torch.ones_like(sequences).unsqueeze(0),
         "action_mask": mask.unsqueeze(0),
         "rollout_log_probs": logprobs.unsqueeze(0) if known else None,
+        "rewards": reward.reshape(1),
         "response_length": torch.tensor([float(row.sampled)]),
         "total_length": torch.tensor([float(len(row.ids))]),
-        "info": {},
+        "info": {"reward": reward.reshape(1)},
     }
-    return Experience(**fields)
-
-
-def micro_batches(rows: RowBatch, earned: FloatArray, *, size: int, ranks: int, pad_token_id: int) -> list[Experience]:
-    """Rows and fillers in micro-batches for scoring, dealt to the ranks by length.
-
-    Rows of like length stand together, so that little is padded, and all ranks get the same number of micro-batches
-    and rows: the host deadlocks otherwise.
-
-    Args:
-        rows: The rows of the batch.
-        earned: Scalar return of each trial; [trials].
-        size: Rows of a micro-batch.
-        ranks: Number of data-parallel ranks.
-        pad_token_id: The tokenizer's.
-    """
-    lengths = [len(row.ids) for row in rows.rows]
-    shortest = rows.rows[int(np.argmin(lengths))]
-
-    def single(position: int) -> Experience:
-        real = position < len(rows.rows)
-        experience = row_experience(rows.rows[position] if real else shortest, filler=not real)
-        experience.index = [position]
-        experience.rewards = torch.tensor([earned[rows.owner[position]] if real else 0.0], dtype=torch.float32)
-        experience.info = {"reward": experience.rewards}
-        return experience
-
-    by_length = np.argsort([*lengths, *[min(lengths)] * rows.filled], kind="stable").tolist()
-    return [
-        Experience.concat_experiences(list(map(single, own[start : start + size])), pad_token_id)
-        for own in (by_length[rank::ranks] for rank in range(ranks))
-        for start in range(0, len(own), size)
-    ]
+    return Experience(**given)
 
 
 @dataclass(frozen=True)
 class PlacedRows:
-    """Rows of a batch in the host's micro-batches, where its models have scored them.
+    """The rows of a batch in the host's micro-batches, which its models have scored.
 
     Attributes:
+        rows: The rows, known to a micro-batch's `index` by their positions; fillers have the positions after them.
         experiences: The micro-batches.
-        rows: The rows.
-        batch: Their trials.
     """
 
-    experiences: list[Experience]
     rows: RowBatch
-    batch: TrialBatch
+    experiences: list[Experience]
 
     @cached_property
-    def _places(self) -> dict[int, tuple[Experience, int]]:
-        """Micro-batch and line of each row and filler, by its position."""
-        return {p: (experience, line) for experience in self.experiences for line, p in enumerate(experience.index)}
+    def _lines(self) -> list[tuple[Experience, int]]:
+        """For each position, its micro-batch and its line there."""
+        found = {p: (experience, line) for experience in self.experiences for line, p in enumerate(experience.index)}
+        return [found[position] for position in range(len(found))]
 
-    def assign(self, name: str, per_trial: Sequence[np.ndarray]) -> None:
-        """Set a per-token field from one value a turn of each trial, 0 elsewhere."""
-        self._clear(name)
-        for position in range(len(self.rows.rows)):
-            experience, line = self._places[position]
-            own = self.rows.spread(per_trial, position)
-            getattr(experience, name)[line, : len(own)] = own
+    @cached_property
+    def _lines_of(self) -> dict[int, list[tuple[Experience, int]]]:
+        """For each trial with rows, its rows' lines in order."""
+        found: dict[int, list[tuple[Experience, int]]] = {}
+        for owner, place in zip(self.rows.owner.tolist(), self._lines, strict=False):
+            found.setdefault(owner, []).append(place)
+        return found
 
-    def first_returns(self) -> None:
-        """Log the return of each row's first trained turn."""
-        for experience in self.experiences:
-            first = experience.action_mask.long().argmax(dim=1, keepdim=True)
-            experience.info["return"] = experience.returns.gather(1, first).squeeze(1)
-
-    def critic_values(self) -> TurnValues:
-        """The host critic's value before each turn's first sampled token, where the turn has a trained one."""
-        counts = [len(self.batch.trials[i].turns) for i in self.batch.live]
-        offsets = dict(zip(self.batch.live.tolist(), np.cumsum([0, *counts]), strict=False))
-        values, known = np.zeros(sum(counts)), np.zeros(sum(counts), dtype=bool)
-        for position, row in enumerate(self.rows.rows):
-            experience, line = self._places[position]
+    def turn_values(self, batch: TrialBatch) -> TurnValues:
+        """The critic's value before each live turn's first sampled token; known where that token is trained."""
+        values = [np.zeros(len(trial.turns)) for trial in batch.trials]
+        known = [np.zeros(len(trial.turns), dtype=bool) for trial in batch.trials]
+        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=False):
             for span in row.spans:
-                turn = offsets[int(self.rows.owner[position])] + span.turn
-                values[turn] = float(experience.values[line, span.start - 1])  # the critic has seen the prompt only
-                known[turn] = True
-        return TurnValues(values, known)
+                # On the axis of predictions, the critic has seen the prompt and no more here.
+                values[owner][span.turn] = float(experience.values[line, span.start - 1])
+                known[owner][span.turn] = True
+        return TurnValues(*(np.concatenate([column[i] for i in batch.live]) for column in (values, known)))
 
-    def sequences(self, trials: IntArray) -> TokenFigures:
-        """Figures of the sampled tokens of `trials`, which have rows, one sequence a trial."""
-        kl = self._gather(trials, "kl")
-        mask = pad_sequence([torch.ones(len(own), dtype=torch.long) for own in kl], batch_first=True)
-        has_critic = self.experiences[0].values is not None
-        values = pad_sequence(self._gather(trials, "values"), batch_first=True) if has_critic else None
-        return TokenFigures(mask, pad_sequence(kl, batch_first=True), values)
-
-    def scatter(self, name: str, trials: IntArray, per_token: torch.Tensor) -> None:
-        """Set a per-token field from the sequences of `trials`, [trials, tokens]; 0 elsewhere."""
+    def set_turns(self, name: str, per_trial: Sequence[np.ndarray]) -> None:
+        """Set a per-token field from a value per turn of each trial: at the turn's sampled tokens, 0 elsewhere."""
         self._clear(name)
-        for trial, values in zip(trials.tolist(), per_token, strict=True):
+        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=False):
+            for span in row.spans:
+                value = float(per_trial[owner][span.turn])
+                getattr(experience, name)[line, span.start - 1 : span.end - 1] = value
+
+    def tokens(self, name: str, trials: IntArray) -> torch.Tensor:
+        """A per-token field at the sampled tokens of trials, in order; [trials, tokens], 0 at the end, in float64."""
+        none = torch.zeros(0, dtype=torch.float64)
+        return pad_sequence(
+            [
+                torch.cat([none, *(getattr(e, name)[line][e.action_mask[line].bool()] for e, line in places)])
+                for places in (self._lines_of.get(trial, []) for trial in trials.tolist())
+            ],
+            batch_first=True,
+        )
+
+    def set_tokens(self, name: str, trials: IntArray, values: torch.Tensor) -> None:
+        """Set a per-token field at the sampled tokens of trials, in order, 0 elsewhere; values: [trials, tokens]."""
+        self._clear(name)
+        for trial, own in zip(trials.tolist(), values, strict=True):
             used = 0
-            for experience, line in self._rows_of(trial):
+            for experience, line in self._lines_of.get(trial, []):
                 mask = experience.action_mask[line].bool()
                 count = int(mask.sum())
-                getattr(experience, name)[line][mask] = values[used : used + count].float()
+                getattr(experience, name)[line][mask] = own[used : used + count].float()
                 used += count
 
-    def neutralise_fillers(self) -> None:
-        """Give fillers the mean of the real rows in all that the host logs per row, so that they change no mean."""
-        real = len(self.rows.rows)
-        is_real = torch.tensor([p < real for experience in self.experiences for p in experience.index])
-        if bool(is_real.all()):
-            return
-        sizes = [len(experience.index) for experience in self.experiences]
+    def log_returns(self) -> None:
+        """Log as each row's `return` that of its first sampled token."""
+        for experience in self.experiences:
+            at = experience.action_mask.long().argmax(dim=1, keepdim=True)
+            experience.info["return"] = experience.returns.gather(1, at).squeeze(1)
 
-        def neutral(parts: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-            joined = torch.cat([part.float() for part in parts])
-            joined[~is_real] = joined[is_real].mean()
-            return joined.split(sizes)
-
-        for key in self.experiences[0].info:
-            for experience, part in zip(
-                self.experiences, neutral([e.info[key] for e in self.experiences]), strict=True
-            ):
-                experience.info[key] = part
-        for name in ("response_length", "total_length"):
-            for experience, part in zip(
-                self.experiences, neutral([getattr(e, name) for e in self.experiences]), strict=True
-            ):
-                setattr(experience, name, part)
-
-    def dealt(self, shares: Sequence[Sequence[int]], size: int, pad_token_id: int) -> list[Experience]:
-        """The rows in micro-batches of `size`, in the order of `shares[0]`, then of `shares[1]`, …"""
+    def dealt(self, layout: Layout, seeds: list[int]) -> list[Experience]:
+        """The rows in micro-batches, in the order in which they are trained, which `seeds` decide (see `deal`)."""
+        self._neutralise_fillers()
+        rng = np.random.default_rng(seeds)
+        shares = deal(len(self.rows.rows), self.rows.filled, step=layout.step, ranks=layout.ranks, rng=rng)
         return [
-            Experience.concat_experiences([_line(*self._places[p]) for p in share[start : start + size]], pad_token_id)
+            Experience.concat_experiences(
+                [_row_of(*self._lines[position]) for position in share[i : i + layout.size]], layout.pad_token_id
+            )
             for share in shares
-            for start in range(0, len(share), size)
-        ]
-
-    def _rows_of(self, trial: int) -> list[tuple[Experience, int]]:
-        return [self._places[position] for position in np.flatnonzero(self.rows.owner == trial).tolist()]
-
-    def _gather(self, trials: IntArray, name: str) -> list[torch.Tensor]:
-        return [
-            torch.cat([getattr(e, name)[line][e.action_mask[line].bool()].double() for e, line in self._rows_of(trial)])
-            for trial in trials.tolist()
+            for i in range(0, len(share), layout.size)
         ]
 
     def _clear(self, name: str) -> None:
         for experience in self.experiences:
             setattr(experience, name, torch.zeros(experience.action_mask.shape, dtype=torch.float32))
 
-
-@dataclass(frozen=True)
-class TokenFigures:
-    """Figures of the sampled tokens of trials, one sequence a trial; each [trials, tokens], 0 behind the last.
-
-    Attributes:
-        mask: 1 for a token.
-        kl: KL divergence from the reference model.
-        values: The critic's values; None without a critic.
-    """
-
-    mask: torch.Tensor
-    kl: torch.Tensor
-    values: torch.Tensor | None
+    def _neutralise_fillers(self) -> None:
+        """Give fillers the mean of the real rows in all that the host logs per row, so that they change no mean."""
+        if not self.rows.filled:
+            return
+        real = torch.tensor([p < len(self.rows.rows) for experience in self.experiences for p in experience.index])
+        for name in (*self.experiences[0].info, "response_length", "total_length"):
+            logged = [e.info if name in e.info else vars(e) for e in self.experiences]
+            joined = torch.cat([own[name].float() for own in logged])
+            joined[~real] = joined[real].mean()
+            for own, part in zip(logged, joined.split([len(e.index) for e in self.experiences]), strict=True):
+                own[name] = part
 
 
-def _line(experience: Experience, line: int) -> Experience:
+def _row_of(experience: Experience, line: int) -> Experience:
     """One row of a micro-batch, with a batch dimension of 1."""
 
     def own(value: Any) -> Any:
@@ -332,22 +320,3 @@ def _line(experience: Experience, line: int) -> Experience:
         return None if value is None else value[line : line + 1]
 
     return Experience(**{field.name: own(getattr(experience, field.name)) for field in fields(Experience)})
-
-
-def _failures(trials: Sequence[Trial], failed: int, limit: float) -> str:
-    counts = Counter((trial.failure.kind.value, trial.failure.stage) for trial in trials if trial.failure)
-    kinds = ", ".join(f"{count} {kind} in {stage}" for (kind, stage), count in counts.most_common())
-    allowed = (
-        f"more than --lamer.max_failed_share {limit:g} allows" if failed < len(trials) else "so none can be trained"
-    )
-    last = [trial for trial in trials if trial.failure][-SHOWN:]
-    shown = "\n".join(f"  {_failure(trial)}" for trial in last)
-    return f"{failed} of {len(trials)} trials failed ({kinds}), {allowed}. The last ones:\n{shown}"
-
-
-def _failure(trial: Trial) -> str:
-    """Where and how a trial failed, on one line, with what it takes to play it again."""
-    assert trial.failure is not None
-    sampled = "" if trial.seed is None else f", sampled by seed {trial.seed}"
-    message = " ".join(trial.failure.message.split())[:MESSAGE_LIMIT]
-    return f"{trial.task.id}, sample {trial.sample}{sampled}: {trial.failure.stage}: {message}"

@@ -1,4 +1,4 @@
-"""Which rows are trained in which optimizer step, and by which data-parallel rank.
+"""Order of training: the optimizer step and the data-parallel rank of each row.
 
 The host trains rows in the order in which it is given them, in steps of `--train.batch_size`. It shuffles each rank's
 rows beforehand only without tensor parallelism, so the order must be right already when rows are handed over.
@@ -12,15 +12,15 @@ import numpy as np
 def deal(real: int, fillers: int, *, step: int, ranks: int, rng: np.random.Generator) -> list[list[int]]:
     """Positions of rows for each rank, in the order in which they are trained.
 
-    Rows fall into steps and ranks at random. Fillers, which have no token, are spread evenly over the steps: a step's
-    tokens weigh by their number, so one that held most of the fillers would give each of its tokens too much weight.
+    Rows fall into steps and ranks at random. Fillers, which have no token, are spread evenly over the steps. A step
+    weighs its tokens by their number, so a step that held most of the fillers would give each token too much weight.
 
     Args:
         real: Number of real rows, at positions 0 … real - 1.
-        fillers: Number of fillers, at the positions behind them.
+        fillers: Number of fillers, at the positions after them.
         step: Rows of an optimizer step, over all ranks; it divides `real + fillers`, and `ranks` divides it.
         ranks: Number of data-parallel ranks.
-        rng: Decides.
+        rng: Source of the order.
     """
     steps = (real + fillers) // step
     # Fillers of each step: ⌊fillers / steps⌋ or one more.

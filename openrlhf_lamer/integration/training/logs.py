@@ -1,4 +1,4 @@
-"""What is logged of a batch of trials, as flat scalars, and the file that its trials are written to."""
+"""Logs of training: metrics of a batch of trials as flat scalars, and the file of its trials."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trial_metrics(trials: Sequence[Trial], config: LamerConfig) -> dict[str, flo
 
 
 def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
-    """Metrics of the trials of a batch, of its groups and rows, and of the credit they were given."""
+    """Metrics of a batch: of its trials, groups and rows, and of their credit."""
     assert batch.rows is not None
     result = trial_metrics(batch.trials, config)
     for env in _envs(batch.trials):
@@ -47,9 +47,9 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
 
 
 def evaluation_metrics(samples: Sequence[Any], config: LamerConfig) -> dict[str, float]:
-    """Metrics of the host's evaluation set, with the key that the host knows its best checkpoint by."""
+    """Metrics of the host's evaluation set, with the key by which the host picks its best checkpoint."""
     logs = trial_metrics([sample.trial for sample in samples], config)
-    # The host picks its best checkpoint by the first key that ends in `_pass1`.
+    # The host takes the first key that ends in `_pass1`.
     first = {f"eval_{key.split('/')[0]}_pass1": value for key, value in logs.items() if key.endswith("/success@1")}
     return {f"lamer/{key}": value for key, value in logs.items()} | first
 
@@ -59,7 +59,7 @@ def _envs(trials: Sequence[Trial]) -> list[str]:
 
 
 def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
-    """Mean and spread of the advantages by phase and episode, and the share of groups that teach nothing."""
+    """Mean and spread of the advantages by phase and episode, and the share of groups whose advantages are all 0."""
     assert batch.advantages is not None
     found: dict[str, list[float]] = {}
     for i in batch.live:

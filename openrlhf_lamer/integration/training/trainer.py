@@ -1,4 +1,4 @@
-"""The host's trainers with trials in place of samples: same loops, same checkpoints, more to log."""
+"""The host's trainers on trials in place of samples: same loops, same checkpoints, more logs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = init_logger(__name__)
 
 
 class TrialTraining:
-    """What both trainers of the host do differently with trials; mixed in before the host's class.
+    """Mixin for both trainers of the host, placed before the host's class: how they train on trials.
 
-    The launcher makes subclasses with the configuration and the estimator's name set, which
-    travel to the trainer's process by value.
+    The launcher makes subclasses with the configuration and the estimator's name set, which travel to the trainer's
+    process by value.
     """
 
     config: ClassVar[LamerConfig]
@@ -51,7 +51,7 @@ class TrialTraining:
         )
 
     def train_step(self, rollout_samples: Rollout, global_step: int) -> tuple[dict[str, Any], int]:
-        """One step of the host's, then check what was trained against what was sampled, and record it."""
+        """Take the host's step, check the trained rows and tokens against the rollout, and log the batch."""
         host: Any = super()
         status, global_step = host.train_step(rollout_samples, global_step)
         batch = self._batch
@@ -63,7 +63,7 @@ class TrialTraining:
         return status, global_step
 
     def ppo_train(self, global_steps: int) -> dict[str, Any]:
-        """The host's step; while it warms up the critic alone, the actor's rows are not kept for later."""
+        """Take the host's step. While it trains only the critic, discard the actor's rows."""
         host: Any = super()
         status = host.ppo_train(global_steps)
         if global_steps <= self.args.critic.freezing_steps:
@@ -74,7 +74,7 @@ class TrialTraining:
     @property
     def _batch(self) -> TrialBatch:
         batch = self.experience_maker.batch
-        assert batch is not None, "asked for a batch before one was made"
+        assert batch is not None, "no batch was made yet"
         return batch
 
     def _check_trained(self, batch: TrialBatch, status: dict[str, Any]) -> None:
@@ -94,9 +94,9 @@ class TrialTraining:
                 )
 
     def _compute_rollout_stats(self, experiences: Any) -> dict[str, float]:
-        """The host's rollout statistics, of trials and not of rows."""
+        """The host's rollout statistics, over trials and not over rows."""
         batch = self._batch
-        live = [batch.trials[i] for i in batch.live]
+        live = batch.live_trials
         returns = np.array([trial.scalar_return(self.config.gamma_traj) for trial in live])
         return {
             "rollout/reward_mean": float(returns.mean()),
@@ -131,7 +131,7 @@ class LamerTrainingActor(TrialTraining, plain_class(TrainingActor)):
 
 
 class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
-    """The generating half of the asynchronous trainer; its results travel as trials through the host's queue."""
+    """The generating half of the asynchronous trainer; its trials travel through the host's queue."""
 
     config: ClassVar[LamerConfig]
 
@@ -141,13 +141,8 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def _run_eval(self) -> dict[str, float]:
-        """Play the host's evaluation set; the training half logs what comes back."""
+        """Play the host's evaluation set; the training half logs the metrics."""
         given = self.args.eval
-        samples = self.samples_generator.generate_eval_samples(
-            **{
-                **self.generate_kwargs,
-                "temperature": given.temperature,
-                "n_samples_per_prompt": given.n_samples_per_prompt,
-            }
-        )
+        own = {"temperature": given.temperature, "n_samples_per_prompt": given.n_samples_per_prompt}
+        samples = self.samples_generator.generate_eval_samples(**(self.generate_kwargs | own))
         return evaluation_metrics(samples, self.config)
