@@ -1,4 +1,4 @@
-"""How differently the samples of a task are played: the paper's trajectory diversity, and what it would be unbiased."""
+"""Diversity of the samples of a task: the paper's trajectory diversity, and the same corrected for its bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openrlhf_lamer.evaluation.statistics import Estimate, mean
 from openrlhf_lamer.metrics import entropy, ways
 
 Path = tuple[Sequence[Hashable], Hashable]
-"""What a trial did in each of its episodes (as `metrics.paths_of` says), and its group: the task, as a rule."""
+"""The paths of a trial (from `metrics.paths_of`), one an episode, and its group, which is usually the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Diversity:
     """Entropy in nats of what the samples of a task do in one attempt, as a mean over tasks.
 
     Attributes:
-        attempt: Which attempt, from 1. Later ones are made by the samples that lost the earlier.
-        fewest: Samples of the task that has the fewest; tasks with one alone have no diversity.
+        attempt: The attempt, from 1. Later ones are made only by the samples that lost the earlier ones.
+        fewest: Samples of the task that has the fewest; tasks with a single sample have no diversity.
         most: Samples of the task that has the most.
-        plain: Entropy of the shares as they were counted, as in the paper. It grows with the number of samples,
-            and compares runs of as many alone.
-        corrected: Chao and Shen's estimate of the entropy with samples without end.
+        plain: Entropy of the counted shares, as in the paper. It grows with the number of samples, so it compares
+            only runs with equal numbers.
+        corrected: Chao and Shen's estimate of the entropy with infinitely many samples.
     """
 
     attempt: int
@@ -34,7 +34,7 @@ class Diversity:
 
     @property
     def maximum(self) -> float:
-        """What `plain` can be at most, where no two samples are alike."""
+        """The highest possible `plain`, where no two samples are alike."""
         return math.log(self.most)
 
 
@@ -62,12 +62,12 @@ def diversity(runs: Sequence[Iterable[Path]], attempt: int) -> Diversity | None:
 
 
 def chao_shen(counts: Sequence[int]) -> float:
-    """Entropy in nats by Chao and Shen (2003), which reckons with what was never seen.
+    """Entropy in nats by Chao and Shen (2003), which allows for ways that were never seen.
 
-    The chance that a sample is new is put at f / n, with f ways seen once among n samples; shares are lowered by
-    it, and each is weighed by the chance to be seen at all. Where all n differ, f is taken as n - 1. Of the usual
-    corrections it is the closest for 4 to 16 samples of a task, which is what matters in a mean over many tasks;
-    where a task has far more ways to play than samples, it too falls short.
+    The probability that a sample is new is estimated as f / n, with f ways seen once among n samples. Shares are
+    lowered by it, and each is weighted by the inverse probability of being seen at all. Where all n differ, f is n - 1.
+    Of the usual corrections it is the closest for 4 to 16 samples of a task. It is still too low where a task has far
+    more ways to play than samples.
     """
     total = sum(counts)
     once = min(sum(count == 1 for count in counts), total - 1)

@@ -1,4 +1,4 @@
-"""A scripted MineSweeper player that errs, and remarks on its errors: what the warm start imitates."""
+"""A scripted MineSweeper player that errs and remarks on its errors; the warm start imitates it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from openrlhf_lamer.policies.scripted import ScriptedPolicy
 
 
 class FalliblePlayer(ScriptedPolicy):
-    """Guesses, in some attempts keeps away from the mines it has hit, and remarks on them.
+    """Guesses, avoids in some attempts the mines that it has hit, and remarks on them.
 
     One player plays one trial. A later attempt heeds the remarks on the earlier ones with probability
     `recall`, and otherwise forgets them. A guess is a safe cell with probability `skill`, else any closed
-    one. So a model that has imitated it knows how a memory is used; that to use it every time pays is
-    left for training to find out.
+    one. So a model that has imitated it knows how to use a memory; training has to find out that using it every
+    time pays.
     """
 
     def __init__(self, chat: Chat, seed: int, *, recall: float = 0.5, skill: float = 0.1) -> None:
@@ -36,7 +36,7 @@ class FalliblePlayer(ScriptedPolicy):
         while cell is None or cell in self._avoided:
             cell = env.random_action(self._rng)
         row, column = (int(number) for number in cell.strip("()").split(", "))
-        # To repeat the row before choosing in it makes the choice a matter of looking back a few tokens.
+        # With the row repeated just before, the choice needs a look back of only a few tokens.
         shown = f"Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}."
         warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
         return f"{warning}{shown} <action>{cell}</action>"

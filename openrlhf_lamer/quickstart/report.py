@@ -1,4 +1,4 @@
-"""What the quickstart measured, as pages and in a sentence."""
+"""Results of the quickstart, as pages and in a sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.records import Trial
 
 INSTALL_SECONDS = "OPENRLHF_LAMER_INSTALL_SECONDS"
-"""Set by the Makefile: how long the installation of the environment took."""
+"""Set by the Makefile: seconds that the installation of the environment took."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Measurements:
     """Everything that a report shows.
 
     Attributes:
-        settings: What was run.
+        settings: The settings of the run.
         before: Trials on the panel with the warm-started model.
         after: Trials on the panel with the trained model.
         times: Seconds by stage.
-        seconds: Seconds of the whole run, the installation apart.
+        seconds: Seconds of the whole run without the installation.
         peak_bytes: Largest memory of all processes together.
     """
 
@@ -46,7 +46,7 @@ class Measurements:
 
     @property
     def verdict(self) -> str:
-        """What the last attempt's success says of the training, in a sentence."""
+        """Whether training gained anything, by the last attempt's success, in a sentence."""
         k = self.settings.config.num_episodes
         change = difference([won(self.before, k)], [won(self.after, k)])
         what = f"success@{k} changed by {change} points"

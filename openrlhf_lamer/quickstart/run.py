@@ -41,7 +41,7 @@ class StageError(LamerError, RuntimeError):
 
 
 def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
-    """Run everything and leave the results in `out`; returns what was measured, and how it is shown.
+    """Run everything and leave the results in `out`; returns the measurements and the report.
 
     Raises:
         StageError: if training or evaluation fails.
@@ -80,7 +80,7 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
     game, options = envs.lookup(agent.env), settings.config.env_options
     write_dataset(out / "data" / "train.jsonl", game.tasks("train", settings.steps * settings.tasks, options=options))
     write_dataset(out / "data" / "eval.jsonl", game.tasks("eval", settings.panel, options=options))
-    # Demonstrations are of seeds beyond those that training gets.
+    # Demonstrations use seeds beyond those of training.
     tasks = game.tasks("train", settings.demonstrations, first=1_000_000, options=options)
     lengths = {"max_new_tokens": settings.max_new_tokens, "max_length": settings.max_length}
     chat = _chat(agent, settings)
@@ -186,7 +186,7 @@ def _train(out: Path, settings: Settings, console: Console) -> None:
 
 
 def _follow(console: Console, command: list[str], log: Path, results: Path, total: int, unit: str) -> None:
-    """Run a command with its output in `log`, and show how many lines of `results` it has written."""
+    """Run a command with its output in `log`, and show the number of lines that it has written to `results`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
     with log.open("w") as output, _progress(console) as bar:
@@ -238,7 +238,7 @@ def _progress(console: Console) -> Progress:
 
 
 def require_stack() -> str | None:
-    """What is missing for the quickstart, or None."""
+    """Message that names the packages missing for the quickstart, or None."""
     import importlib.util
 
     missing = [name for name in ("openrlhf", "vllm", "ray", "deepspeed", "torch") if not importlib.util.find_spec(name)]

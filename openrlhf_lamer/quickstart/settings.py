@@ -12,10 +12,10 @@ class Settings:
     """A small MineSweeper, a tiny model, and as much training as fits into minutes on two cores.
 
     Attributes:
-        config: How trials are played. In the `episode` context a prompt is processed once an episode,
-            reflections alone make the shortest memory, and shaped rewards teach a weak player sooner.
+        config: The play of trials. In the `episode` context a prompt is processed once an episode, a memory of
+            reflections only is the shortest, and shaped rewards teach a weak player sooner.
         demonstrations: Trials of the scripted player to imitate, each once.
-        panel: Evaluation tasks: each of the boards that are held out, half of all there are, once.
+        panel: Evaluation tasks: each of the held-out boards, which are half of all boards, once.
         steps: Training steps.
         tasks: Tasks of a step.
         group: Trials of a task.

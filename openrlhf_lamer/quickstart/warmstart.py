@@ -36,7 +36,7 @@ def demonstrate(
     player: Callable[[int], ScriptedPolicy],
     progress: Callable[[Iterable[Task]], Iterable[Task]] = iter,
 ) -> list[Trial]:
-    """One trial of a scripted player on each task, by the very loop that training uses.
+    """One trial of a scripted player on each task, by the loop that training uses.
 
     `player` makes the player of a trial from the trial's number.
     """
@@ -91,7 +91,7 @@ def imitate(
             logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss, prompts = (losses[where[:, 1:].flatten()].mean() for where in (sampled, attention.bool() & ~sampled))
-        # Predicting the prompts too, boards above all, is what teaches so small a model to read them.
+        # Predicting the prompts too, boards above all, teaches a model this small to read them.
         (loss + PROMPT_WEIGHT * prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -103,7 +103,7 @@ def imitate(
 
 
 def _curriculum(trials: Sequence[Trial], batch_tokens: int, rng: random.Random) -> list[list[Row]]:
-    """All batches in order: first rows without what all begin with, then whole ones."""
+    """All batches in order: first rows without their common beginning, then whole ones."""
     rows = [row for trial in trials if trial.failure is None for row in trial_rows(trial)]
     head = _common_head(rows)
     rng.shuffle(rows)
@@ -130,7 +130,7 @@ def _without(row: Row, head: int) -> Row:
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
-    """Rows of like length together, as many as fill `batch_tokens` with their padding."""
+    """Batches of rows of similar length, each of at most `batch_tokens` tokens with its padding."""
     batches: list[list[Row]] = [[]]
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if (len(batches[-1]) + 1) * len(row.ids) > batch_tokens and batches[-1]:
