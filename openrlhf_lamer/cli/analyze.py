@@ -1,4 +1,4 @@
-"""`openrlhf-lamer analyze`: what reflections say, and whether the next episode heeds them."""
+"""`openrlhf-lamer analyze`: figures of reflections, and of whether the next episode heeds them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ABOUT = {
     "avoided": "avoided next",
     "faced": "avoided in its state",
 }
-"""What the figures of `Reflections` are called in the terminal."""
+"""Names in the terminal for the figures of `Reflections`."""
 
 
 class By(StrEnum):
-    """What a column of the table is."""
+    """Column of the table."""
 
     RUN = "run"
     STEP = "step"
@@ -55,9 +55,9 @@ def analyze(
     """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
 
     The mistake is MineSweeper's mine that was hit, Sokoban's first move after which no solution is left, and
-    elsewhere the whole sequence of actions. Next episodes are set apart by what was said of it: a remark
-    named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference is no
-    proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
+    elsewhere the whole sequence of actions. Next episodes are counted separately where a remark named the mistake,
+    where a remark did not, and where there was no remark, as with `--memory history`. A difference between them does
+    not prove that the remark caused it: `openrlhf-lamer cross` plays without the remark to find out.
     """
     from openrlhf_lamer.evaluation.reflections import analyse
 
@@ -76,7 +76,7 @@ def analyze(
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:
-    """What to call each run: the part of its path that sets it apart."""
+    """The runs by name: the part of the path that differs between them."""
     folders = [run.with_suffix("").parts for run in runs]
     shared = next((n for n, parts in enumerate(zip(*folders, strict=False)) if len(set(parts)) > 1), 0)
     return {
@@ -85,7 +85,7 @@ def _names(runs: list[Path]) -> dict[str, Path]:
 
 
 def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterator[tuple[str, list[Entry], int | None]]:
-    """The columns of a run: what to call each, its trials, and the one attempt to look at, if any."""
+    """The columns of a run: the name of each, its trials, and its only attempt, if any."""
     if by is By.RUN:
         yield "", entries, None
     elif by is By.ATTEMPT:
@@ -104,7 +104,7 @@ def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterato
 
 
 def _wide(columns: Mapping[str, Reflections]) -> Table:
-    """A row a figure, for people; those that nothing is known of are left out."""
+    """A row a figure, for people; figures without cases are left out."""
     from openrlhf_lamer.evaluation.tables import Table
 
     found = list(columns.values())
@@ -119,7 +119,7 @@ def _wide(columns: Mapping[str, Reflections]) -> Table:
             if figure.partition("/")[0] != name:
                 continue
             own = [each.figures[figure] for each in found]
-            # Where a mistake is one in every state, those that came to its state are the same once more.
+            # Where a mistake is one in every state, every next episode comes to its state: the same figure again.
             twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
             if any(each.cases for each in own) and not twice:
                 rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))
