@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +69,6 @@ class Agent:
     memory_characters: int = 300
     memory_separator: str | None = None
     eval_turns: int | None = None
-    _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.memory_observations < 0 or self.memory_characters < 1:
@@ -103,6 +102,7 @@ class Agent:
             lstrip_blocks=True,
             keep_trailing_newline=False,
             autoescape=False,
+            auto_reload=False,
         )
         environment.globals["shows_outcomes"] = self.memory_observations > 0
         environment.globals["with_outcomes"] = self._with_outcomes
@@ -194,9 +194,7 @@ class Agent:
 
     def _render(self, name: str, **values: Any) -> str:
         try:
-            if name not in self._templates:
-                self._templates[name] = self._jinja.get_template(name)
-            return self._templates[name].render(values)
+            return self._jinja.get_template(name).render(values)
         except jinja2.TemplateNotFound as error:
             folder = self.prompts or PROMPTS / self.env
             raise AgentError(f"agent {self.env!r} has no {error} in {folder}; write one, or give it `rules`") from error
