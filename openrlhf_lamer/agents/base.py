@@ -54,8 +54,8 @@ class Agent:
         memory_observations: Number of an attempt's latest turns that memory and reflection show with their outcome, as
             `action -> observation`. 0 suits games whose last state tells everything, such as a board.
         memory_characters: Characters that are kept of each of these observations, on one line.
-        memory_separator: Text between the parts of an observation, if it has parts. Memory then leaves out the parts that
-            the initial observation has too, such as the request at the head of every page of a shop.
+        memory_separator: Text between the parts of an observation, if it has any. Memory then leaves out parts that the
+            initial observation has too, such as the request at the head of every page of a shop.
     """
 
     env: str
