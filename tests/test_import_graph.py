@@ -17,7 +17,7 @@ HOST = {"torch", "ray", "vllm", "openrlhf", "deepspeed", "transformers"}
 
 
 def file_of(module: str) -> Path | None:
-    """Where one of our modules is; None for a name that is none (a class or function)."""
+    """File of one of our modules; None for another name (a class or function)."""
     path = ROOT.joinpath(*module.split(".")[1:])
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
@@ -35,7 +35,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def reachable(start: str) -> tuple[set[str], set[str]]:
-    """Our modules that importing `start` and calling anything in them can load, and the other packages."""
+    """Our modules that can be loaded by importing `start` and calling anything in it, and the other packages."""
     ours, others, ahead = set(), set(), [start]
     while ahead:
         module = ahead.pop()
@@ -48,7 +48,7 @@ def reachable(start: str) -> tuple[set[str], set[str]]:
 
 
 def graph(root: Path = ROOT) -> dict[str, set[str]]:
-    """Modules of the package `root` and those of them that each imports, in functions too, but not for types only."""
+    """Modules of the package `root`, each with those it imports, also in functions, but not for types only."""
 
     def name(file: Path) -> str:
         parts = (root.name, *file.relative_to(root).with_suffix("").parts)
@@ -75,7 +75,7 @@ def graph(root: Path = ROOT) -> dict[str, set[str]]:
 
 
 def circle(arrows: Mapping[str, set[str]]) -> list[str]:
-    """Modules that can't be ordered because each waits for another of them; empty where there is no circle."""
+    """Modules of a circle, in order; empty if there is none."""
     try:
         tuple(TopologicalSorter(arrows).static_order())
     except CycleError as error:

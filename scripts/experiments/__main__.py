@@ -19,7 +19,6 @@ import typer
 from plans import EXPERIMENTS, Setup, plan
 
 from openrlhf_lamer.cli.errors import Commands, fail
-from openrlhf_lamer.evaluation.run import RunError
 
 NAMES = [*EXPERIMENTS, budget.NAME]
 
@@ -80,7 +79,7 @@ def collect(
             else:
                 files = tables.write(EXPERIMENTS[name], setup, given, out)
             typer.echo(" ".join(map(str, files)))
-    except (RunError, OSError) as error:
+    except OSError as error:
         fail(str(error))
 
 
