@@ -100,7 +100,6 @@ class Agent:
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            keep_trailing_newline=False,
             autoescape=False,
             auto_reload=False,
         )
