@@ -12,11 +12,10 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any, Literal
 
-from openrlhf_lamer import agents, envs
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
@@ -28,9 +27,8 @@ from openrlhf_lamer.trial import run_trial
 
 PAGES = Path(__file__).parent.parent / "docs" / "prompts"
 
-AGENTS = tuple(
-    sorted(module.name for module in iter_modules(agents.__path__) if module.name not in ("base", "loading"))
-)
+AGENTS = envs.names(plugins=False)
+"""Bundled agents, which are named like their environments."""
 
 REMARK = "The reasoning comes here. <remark>What to do differently comes here.</remark>"
 
