@@ -169,7 +169,7 @@ def test_a_run_on_another_version_of_a_panel_is_refused(setup: Any, tmp_path: Pa
     settings = json.loads((folder / "run.json").read_text())
     del settings["settings"]["panel"]["version"]
     (folder / "run.json").write_text(json.dumps(settings))
-    with pytest.raises(tables.RunError, match=r"on version 1 of sokoban/4-boxes, whose tasks are other ones .* 2"):
+    with pytest.raises(tables.RunError, match=r"on version 1 of sokoban/4-boxes, whose tasks differ from .* 2"):
         tables.write(experiment, setup, {}, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""How much memory a run and all its processes took at most."""
+"""Peak memory of a run with all its processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 
 
 class PeakMemory:
-    """Watches this process and its descendants while it is entered.
+    """Context manager that watches the memory of this process and its descendants.
 
-    `peak` is the largest sum of their proportional set sizes in bytes: what several processes
-    share counts once.
+    `peak` is the largest sum of their proportional set sizes in bytes: shared memory
+    counts once.
     """
 
     def __init__(self, interval: float = 3.0) -> None:
