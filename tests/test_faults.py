@@ -24,6 +24,7 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
+from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import FailureKind, Phase, Stop, Task, Trial
 
 pytest.importorskip("openrlhf")
@@ -222,13 +223,22 @@ def rollout(chat: Chat, tokenizer: Any, plan: Plan, monkeypatch: pytest.MonkeyPa
         config = LamerConfig(**{"num_episodes": 2, "timeout": HANG, "env_timeout": HANG, **given})
         monkeypatch.setenv(ENV_VAR, config.to_env())
         executor = executor_class(agent or Agent("faulty", max_turns=3, rules="Play a number up to {{ env.size }}."))()
+        executor.take(tokenizer)
         engine = Engine(chat, plan, reply)
         params = SamplingParams(max_tokens=max_tokens, logprobs=0)
 
         async def together() -> list[dict[str, Any]]:
             return await asyncio.gather(
                 *(
-                    executor.execute("p", Task("faulty", seed=n).to_json(), params, max_length, tokenizer, engine)
+                    executor.play(
+                        "p",
+                        Task("faulty", seed=n),
+                        EnginePolicy(engine, params),
+                        sample=0,
+                        seed=None,
+                        max_new_tokens=max_tokens,
+                        max_length=max_length,
+                    )
                     for n in range(groups)
                     for _ in range(GROUP)
                 )

@@ -28,6 +28,7 @@ from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, o
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration.rollout.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
 from openrlhf_lamer.policies import Generation, Policy, Request
+from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import FailureKind, Task, Trial
 from openrlhf_lamer.trial import run_trial
@@ -475,8 +476,9 @@ def execute(chat: Chat, tokenizer: Any, agent: Agent, monkeypatch: pytest.Monkey
     def configured(config: LamerConfig) -> Callable[[Task], Coroutine[Any, Any, dict[str, Any]]]:
         monkeypatch.setenv(ENV_VAR, config.to_env())
         executor = executor_class(agent)()
-        params = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None)
-        return lambda task: executor.execute("", task.to_json(), params, 9000, tokenizer, Engine())
+        executor.take(tokenizer)
+        policy = EnginePolicy(Engine(), SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None))
+        return lambda task: executor.play("", task, policy, sample=0, seed=None, max_new_tokens=64, max_length=9000)
 
     return configured
 
