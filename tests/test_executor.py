@@ -85,7 +85,7 @@ def test_a_stock_host_gets_one_row_whatever_the_context_or_an_error(
     label = Task("minesweeper", seed=1).to_json()
     playing = executor.execute("p", label, params, 9000, tokenizer, engine)
     if fails:
-        with pytest.raises(RuntimeError, match="minesweeper:seed=1: generate: .*no reply"):
+        with pytest.raises(RuntimeError, match=r"minesweeper:seed=1: generate: .*no reply"):
             asyncio.run(playing)
         return
     response = asyncio.run(playing)
