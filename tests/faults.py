@@ -51,7 +51,7 @@ EVER = 1_000_000
 
 @dataclass
 class Plan:
-    """What breaks, where, how, and how often; shared by the environments or the engine of one test."""
+    """The fault that happens: where, how, and how often; shared by the environments or the engine of one test."""
 
     where: str = ""
     how: str = ""
@@ -80,7 +80,7 @@ class Plan:
 
 
 class Faulty(TextEnv):
-    """Pays the number that is played, is over at the second turn, is won by 9 alone, and breaks as planned."""
+    """Pays the number that is played, is over at the second turn, is won only by 9, and breaks as planned."""
 
     name = "faulty"
     plan: Plan = Plan()
@@ -171,7 +171,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What `GROUPS` prompts came to: the executor's responses in order, and how long they took."""
+    """Result of `GROUPS` prompts: the executor's responses in order, and the seconds that they took."""
 
     responses: list[dict[str, Any]]
     engine: Engine
@@ -192,7 +192,7 @@ class Rollout:
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
-    """What breaks in this test; at its end, what hangs is let go."""
+    """The fault of this test; calls that hang are released at its end."""
     plan = Plan()
     monkeypatch.setattr(Faulty, "plan", plan)
     monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"faulty": Faulty})

@@ -112,10 +112,10 @@ def check(
     epochs: int = 1,
     engine_kl: float | None = 1e-2,
 ) -> None:
-    """What must hold of every run: sound weights in the engine, nothing lost, nothing doubled, true metrics.
+    """Check what holds for every run: sound weights in the engine, nothing lost, nothing doubled, true metrics.
 
     `steps` and `trials` are None where the run itself decides on them; in the first `frozen` steps the
-    critic learns alone; `engine_kl` is how far engine and trainer may differ, None where it isn't logged.
+    only the critic learns; `engine_kl` is how far engine and trainer may differ, None where it isn't logged.
     """
     assert len(run.steps) == steps if steps else run.steps
     numbers = [record["step"] for record in run.records]
@@ -151,7 +151,7 @@ def check(
 
 
 def seeds(numbers: range) -> list[int]:
-    """What a run gives the groups of the prompts with these numbers."""
+    """Seeds of the trials of the prompts with these numbers."""
     return [trial_seed(SEED, "train", number, sample) for number in numbers for sample in range(4)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 from openrlhf_lamer import room
 from openrlhf_lamer.agents import Agent
@@ -54,7 +56,7 @@ LONG = Agent("long", max_turns=5, window=3, rules="Look at {{ env.words }} words
 
 
 class Counted(TextChat):
-    """A chat of as many ids as `room` reckons with; a reply says what its first id stands for."""
+    """A chat with the number of ids that `room` estimates; the first id of a reply decides its text."""
 
     def __init__(self, said: Sequence[str]) -> None:
         super().__init__()
@@ -101,3 +103,28 @@ def control(chat: Chat, ids: tuple[int, ...]) -> list[str]:
     """The control tokens and marks in `ids`, in order."""
     known = tokens_with_a_meaning(chat)
     return [known[number] for number in ids if number in known]
+
+
+def generator_strategy(
+    size: int,
+    samples: int,
+    generated: int,
+    *,
+    seed: int,
+    partial: bool = False,
+    seeded: bool = False,
+    filtering: bool = False,
+    correction: str = "off",
+) -> Any:
+    """The host's strategy with the arguments that its generator of samples reads."""
+    args = SimpleNamespace(
+        rollout=SimpleNamespace(batch_size=size, n_samples_per_prompt=samples, vllm_generate_batch_size=generated),
+        train=SimpleNamespace(seed=seed, partial_rollout_enable=partial, full_determinism_enable=seeded),
+        algo=SimpleNamespace(
+            advantage=SimpleNamespace(is_correction_level=correction),
+            dynamic_filtering_enable=filtering,
+            dynamic_filtering_range=(0, 1),
+        ),
+        vllm=SimpleNamespace(enable_sleep=False),
+    )
+    return SimpleNamespace(args=args)

@@ -15,24 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import EVER, GROUP, GROUPS, LIMIT, SLACK, Faulty, Plan, Rollout
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.records import FailureKind, Stop, Task, Trial
-
-pytest.importorskip("openrlhf")
-pytest.importorskip("vllm")
-
-
-from openrlhf_lamer.integration import cpu
-
-if not cpu.cuda_available():
-    cpu.install()  # the host imports CUDA's packages otherwise
-
-from faults import EVER, GROUP, GROUPS, LIMIT, SLACK, Faulty, Plan, Rollout
-
 from openrlhf_lamer.integration.training.batch import TooManyFailuresError, TrialBatch
+from openrlhf_lamer.records import FailureKind, Stop, Task, Trial
 
 pytest_plugins = "faults"
 
@@ -82,7 +71,7 @@ FAULTS = [
 
 @pytest.fixture
 def broken(plan: Plan, rollout: Callable[..., Rollout], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rollout]:
-    """A rollout in which a fault happens so many times."""
+    """A rollout in which a fault happens `times` times."""
     message = Agent.play_message
 
     def rendered(self: Agent, **values: Any) -> str:

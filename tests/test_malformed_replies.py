@@ -6,22 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from faults import EVER, Faulty, Plan, Rollout
 
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs.base import Observation
 from openrlhf_lamer.records import Phase
-
-pytest.importorskip("openrlhf")
-pytest.importorskip("vllm")
-
-
-from openrlhf_lamer.integration import cpu
-
-if not cpu.cuda_available():
-    cpu.install()  # the host imports CUDA's packages otherwise
-
-
-from faults import EVER, Faulty, Plan, Rollout
 
 pytest_plugins = "faults"
 
