@@ -44,6 +44,7 @@ from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.envs.sokoban import Sokoban
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
+from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer
 
 GROUP = 8
@@ -114,10 +115,15 @@ class Rollout:
         self, prompt: str, label: str, params: Any, max_length: int, tokenizer: Any, num_samples: int
     ) -> list[dict[str, Any]]:
         """As the host's: the samples of one prompt, played at once."""
-        self._chat = self._chat or Chat(tokenizer)
-        executor = self._executors[Task.from_json(label).env]
+        if self._chat is None:
+            self._chat = Chat(tokenizer)
+            for executor in self._executors.values():
+                executor.take(tokenizer)
+        task, policy = Task.from_json(label), EnginePolicy(self, params)
+        limits = {"max_new_tokens": params.max_tokens, "max_length": max_length}
+        play = self._executors[task.env].play
         return await asyncio.gather(
-            *(executor.execute(prompt, label, params, max_length, tokenizer, self) for _ in range(num_samples))
+            *(play(prompt, task, policy, sample=sample, seed=None, **limits) for sample in range(num_samples))
         )
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
@@ -209,7 +215,7 @@ class Growth:
 
 
 def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], float]:
-    """Play and train so many; returns trials so far and each process's memory after each batch, counts, seconds."""
+    """Play and train `trials`; returns trials so far and each process's memory after each batch, counts, seconds."""
     corpus = [path.read_text("utf-8") for path in sorted(PROMPTS.rglob("*.j2"))]
     tokenizer = build_tokenizer(corpus, 2000, MAX_LENGTH)
     # Exactly one batch in flight: a small store is enough, and one that is not emptied soon overflows.
