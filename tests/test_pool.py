@@ -25,7 +25,7 @@ from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, open_inline
-from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration.rollout.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
 from openrlhf_lamer.policies import Generation, Policy, Request
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy

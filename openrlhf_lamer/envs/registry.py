@@ -25,7 +25,7 @@ GROUP = "openrlhf_lamer.envs"
 _known: dict[str, type[TextEnv] | str] = {
     "alfworld": "openrlhf_lamer.envs.alfworld.env:AlfWorld",
     "minesweeper": "openrlhf_lamer.envs.minesweeper:MineSweeper",
-    "sokoban": "openrlhf_lamer.envs.sokoban:Sokoban",
+    "sokoban": "openrlhf_lamer.envs.sokoban.env:Sokoban",
     "webshop": "openrlhf_lamer.envs.webshop.env:WebShop",
 }
 

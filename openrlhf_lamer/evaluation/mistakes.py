@@ -93,7 +93,7 @@ def _names_cell(remark: str, action: str) -> bool:
 
 def _played_sokoban(episode: Episode) -> Played:
     """The moves one by one, replayed from the board that the first turn was shown."""
-    from openrlhf_lamer.envs.sokoban import Sokoban
+    from openrlhf_lamer.envs.sokoban.env import Sokoban
 
     env = Sokoban(max_moves=1000, moves_per_turn=1)
     try:

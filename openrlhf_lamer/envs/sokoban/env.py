@@ -7,9 +7,9 @@ from typing import Any
 
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose
-from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
-from openrlhf_lamer.envs.sokoban_room import MOVES, parse, shift
-from openrlhf_lamer.envs.sokoban_solver import Solver
+from openrlhf_lamer.envs.sokoban.levels import LONGEST, Level, generate
+from openrlhf_lamer.envs.sokoban.room import MOVES, parse, shift
+from openrlhf_lamer.envs.sokoban.solver import Solver
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.vocabulary import RewardScheme
 

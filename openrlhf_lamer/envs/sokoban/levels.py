@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass
 
 from openrlhf_lamer.envs.seeding import below, choose, generator
-from openrlhf_lamer.envs.sokoban_room import Room, bits, shift, union
-from openrlhf_lamer.envs.sokoban_solver import Solver
+from openrlhf_lamer.envs.sokoban.room import Room, bits, shift, union
+from openrlhf_lamer.envs.sokoban.solver import Solver
 
 SHORTEST, LONGEST = 5, 21
 """Bounds of a shortest solution's length, in moves."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
+from openrlhf_lamer.envs.sokoban.room import Room, bits, shift
 
 Position = tuple[int, int]
 """The boxes, with the player's region or square."""
