@@ -23,6 +23,7 @@ from openrlhf_lamer import advantage
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.records import FailureKind, Phase, Stop, Task, Trial
 
@@ -201,8 +202,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     """What breaks in this test; at its end, what hangs is let go."""
     plan = Plan()
     monkeypatch.setattr(Faulty, "plan", plan)
-    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"faulty": Faulty})
-    yield plan
+    with registry.scoped(faulty=Faulty):
+        yield plan
     plan.ended.set()
 
 

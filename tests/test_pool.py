@@ -37,8 +37,6 @@ ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.timeout(180)
 
-ENVIRONMENTS = dict(registry._known)
-
 Execute = Callable[[LamerConfig], Callable[[Task], Coroutine[Any, Any, dict[str, Any]]]]
 
 
@@ -138,9 +136,10 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+def _known() -> Iterator[None]:
     """SlowSokoban in Sokoban's place, in this process: workers are given the class itself."""
-    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"sokoban": SlowSokoban})
+    with registry.scoped(sokoban=SlowSokoban):
+        yield
 
 
 @pytest.fixture
@@ -220,12 +219,10 @@ def test_trials_are_the_same_inline_and_pooled(run: Callable[..., list[Trial]], 
 def test_other_environments_play_the_same_on_workers(
     cluster: Any,
     chat: Chat,
-    monkeypatch: pytest.MonkeyPatch,
     need: Callable[[str], None],
     name: str,
     sizes: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(registry, "_known", ENVIRONMENTS)
     need(name)
     agent = load_agent(f"openrlhf_lamer.agents.{name}")[0]
     config = LamerConfig(num_episodes=2, max_turns=4)

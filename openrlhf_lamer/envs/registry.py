@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -68,6 +70,18 @@ def register(name: str, env: type[TextEnv] | str) -> None:
     if _origin(_known.setdefault(name, env)) != _origin(env):
         raise ValueError(f"an environment {name!r} is registered already: {_known[name]}")
     _known[name] = env
+
+
+@contextmanager
+def scoped(**environments: type[TextEnv] | str) -> Iterator[None]:
+    """Know `environments`, in place of others of the same names; forget at the end what was registered. For tests."""
+    before = dict(_known)
+    _known.update(environments)
+    try:
+        yield
+    finally:
+        _known.clear()
+        _known.update(before)
 
 
 def lookup(name: str) -> type[TextEnv]:
