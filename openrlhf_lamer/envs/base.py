@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from openrlhf_lamer import LamerError
+from openrlhf_lamer.envs.mistakes import Played, mentions_text, played_as_text
 from openrlhf_lamer.envs.seeding import choose
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Episode, Task
 from openrlhf_lamer.splits import split_tasks
 from openrlhf_lamer.tasks import SEEDS
 from openrlhf_lamer.vocabulary import RewardScheme
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.doctor import Check
 
 SUCCESS_REWARD = 10.0
 
@@ -112,6 +116,36 @@ class TextEnv(ABC):
             return split_tasks(cls, split, num, first=first, options=options)
         except ValueError as error:
             raise TaskError(str(error)) from error
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Moves of a recorded episode and its mistake, for `openrlhf-lamer analyze`.
+
+        By default the whole sequence of actions is one move: repeating that cannot turn out otherwise. A game in
+        which a single move is to blame overrides this, and `mentions` where remarks name moves in other words.
+        """
+        return played_as_text(episode)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether a remark names an action: the content of an action tag, or the `words` of a move."""
+        return mentions_text(remark, action)
+
+    @classmethod
+    def data_check(cls) -> Check | None:
+        """State of the data set that the user's variable names, for `openrlhf-lamer doctor`; None without data sets.
+
+        It says which folder was looked at, what is missing there, and by which command to get it.
+        """
+        return None
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None] | None:
+        """Function that Typer runs as `openrlhf-lamer prepare NAME`; None where there is nothing to prepare.
+
+        The command line shows an error of the package, such as `TaskError`, as a message.
+        """
+        return None
 
     def __init__(self, reward: RewardScheme = "sparse") -> None:
         if reward not in ("sparse", "shaped"):

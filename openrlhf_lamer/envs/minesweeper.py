@@ -10,8 +10,9 @@ from operator import index
 from typing import Any
 
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.mistakes import Move, Played
 from openrlhf_lamer.envs.seeding import below, choose, generator
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Episode, Stop, Task
 from openrlhf_lamer.vocabulary import RewardScheme
 
 CLOSED, BLANK, MINE = "?", ".", "*"
@@ -24,6 +25,13 @@ NO_EFFECT_REWARD = -1.0
 
 _PAIR = r"\s*(-?[0-9]{1,4})\s*,\s*(-?[0-9]{1,4})\s*"
 _ACTION = re.compile(rf"\s*(?:\({_PAIR}\)|{_PAIR})\s*")
+
+_NUMBERS = r"([0-9]{1,4})\s*,\s*([0-9]{1,4})"
+_CELL = re.compile(
+    rf"[(\[]\s*{_NUMBERS}\s*[)\]]|\brow\s*([0-9]{{1,4}})\s*,?\s*(?:and\s+)?col(?:umn)?\.?\s*([0-9]{{1,4}})",
+    re.IGNORECASE,
+)
+_BARE_CELL = re.compile(rf"\s*{_NUMBERS}\s*")
 
 
 class MineSweeper(TextEnv):
@@ -61,6 +69,22 @@ class MineSweeper(TextEnv):
 
     name = "minesweeper"
     difficulties = (*({"size": 6, "mines": mines} for mines in (3, 4, 5, 6, 10)), {"size": 10, "mines": 10})
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Cells that were opened; the mistake is the mine. It stays where it is, so the state does not matter."""
+        moves = []
+        for turn in episode.turns:
+            if turn.valid and turn.did is not None:
+                cell = str(*_cells(turn.did))
+                moves.append(Move("", cell, cell))
+        return Played(tuple(moves), moves[-1] if moves and episode.stop is Stop.LOST else None)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether a remark names the action's cell, in any of the ways in which cells are written."""
+        cells = _cells(action)
+        return bool(cells) and cells <= _cells(remark)
 
     def __init__(self, size: int = 6, mines: int = 3, reward: RewardScheme = "sparse") -> None:
         super().__init__(reward)
@@ -237,6 +261,13 @@ class MineSweeper(TextEnv):
         reward = shaped if self.reward == "shaped" else SUCCESS_REWARD * won
         opened = None if cell is None else self._name(cell)
         return Step(Observation(self._text()), reward, self._over, False, won, valid=cell is not None, action=opened)
+
+
+def _cells(text: str) -> set[tuple[int, int]]:
+    """Cells that a text names: `(2, 5)`, `[2,5]`, `row 2, column 5`, or nothing but `2, 5`."""
+    bare = _BARE_CELL.fullmatch(text)
+    found = [bare.groups()] if bare else _CELL.findall(text)
+    return {(int(row), int(col)) for row, col in ([part for part in groups if part] for groups in found)}
 
 
 @lru_cache(maxsize=32)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.mistakes import Move, Played
 from openrlhf_lamer.envs.seeding import below, choose
 from openrlhf_lamer.envs.sokoban.levels import LONGEST, Level, generate
 from openrlhf_lamer.envs.sokoban.room import MOVES, parse, shift
 from openrlhf_lamer.envs.sokoban.solver import Solver
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Episode, Task
 from openrlhf_lamer.vocabulary import RewardScheme
 
 STAY = "none"
 
 MOVE_REWARD = -0.1
 BOX_REWARD = 1.0
+
+_DIRECTION = re.compile(r"\b(up|down|left|right)(?:wards?)?\b", re.IGNORECASE)
 
 
 class Sokoban(TextEnv):
@@ -67,6 +71,32 @@ class Sokoban(TextEnv):
         {"size": 8, "boxes": 3},
         {"size": 10, "boxes": 5},
     )
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Moves one by one, replayed from the first board; the mistake is the move after which no solution is left."""
+        env = cls(max_moves=1000, moves_per_turn=1)
+        try:
+            env.reset(Task("sokoban", spec={"board": episode.turns[0].observation}))
+        except TaskError:
+            return Played((), None)
+        moves: list[Move] = []
+        for turn in episode.turns:
+            words = [word.strip().lower() for word in (turn.did or "").split(",")] if turn.valid else []
+            for made, word in enumerate(words, 1):
+                state, step = env.anchor(), env.step(word)
+                if not step.valid:  # of an action too long to be kept, the rest is not known
+                    return Played(tuple(moves), None)
+                moves.append(Move(state, word, ", ".join(words[:made])))
+                if step.terminated:
+                    return Played(tuple(moves), None if step.won else moves[-1])
+        return Played(tuple(moves), None)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether the directions of the action stand in the remark one after the other, other words between them."""
+        wanted, said = _directions(action), _directions(remark)
+        return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said)))
 
     def __init__(
         self,
@@ -218,6 +248,10 @@ class Sokoban(TextEnv):
         for made, move in enumerate(solution):
             self._plan[boxes, player] = tuple(solution[made:])
             boxes, player, _ = _walked(self._level, boxes, player, steps[MOVES.index(move)])
+
+
+def _directions(text: str) -> list[str]:
+    return [word.lower() for word in _DIRECTION.findall(text)]
 
 
 def _walked(level: Level, boxes: int, player: int, by: int) -> tuple[int, int, bool]:
