@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 from openrlhf_lamer.envs.alfworld import catalogue, games, generator, wheel
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import choose
@@ -92,6 +95,40 @@ class AlfWorld(TextEnv):
                 f"alfworld: {split} has {len(found)} tasks; {num} from number {first} on are not among them"
             )
         return [replace(task, options=options, split=split) for task in found[first : first + num]]
+
+    @classmethod
+    def data_check(cls) -> Check:
+        """The official games in the folder that ALFWORLD_DATA names; generated ones need none.
+
+        Games are counted and not read: `openrlhf-lamer prepare alfworld` does that.
+        """
+        name, data = "ALFWorld's data", os.environ.get(catalogue.VARIABLE)
+        try:
+            wheel.require()
+        except TaskError as problem:
+            return told(name, Verdict.WARNING, problem)
+        if not data:
+            return ok(name, f"{catalogue.VARIABLE} is not set: generated games, which need no data")
+        folder = Path(data) / catalogue.FOLDER
+        download = f"{catalogue.DOWNLOAD} --data-dir {data}, then openrlhf-lamer prepare alfworld --data {data}"
+        if not folder.is_dir():
+            return error(name, f"{catalogue.VARIABLE}={data} holds no folder {catalogue.FOLDER}", download)
+        counts = {split: _games(split, folder) for split in catalogue.COUNTS}
+        official = {split: sum(types.values()) for split, types in catalogue.COUNTS.items()}
+        # Unsolvable games, which reading would tell, are in the download too: there may be more files than games.
+        short = [f"{split} {count} of {official[split]}" for split, count in counts.items() if count < official[split]]
+        if not any(counts.values()):
+            return error(name, f"no games in {folder}", download)
+        if short:
+            return warning(name, f"{folder} lacks games: {', '.join(short)}", download)
+        return ok(name, f"{folder}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None]:
+        """Checks official games, and makes generated ones ahead of time."""
+        from openrlhf_lamer.envs.alfworld.command import alfworld
+
+        return alfworld
 
     def __init__(
         self, task_types: str | Sequence[str] = "id", max_steps: int = 50, reward: RewardScheme = "sparse"
@@ -207,3 +244,10 @@ class AlfWorld(TextEnv):
     def _planned(self, number: int) -> str | None:
         walkthrough = self._game.walkthrough
         return walkthrough[number] if number < len(walkthrough) else None
+
+
+def _games(split: str, folder: Path) -> int:
+    try:
+        return len(catalogue.official_names(split, folder=folder))
+    except TaskError:  # none
+        return 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from openrlhf_lamer.doctor import Check, Verdict, ok, told
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose
-from openrlhf_lamer.envs.webshop import nouns, stored
+from openrlhf_lamer.envs.webshop import nouns, require, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
 from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
@@ -122,6 +123,31 @@ class WebShop(TextEnv):
         chosen = goals[first : first + num]
         specs = [{"goal": goal, "catalogue": shop.catalogue} for goal in chosen]
         return [Task(cls.name, spec=spec, options=options, split=split) for spec in specs]
+
+    @classmethod
+    def data_check(cls) -> Check:
+        """The catalogue in the folder that WEBSHOP_DATA names, compiled or not; the synthetic one needs none."""
+        name, data, shops = "WebShop's data", os.environ.get(ENV_VAR), []
+        try:
+            require()
+        except TaskError as problem:
+            return told(name, Verdict.WARNING, problem)
+        if not data or data == SYNTHETIC:
+            return ok(name, f"{ENV_VAR} is not set: a synthetic catalogue, which needs no data")
+        try:
+            for products, goals in stored.compiled_kinds(Path(data)) or [(None, "generated")]:
+                shop = stored.load(Path(data), products, goals)
+                shops.append(f"{len(shop.products)} products with {len(shop.goals)} {goals} goals")
+        except TaskError as problem:
+            return told(name, Verdict.ERROR, problem)
+        return ok(name, f"{data}, compiled: {'; '.join(shops)}")
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None]:
+        """Checks and compiles data, or makes a catalogue."""
+        from openrlhf_lamer.envs.webshop.command import webshop
+
+        return webshop
 
     def __init__(
         self,
@@ -280,7 +306,7 @@ def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
     """The shop of these options, the same one for all who ask in this process.
 
     Raises:
-        TaskError: The data is missing, damaged or not prepared.
+        TaskError: The data is missing, damaged or not prepared, or the extra `webshop` is not installed.
     """
     data = data or os.environ.get(ENV_VAR) or SYNTHETIC
     if data == SYNTHETIC:
@@ -288,6 +314,7 @@ def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
     key = (data, products, goals)
     with _opening:
         if key not in _shops:
+            require()
             if data == SYNTHETIC:
                 _shops[key] = _synthetic(products or DEFAULT_PRODUCTS, goals)
             else:
