@@ -11,11 +11,10 @@ what they make of the bundled prompts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import regex
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
@@ -46,7 +45,11 @@ class RoomError(LamerError, ValueError):
     """A length that can't be; the message names the flag, and ends with `; ` and what to do."""
 
 
-_PIECES = regex.compile(r"(?:[^\r\n\p{L}\p{N}])?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_NUMBER = r"\d²³¹¼-¾⁰⁴-⁹₀-₉⅐-ↂↅ-↉①-⒛⓪-⓿"
+_PIECES = re.compile(
+    rf"(?:[^\w\r\n]|_)?[^\W_{_NUMBER}]+|[{_NUMBER}]| ?(?:[^\w\s]|_)+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PIECE = 6
 """Bytes of a piece that make a token: common words are one, rarer and longer ones several."""
 

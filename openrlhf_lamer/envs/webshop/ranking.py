@@ -14,13 +14,11 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import regex
-
-from openrlhf_lamer.envs.webshop.stemming import stem
 
 K1 = 0.9
 B = 0.4
@@ -36,8 +34,7 @@ _PICTURE = (
     r"[\p{Extended_Pictographic}\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\U0001F1E6-\U0001F1FF]"
     r"[\uFE0F\p{Emoji_Modifier}]*"
 )
-_WORD = regex.compile(
-    rf"""
+_WORD = rf"""
       {_PICTURE} (?: \u200D {_PICTURE} )*                        # emoji, joined ones as one word
     | [\p{{Han}}\p{{Hiragana}}]                                  # a word each
     | [\p{{Alphabetic}}\p{{Nd}}_]
@@ -45,17 +42,34 @@ _WORD = regex.compile(
         | (?<=\p{{Nd}}) [.,;'‘’\u2044\u2024\uFF0C\uFF1B\uFF0E] (?=\p{{Nd}})                        # 1,000.5
         | (?<=\p{{Alphabetic}}) [.:·'‘’\u2027\u2024\uFF1A\uFF0E\uFF07] (?=\p{{Alphabetic}})        # don't
       )*
-    """,
-    regex.VERBOSE | regex.VERSION1,
-)
+    """
 _POSSESSIVES = ("'s", "’s", "＇s")
+
+
+@cache
+def _pattern() -> Any:
+    import regex  # of the extra `webshop`
+
+    return regex.compile(_WORD, regex.VERBOSE | regex.VERSION1)
+
+
+@cache
+def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer  # of the extra `webshop`; takes two seconds
+
+    return PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS)
+
+
+@lru_cache(maxsize=1 << 18)
+def stem(word: str) -> str:
+    """The stem of a word in lower case by Porter's later algorithm, which Lucene has: `bli` and `logi` are suffixes."""
+    return _porter().stem(word, to_lowercase=False)
 
 
 def words(text: str) -> list[str]:
     """What is indexed of a text, and looked up of a query."""
-    found = (
-        word[:-2] if word.endswith(_POSSESSIVES) else word for word in _WORD.findall(text.lower()) if word.strip("_")
-    )
+    whole = (word for word in _pattern().findall(text.lower()) if word.strip("_"))
+    found = (word[:-2] if word.endswith(_POSSESSIVES) else word for word in whole)
     return [stem(word) for word in found if word and word not in STOP_WORDS]
 
 

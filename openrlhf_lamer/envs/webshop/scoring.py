@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rapidfuzz import fuzz, utils
-
 from openrlhf_lamer.envs.webshop.shop import Goal, Product
 
 ALIKE = 85
@@ -102,6 +100,8 @@ def comparable(option: str | tuple[str, str]) -> str:
 
 def ratio(one: str, other: str) -> int:
     """Likeness of two texts as sets of words, from 0 to 100; 0 where one has no words."""
+    from rapidfuzz import fuzz, utils  # of the extra `webshop`
+
     one, other = (utils.default_process(text.translate(_LATIN_1)) for text in (one, other))
     return round(fuzz.token_set_ratio(one, other)) if one and other else 0
 
