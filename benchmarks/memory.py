@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 from common import experience_maker, grid, show
 
@@ -89,7 +88,7 @@ def main() -> None:
     trials = parser.parse_args().trials
     maker = experience_maker(LamerConfig(), SimpleNamespace(pad_token_id=0), GROUP, MICRO_BATCH, RANKS)
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
-    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch, micro_batches
+    from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch
 
     response = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
     gc.collect()
@@ -113,9 +112,9 @@ def main() -> None:
         batch = TrialBatch.of(samples, GROUP, 0.25)
         rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
         note("rows", megabytes())
-        unscored = micro_batches(rows, np.zeros(trials), size=MICRO_BATCH, ranks=RANKS, pad_token_id=0)
+        unscored = rows.micro_batches([0.0] * trials, maker._layout)
         note("micro-batches", megabytes())
-        maker._assign_turn_credit(PlacedRows(unscored, rows, batch))
+        maker._credit_turns(batch, PlacedRows(rows, unscored))
         note("credit", megabytes())
     note("at the most", max(found))
     show(table)

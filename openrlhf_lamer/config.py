@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
 MAX_NEW_TOKENS = 1024
-"""Most tokens of one reply where the host's own flag does not say."""
+"""Most tokens of one reply, unless the host's own flag is given."""
 
 
 class ConfigError(LamerError, ValueError):
@@ -60,7 +60,7 @@ class LamerConfig(BaseModel):
     max_turns: int | None = Field(
         default=None,
         ge=1,
-        description="Turns in an episode, in training and on its evaluation set; by default what the agent has there.",
+        description="Turns in an episode, in training and on its evaluation set; by default the agent's for each.",
     )
     context: ContextPolicy = Field(default="turn", description=CONTEXT_HELP)
     memory: Memory = Field(default="both", description=MEMORY_HELP)
@@ -73,7 +73,7 @@ class LamerConfig(BaseModel):
     )
     reward: RewardScheme = Field(default="sparse", description=REWARD_HELP)
     invalid_penalty: float = Field(
-        default=0.5, ge=0, description="What an invalid action, or a reflection without a remark, costs on its turn."
+        default=0.5, ge=0, description="Penalty for an invalid action, or a reflection without a remark, on its turn."
     )
     train_reflection: bool = Field(default=True, description="Train the reflections too (on or off).")
     env_options: dict[str, Any] = Field(
@@ -88,16 +88,16 @@ class LamerConfig(BaseModel):
         description="Trials that run at once on one rollout engine, which bounds its memory; the rest start as these "
         "end, longest expected first. By default all of a batch start at once.",
     )
-    timeout: float = Field(default=600.0, gt=0, description="Seconds that one generation may take.")
+    timeout: float = Field(default=600.0, gt=0, description="Time limit of one generation, in seconds.")
     env_workers: int = Field(
-        default=4, ge=1, description="Processes that play a slow environment for one rollout engine, at most."
+        default=4, ge=1, description="Most processes that play a slow environment for one rollout engine."
     )
     env_timeout: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds that one call into an environment, or the rendering of one prompt, may take.",
+        description="Time limit of one call into an environment, or of rendering one prompt, in seconds.",
     )
-    retries: int = Field(default=1, ge=0, description="How often a failed trial is begun anew before it is masked.")
+    retries: int = Field(default=1, ge=0, description="Restarts of a failed trial before it is masked.")
     trials: str | None = Field(
         default=None, description="File that gets every training trial as a JSON line; by default none is written."
     )

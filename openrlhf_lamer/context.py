@@ -1,8 +1,8 @@
-"""Which tokens a generation sees: a fresh prompt, or the chat so far and a little more.
+"""Tokens that a generation sees: a fresh prompt, or the chat so far and a new message.
 
-`turn` begins anew at every generation, `episode` at every episode, `trial` never.
-The rows that the trainer gets follow from the ids alone (see `rows.py`), so this is
-the only place where the three policies differ.
+`turn` starts a new chat at every generation, `episode` at every episode, `trial` never.
+The rows that the trainer gets follow from the ids only (see `rows.py`), so the three
+policies differ nowhere else.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Context:
         self._reply: tuple[int, ...] = ()
 
     def continues(self, *, episode_begins: bool) -> bool:
-        """Whether the next generation goes on in the chat so far, and so needs only what is new."""
+        """Whether the next generation continues the chat so far, and so needs only the new message."""
         if not self._prompt or self._policy == "turn":
             return False
         return self._policy == "trial" or not episode_begins
 
     def prompt(self, text: str, *, continuing: bool) -> tuple[int, ...]:
-        """Ids to generate from, where the user's message is `text`."""
+        """Ids to generate from, for the user's message `text`."""
         if not continuing:
             return self._chat.opening(text)
         return self._prompt + self._reply + self._chat.continuation(text, self._reply)
 
     def replied(self, prompt: tuple[int, ...], reply: tuple[int, ...]) -> None:
-        """Remember what was sampled after `prompt`."""
+        """Remember the reply that was sampled after `prompt`."""
         self._prompt, self._reply = prompt, reply

@@ -1,4 +1,4 @@
-"""What an episode sees of the earlier ones: the inter-episode memory H^(n)."""
+"""The inter-episode memory H^(n): what an episode is shown of the earlier ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openrlhf_lamer.records import Episode, Stop, Turn
 from openrlhf_lamer.vocabulary import Memory
 
 CUT = "…"
-"""Stands where the rest of a text was left out."""
+"""Mark at the end of a text that was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class Attempt:
     """An earlier episode as the prompt shows it.
 
     Attributes:
-        number: Which attempt it was, from 1.
+        number: Number of the attempt, from 1.
         stop: How it ended.
-        turns: Its turns, empty where the memory holds reflections alone.
-        final_observation: The state it ended in, empty likewise.
-        remark: What the reflection on it says, or None.
+        turns: Its turns; empty where the memory holds reflections only.
+        final_observation: The state it ended in; empty where `turns` is.
+        remark: The remark of the reflection on it, or None.
     """
 
     number: int
@@ -32,7 +32,7 @@ class Attempt:
 
 
 def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
-    """The memory that the episode after `episodes` begins with."""
+    """Memory that the episode after `episodes` begins with."""
     shows_history = memory in ("history", "both")
     shows_remarks = memory in ("reflection", "both")
     return tuple(
@@ -48,24 +48,24 @@ def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
 
 
 def shorten(text: str, limit: int) -> str:
-    """`text`, if it is longer than `limit` characters cut to that many with `CUT` at its end; clean if `text` is."""
+    """`text`, cut to `limit` characters with `CUT` at its end if it is longer; clean if `text` is."""
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 def with_outcomes(
     turns: Sequence[Turn], number: int, characters: int, separator: str | None = None
 ) -> list[tuple[Turn, str]]:
-    """Turns of an attempt with what came of each, on one line.
+    """Turns of an attempt, each with its outcome on one line.
 
-    There is none (an empty text) for the last turn, whose outcome is the final state, for earlier ones than the latest
-    `number`, and for refused actions that were not answered by anything new.
+    The outcome is empty for the last turn (its outcome is the final state), for turns before the latest `number`, and
+    for refused actions after which the observation stayed the same.
 
     Args:
         turns: Play turns of one attempt, from its first one on.
-        number: Of how many of the latest turns to tell it.
-        characters: Characters of an observation that are kept.
-        separator: What stands between an observation's parts, of which those are left out that stood in the initial
-            observation; None where it is one part.
+        number: Number of latest turns that get an outcome.
+        characters: Most characters of an outcome.
+        separator: Text between the parts of an observation; parts of the initial observation are left out of an
+            outcome. None where an observation is one part.
     """
     told: list[tuple[Turn, str]] = []
     for i, turn in enumerate(turns):

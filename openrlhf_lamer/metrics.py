@@ -1,6 +1,6 @@
-"""What a batch of trials shows, as flat scalars.
+"""Metrics of a batch of trials, as flat scalars.
 
-Failed trials are left out of every mean and counted by kind instead.
+Failed trials are left out of every mean, and are counted by kind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from openrlhf_lamer.records import FailureKind, Phase, Stop, Trial
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
+    """Arithmetic mean; None without values."""
     values = list(values)
     return fmean(values) if values else None
 
@@ -38,8 +38,8 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
     - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin.
 
     And of all trials: `failed` (share), `failed/<kind>` and `failed_at/<stage>` (counts), `retries` (count),
-    `environment_seconds` and `generation_seconds` (per trial). What has no observation, such as reflections
-    for N = 1, has no key.
+    `environment_seconds` and `generation_seconds` (per trial). A metric without an observation, such as those of
+    reflections for N = 1, has no key.
     """
     live = [trial for trial in trials if trial.failure is None]
     turns = [turn for trial in live for turn in trial.turns]
@@ -82,9 +82,9 @@ def _overlong(trial: Trial, num_episodes: int) -> bool:
 def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int) -> dict[str, float]:
     """`diversity@n`: how differently episode n is played by the trials of one task, in nats.
 
-    The entropy of what the trials of a group did in that episode, where two did the same if they took
-    the same actions in the same states: 0 if all are alike, log of their number if no two are. The mean
-    over the groups in which at least two trials came so far.
+    It is the entropy of the ways in which a group's trials played that episode, averaged over the groups in which two
+    or more trials reached it. A way is the sequence of states and actions: the entropy is 0 if all trials
+    played alike, and the log of their number if no two did.
 
     Args:
         trials: Live trials.
@@ -99,17 +99,17 @@ def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int)
 
 
 def paths_of(trial: Trial) -> tuple[Hashable, ...]:
-    """For each episode, the states and actions of its play turns: equal where the same was done."""
+    """For each episode, the states and actions of its play turns."""
     return tuple(tuple((turn.anchor, turn.did) for turn in episode.turns) for episode in trial.episodes)
 
 
 def ways(
     paths: Sequence[Sequence[Hashable]], groups: Sequence[Hashable], episode: int
 ) -> dict[Hashable, tuple[int, ...]]:
-    """How often each way to play an episode was taken, by group: of the groups where two trials or more came so far.
+    """How often each way to play an episode was taken, by group, where two or more trials reached the episode.
 
     Args:
-        paths: For each trial, what was done in each of its episodes.
+        paths: For each trial, the way in which each of its episodes was played.
         groups: For each trial, its group.
         episode: Index of the episode.
     """
@@ -121,6 +121,6 @@ def ways(
 
 
 def entropy(counts: Sequence[int]) -> float:
-    """Entropy in nats of the shares that the counts are of."""
+    """Entropy of the shares of these counts, in nats."""
     total = sum(counts)
     return 0.0 - sum(count / total * math.log(count / total) for count in counts)

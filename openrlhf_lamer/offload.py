@@ -1,8 +1,8 @@
-"""Calls that keep the event loop free: each off it, in a thread, with a time limit.
+"""Calls in a thread beside the event loop, each with a time limit.
 
-One thread takes the calls, one after the other: two that compute would only fight with each other, and
+One thread makes the calls, one after the other: two that compute would only compete with each other, and
 with the event loop, for the interpreter. A call that takes longer than `PATIENCE` keeps its thread, and
-a new one takes the calls behind it; so one that waits, or hangs, holds up nothing but its own trial.
+a new thread makes the next calls; so a call that waits or hangs holds up only its own trial.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from openrlhf_lamer import LamerError
 T = TypeVar("T")
 
 PATIENCE = 0.05
-"""Seconds after which a call no longer holds up those behind it. Time limits are kept to within as much."""
+"""Seconds after which a call no longer holds up the next ones; time limits are exact to this many seconds."""
 
 
 class OverdueError(LamerError, TimeoutError):
-    """A call did not come back in time. Its thread is left behind, in whatever it is at."""
+    """A call did not return in time. Its thread is abandoned."""
 
     exit_code = 1
 
 
 class Offload:
-    """Takes calls off the event loops of this process. Its threads end with the process, whatever they are at."""
+    """Makes calls beside the event loops of this process. Its threads end with the process, even within a call."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call] = SimpleQueue()
@@ -39,11 +39,11 @@ class Offload:
         self._taker: _Taker | None = None
 
     async def __call__(self, function: Callable[[], T], seconds: float) -> T:
-        """What `function` returns or raises.
+        """Result of `function`, whose exceptions are raised here.
 
         Raises:
-            OverdueError: It took longer than `seconds`, once its turn had come.
-            RuntimeError: There is no thread yet, and none can be started. The next call tries again.
+            OverdueError: It took longer than `seconds` from its start.
+            RuntimeError: There is no thread yet and none can be started. The next call tries again.
         """
         call = _Call(function)
         if self._taker is None:
@@ -59,22 +59,22 @@ class Offload:
         return result
 
     def _look(self, call: _Call, seconds: float) -> None:
-        """Replace the taker where it is held up, by whatever call, and give this one up if it takes too long."""
+        """Replace the thread if any call holds it up, and give this call up if it takes too long."""
         now = time.monotonic()
         if now - call.began >= seconds:
             call.settle(None, OverdueError(f"no answer within {seconds:g} s"))
-        if not call.answer.done():  # before anything that may raise: no other look comes by itself
+        if not call.answer.done():  # before anything that may raise: nothing else schedules the next look
             call.loop.call_later(PATIENCE, self._look, call, seconds)
         taker = self._taker
         if taker is not None and now - taker.began >= PATIENCE:
             try:
                 self._replace(taker)
             except RuntimeError:
-                # No thread to be had: the next look tries again. Meanwhile time runs for the calls that wait, too.
+                # No thread can be started: the next look tries again. Until then time also runs for waiting calls.
                 call.began = min(call.began, now)
 
     def _replace(self, taker: _Taker | None) -> None:
-        """Put a new taker in the place of `taker`, unless another call has done so; it runs before it counts."""
+        """Replace `taker` by a new thread, which is started first, unless another call has done so."""
         with self._lock:
             if self._taker is taker:
                 new = _Taker(self._calls)
@@ -99,11 +99,11 @@ class _Taker(threading.Thread):
             self.began = call.began = time.monotonic()
             call.make()
             self.began = math.inf
-            del call  # it is not to live until the next one comes
+            del call  # else it would live until the next one comes
 
 
 class _Call:
-    """A call and who waits for it."""
+    """A call and the future that its caller awaits."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
@@ -112,7 +112,7 @@ class _Call:
         self.began = math.inf
 
     def make(self) -> None:
-        """Make the call, in this thread, unless nobody waits for it any more."""
+        """Make the call in this thread, unless nobody awaits it any longer."""
         if self.answer.done():
             return
         result = error = None
@@ -120,16 +120,16 @@ class _Call:
             result = self._function()
         except Exception as raised:
             error = raised
-        except BaseException as raised:  # a game that exits ends its own trial, not this process
+        except BaseException as raised:  # a game that calls exit ends its own trial, not this process
             error = RuntimeError(repr(raised))
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self.loop.call_soon_threadsafe(self.settle, result, error)
 
     def settle(self, result: Any, error: Exception | None) -> None:
-        """Hand over what came of it, in the event loop; the first word counts."""
+        """Hand over the result or error, in the event loop; only the first one counts."""
         if not self.answer.done():
             self.answer.set_result((result, error))
 
 
 off_loop = Offload()
-"""Takes a call off the event loop, in the threads that this process has for it."""
+"""The `Offload` of this process."""

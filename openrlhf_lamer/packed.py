@@ -1,7 +1,7 @@
-"""Numbers as records hold them: sequences that cannot change, a few bytes a number.
+"""Immutable sequences of numbers for records, a few bytes a number.
 
-A tuple of token ids takes ten times as much, since each id is an object of its own; that, for all
-prompts of a batch, is what a trainer's memory would mostly hold.
+A tuple of token ids takes ten times as much memory, since each id is a separate object; the tuples of
+all prompts of a batch would fill most of a trainer's memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Packed(Sequence[N]):
     `numpy.asarray` gives a view of it without a copy.
 
     Raises:
-        TypeError: for what is no number of its kind.
-        OverflowError: for one out of range.
+        TypeError: for an element that is not a number of this kind.
+        OverflowError: for a number out of range.
     """
 
     __slots__ = ("_numbers",)

@@ -1,4 +1,4 @@
-"""What happened in a trial, as plain frozen data.
+"""Record of a trial, as plain frozen data.
 
 A `Trial` is all that returns, advantages, metrics and the viewer need; nothing
 else is kept. Every record survives a JSON round trip (`Trial.to_json`), and the
@@ -51,10 +51,10 @@ class Stop(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """What broke a trial. A failed trial is masked and counted, never scored 0.
+    """Cause of a trial's failure. A failed trial is masked and counted, never scored 0.
 
-    What a model does wrong breaks nothing: a reply without one action, an action that is refused or a reflection
-    without a remark costs a penalty, and a later prompt that does not fit ends its episode (`Stop.OVERLONG`).
+    A model's mistakes are no failures: a reply without one action, a refused action or a reflection without a
+    remark costs a penalty, and a later prompt that does not fit ends its episode (`Stop.OVERLONG`).
     """
 
     ENVIRONMENT = "environment"
@@ -75,7 +75,7 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An environment and what fixes its initial state: a seed or an explicit spec.
+    """An environment, and the seed or explicit spec that fixes its initial state.
 
     Attributes:
         env: Name of a registered environment.
@@ -114,9 +114,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One generation of the model and what the environment made of it.
+    """One generation of the model and the environment's answer to it.
 
-    Token ids and log-probabilities are packed, whatever sequence they are given as.
+    Token ids and log-probabilities are stored packed; any sequence may be given.
 
     Attributes:
         phase: Play or reflection.
@@ -128,11 +128,11 @@ class Turn:
         text: The decoded reply.
         action: Content of the action tag (of the remark tag in a reflection); None if none was found.
         valid: Whether the environment accepted the action (whether a remark was found).
-        reward: What this turn earned, penalties included.
+        reward: Reward of this turn, penalties included.
         anchor: Key of the environment state before the turn; equal keys mean equal states.
         observation: The state as text before the turn; a reflection shows the final one.
         truncated: Whether the reply hit its token limit.
-        played: What the environment says was done, in its own normal form (`Step.action`); None where it says nothing.
+        played: The action in the environment's own normal form (`Step.action`); None where it gives none.
     """
 
     phase: Phase
@@ -158,15 +158,15 @@ class Turn:
 
     @property
     def did(self) -> str | None:
-        """The action that was carried out: as the environment says it, else as it was typed.
+        """The action that was carried out, as the environment names it, else as it was typed.
 
-        Equal ones do the same in the same state. This is what prompts list.
+        Equal actions have equal effects in a state. Prompts list turns by it.
         """
         return self.action if self.played is None else self.played
 
     @property
     def ids(self) -> Tokens:
-        """Token ids of the prompt and of what was sampled after it."""
+        """Token ids of the prompt and of the reply."""
         return Tokens(self.prompt_ids) + self.sampled_ids
 
 
@@ -191,7 +191,7 @@ class Episode:
 
     @property
     def remark(self) -> str | None:
-        """What the reflection says to the next episode, if a remark was found."""
+        """The reflection's remark to the next episode, if one was found."""
         return self.reflection.action if self.reflection else None
 
 
@@ -209,12 +209,12 @@ class Trial:
     """Up to N episodes of one task, in order. With `failure` set, the trial is masked.
 
     Attributes:
-        task: What was played.
+        task: The task that was played.
         episodes: The attempts; the last is won, or all N are lost.
         failure: Why the trial is not to be used, or None.
-        sample: Which of the task's trials this is, from 0.
-        seed: What the replies were sampled by, if anything; see `policies.base.Request`.
-        retries: How often the trial was begun anew after a failure.
+        sample: Index of this trial among the task's trials, from 0.
+        seed: Seed that the replies were sampled with, if any; see `policies.base.Request`.
+        retries: How often the trial was restarted after a failure.
         environment_seconds: Wall-clock time spent waiting for the environment.
         generation_seconds: Wall-clock time spent waiting for the engine.
     """
@@ -248,7 +248,7 @@ class Trial:
         return tuple(ordered)
 
     def scalar_return(self, gamma_traj: float) -> float:
-        """Σ_n γ_traj^n · (undiscounted reward of episode n): what stock estimators are given."""
+        """Σ_n γ_traj^n · (undiscounted reward of episode n): the reward that stock estimators get."""
         return sum(gamma_traj**n * episode.reward for n, episode in enumerate(self.episodes))
 
     def to_json(self) -> str:
@@ -262,7 +262,7 @@ class Trial:
 
     @classmethod
     def from_line(cls, text: str) -> tuple[Trial, dict[str, Any]]:
-        """Read a trial, and what was written beside its own fields; raises `SchemaError` likewise."""
+        """Read a trial and the line's other fields; raises `SchemaError` where `text` is not a trial."""
         return _load(cls, text)
 
 
@@ -276,12 +276,12 @@ def _adapter(cls: type) -> Any:
 def _dump(record: Task | Trial) -> str:
     body = _adapter(type(record)).dump_python(record)
     text = json.dumps({"schema": SCHEMA, **body}, ensure_ascii=False, separators=(",", ":"), default=list)
-    # Half of a surrogate pair, as a game's text may have one, can't be written to a file; JSON has an escape for it.
+    # A game's text may hold half of a surrogate pair, which no file can hold; JSON has an escape for it.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _load(cls: type[T], text: str) -> tuple[T, dict[str, Any]]:
-    """A record, and what else its line says."""
+    """A record, and the other fields of its line."""
     kind = cls.__name__.lower()
     try:
         body = json.loads(text)

@@ -1,8 +1,8 @@
 """The inner loop: one trial of up to N episodes on one task.
 
-The loop is pure: it asks a policy for replies and does not know what answers, so
-training, evaluation and tests run the very same code. Nothing waits for other
-trials. A failure ends this trial alone, as data.
+The loop is pure: it asks a policy for replies and does not know what generates them,
+so training, evaluation and tests run the same code. No trial waits for another. A
+failure ends only its own trial, and is part of the record.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class TrialError(Exception):
-    """A trial broke; carries the failure that goes into its record."""
+    """A trial failed; holds the failure for its record."""
 
     def __init__(self, kind: FailureKind, stage: str, cause: BaseException) -> None:
         super().__init__(f"{stage}: {cause!r}")
@@ -51,20 +51,20 @@ async def run_trial(
     sample: int = 0,
     seed: int | None = None,
 ) -> Trial:
-    """Play `task` and return the record; never raises for what goes wrong inside, `EngineGoneError` aside.
+    """Play `task` and return the record, which holds any failure; raises only `EngineGoneError`.
 
     Args:
-        task: What to play; every episode begins from its initial state.
+        task: Task to play; every episode begins from its initial state.
         agent: The environment's prompts and limits.
-        policy: What generates the replies.
+        policy: Source of the replies.
         chat: The tokenizer of the model that replies.
         config: Episodes, memory, context, penalties, timeouts and retries.
         max_new_tokens: Most tokens of one reply.
         max_length: Most tokens of a prompt and its reply together. A prompt that leaves no
             room for a full reply ends the episode as `Stop.OVERLONG`.
-        open_session: Where environments live; by default in this process, on its event loop.
-        sample: Which of the task's trials this is.
-        seed: Sampling's seed, from which each request's own follows; a retry draws the same.
+        open_session: Opens the environment; by default in this process, on its event loop.
+        sample: Index of this trial among the task's trials.
+        seed: Seed of sampling, which each request's seed follows from; a retry draws the same ones.
     """
     for retry in range(config.retries + 1):
         player = _Player(task, agent, policy, chat, config, max_new_tokens, max_length, open_session, seed)
@@ -109,7 +109,7 @@ class _Player:
         self.generation_seconds = 0.0
 
     async def play(self) -> tuple[Episode, ...]:
-        """All episodes, in order, up to and with the first success."""
+        """All episodes in order, up to and including the first success."""
         config = self._config
         self._session = session = await self._guard("make", self._open())
         episodes: list[Episode] = []
@@ -229,13 +229,13 @@ class _Player:
         return Episode(episode.turns, episode.stop, episode.final_observation, reflection)
 
     async def close(self) -> None:
-        """Give the environment back; one that fails even at that is left alone."""
+        """Give the environment back; an error in doing so is ignored."""
         if self._session is not None:
             with contextlib.suppress(Exception):
                 await self._session.close()
 
     def _reward(self, opening: Opening, step: Step | None) -> float:
-        """What a turn earned: the environment's pay, less the penalty for an invalid action."""
+        """Reward of a turn: the environment's, less the penalty for an invalid action."""
         if step is None:
             return -self._config.invalid_penalty
         charged = not step.valid and not opening.penalises_invalid
@@ -262,7 +262,7 @@ class _Player:
         request = Request(prompt, self._max_new_tokens, phase, session.env, seed, episode)
         asked = asyncio.ensure_future(self._policy.generate(request))
         try:
-            # Not `wait_for`: it would wait on for an engine that is deaf to being cancelled.
+            # Not `wait_for`: it would go on waiting for an engine that ignores cancellation.
             await asyncio.wait({asked}, timeout=self._config.timeout)
             if not asked.done():
                 raise TimeoutError(f"no reply within {self._config.timeout:g} s")
@@ -281,14 +281,14 @@ class _Player:
         return reply, text
 
     async def _reset(self, session: Session) -> Opening:
-        """Begin an episode; what comes of it is fit for prompts."""
+        """Begin an episode; its texts are cleaned for prompts."""
         opening = await session.reset(self._task)
         _check_anchor(opening.anchor)
         facts = {name: self._clean(value) for name, value in opening.facts.items()}
         return replace(opening, observation=self._clean_observation(opening.observation), facts=facts)
 
     async def _step(self, session: Session, action: str) -> tuple[Step, str]:
-        """Play an action; what comes of it is fit for prompts, and to be counted with."""
+        """Play an action; its texts are cleaned for prompts, and its reward is finite."""
         step, anchor = await session.step(action)
         _check_anchor(anchor)
         if not math.isfinite(step.reward):
@@ -297,7 +297,7 @@ class _Player:
         return replace(step, observation=observation, action=self._kept(step.action, ACTION_LIMIT)), anchor
 
     async def _guard(self, stage: str, call: Awaitable[T]) -> T:
-        """Wait for the environment; what it raises becomes the trial's failure."""
+        """Wait for the environment; its errors become the trial's failure."""
         began = time.perf_counter()
         try:
             return await call
@@ -309,7 +309,7 @@ class _Player:
             self.environment_seconds += time.perf_counter() - began
 
     def _kept(self, text: str | None, limit: int) -> str | None:
-        """An action or a remark as it is kept: clean, and no longer than prompts have room for."""
+        """An action or a remark as it is recorded: clean, and cut to the length that prompts have room for."""
         return None if text is None else shorten(self._chat.clean(text), limit)
 
     def _clean_observation(self, observation: Observation) -> Observation:

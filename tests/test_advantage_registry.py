@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -111,6 +111,24 @@ def test_a_chained_estimator_refuses_the_papers_form() -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(ValueError, match="'lamer_grpo' already"):
         register("lamer_grpo")(lambda table, config: table.returns)
+
+
+def test_options_may_depend_on_each_other_and_have_a_prefix_of_one_estimator() -> None:
+    @dataclass(frozen=True)
+    class Range:
+        low: int = 0
+        high: int = 1
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise ValueError("low exceeds high")
+
+    register("ranged", options=Range)(lambda table, config, options: table.returns * options.high)
+    assert get("ranged").estimate(two_turns(), CreditConfig(options={"high": "3"})).tolist() == [0, 30]
+    with pytest.raises(ValueError, match=r"--lamer.ranged.\* {'low': 2}: .*low exceeds high"):
+        get("ranged").settle(CreditConfig(options={"low": 2}))
+    with pytest.raises(ValueError, match="'ranged' already"):
+        register("lamer_ranged", options=Range)(lambda table, config, options: table.returns)
 
 
 def test_misaligned_or_infinite_advantages_raise() -> None:

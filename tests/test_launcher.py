@@ -202,7 +202,10 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
             "--reward.clip_range -2 2: .*group_norm makes of it, -2.475 to 2.475",
         ),
         (["--algo.advantage.estimator", "rloo", "--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma 0.9: rloo"),
-        (["--actor.aux_loss_coef", "0.01"], "--actor.aux_loss_coef: the router would be balanced over filling rows"),
+        (
+            ["--actor.aux_loss_coef", "0.01"],
+            "--actor.aux_loss_coef: the router would be balanced over fillers too, which are copies",
+        ),
         (["--eval.dataset", "nowhere.jsonl"], "--eval.dataset nowhere.jsonl: there is no such file.*prepare tasks"),
         (["--no.such.flag", "1"], "--no.such.flag"),
         (["--train.agent_func_path", "x.py"], "both name an agent"),
@@ -277,6 +280,31 @@ def test_a_dataset_without_tasks_is_refused(base: list[str], tmp_path: Path, row
 def test_a_host_without_the_seams_is_refused(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "SEAMS", (*host.SEAMS, Seam("trainer/ppo_trainer.py", "PPOTrainer.gone", "a test")))
     with pytest.raises(HostError, match=r"PPOTrainer.gone.*Known to work: openrlhf==0.11.2"):
+        launcher.prepare(base)
+
+
+@pytest.mark.parametrize(
+    ("seam", "message"),
+    [
+        (
+            Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "a test", ("kl_coef",)),
+            r"PolicyModelActor.fit in openrlhf/trainer/ray/ppo_actor.py \(a test\) has no 'kl_coef' but kl_ctl",
+        ),
+        (
+            Seam("trainer/ppo_utils/experience.py", "Experience", "a test", ("sequences", "reward")),
+            "Experience in .* has no 'reward' but sequences, attention_mask",
+        ),
+        (
+            Seam("models/utils.py", "compute_reward", "a test", ("kl", "r")),
+            "compute_reward in .* has its parameters in another order: r, kl_coef, kl",
+        ),
+    ],
+)
+def test_a_host_with_other_parameters_is_refused(
+    base: list[str], monkeypatch: pytest.MonkeyPatch, seam: Seam, message: str
+) -> None:
+    monkeypatch.setattr(host, "SEAMS", (*host.SEAMS, seam))
+    with pytest.raises(HostError, match=f"{message}.*Known to work: openrlhf==0.11.2"):
         launcher.prepare(base)
 
 

@@ -201,7 +201,7 @@ class TestTable:
         failed = Trial(Task("toy", seed=0), (), Failure(FailureKind.ENGINE, "generate", "gone"))
         with pytest.raises(ValueError, match="trial 0 failed"):
             TurnTable.from_trials([failed], [0])
-        with pytest.raises(ValueError, match="as many groups"):
+        with pytest.raises(ValueError, match="0 trials need one group each, but 1 are given"):
             TurnTable.from_trials([], [0])
 
 

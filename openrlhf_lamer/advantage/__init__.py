@@ -3,7 +3,7 @@
     table = with_returns(TurnTable.from_trials(trials, groups), config)
     advantage = get("lamer_gigpo").estimate(table, config)  # one figure per turn
 
-Everything here is a pure function on numpy arrays; tokens, tensors and the host are not known.
+Everything here is a pure function on numpy arrays, without tokens, tensors or the host.
 """
 
 # Importing an estimator's module registers it.

@@ -8,24 +8,23 @@ For turn t of episode e of trial i in a group of n trials, trial i having E_i ep
                                                            μ = (1/n) Σ_i (1/E_i) Σ_e R_{i,e}
     A_step    = G_{i,e,t} - ν_c                            ν_c = (1/n_c) Σ_i (mean of G over the turns of i in c)
 
-i = 1 … n, e = 1 … E_i. c is the anchor group of the turn: the group's play turns in the same environment state,
-and n_c the number of trials in it; the group's reflections on episodes of one index are another. A
-reflection's A_episode is 0. That is norm="mean", the default; "mean_std" divides each term by σ + ε, where
-σ² is the mean square around μ (ν_c), weighted in the same way, times n/(n-1), and σ = 1 for n = 1. An anchor
-group of one turn gives 0. Columns and result are [turns].
+i = 1 … n, e = 1 … E_i. c is the anchor group of the turn, with n_c trials in it: the group's play turns in the same
+environment state, or the group's reflections on episodes of one index. A reflection's A_episode is 0. That is
+norm="mean", the default; "mean_std" divides each term by σ + ε, where σ² is the mean square around μ (ν_c), weighted in
+the same way, times n/(n-1), and σ = 1 for n = 1. An anchor group of one turn gives 0. Columns and result are [turns].
 
 With `reference`, as the paper's code has it: every turn counts as 1, in μ its episode once per turn (long
 trials weigh more); reflections enter μ with R = 0 and get R - μ (reflecting is punished); all
 reflections of a group are one anchor group; a group of one turn has μ = 0.
 
 Bias. Both means hold the trial's own returns (see `lamer_grpo`). A_episode gives each turn the reward of its whole
-episode: the rewards before the turn cost variance, not bias, but those of later episodes are missing, and within
-the episode there is no discount. In A_step, ν_c takes equal states for one decision; with memory in the prompt, and
-episodes ahead that differ in number, they are not. As a guess of A^π(s, a) it is off by that (see `lamer_hgpo`);
-in the gradient other trials' returns cost variance alone, but the own share shrinks what each state adds by a factor
-of its own, to 0 for a turn that is alone, and a state that a trial visits again is compared with its own other
-return. The sum is thus no estimate of the target E[Σ ∇log π(a_t|s_t) · G_t], nor is it scaled like one: w trades
-one term for the other.
+episode: the rewards before the turn cost variance, not bias, but those of later episodes are missing, and within the
+episode there is no discount. In A_step, ν_c treats turns in equal states as one decision, though their prompts hold
+different memories and different numbers of episodes lie ahead. As an estimate of A^π(s, a), A_step is off by that (see
+`lamer_hgpo`). In the gradient, other trials' returns only cost variance, but the trial's own share shrinks each state's
+contribution by a different factor, down to 0 for a turn without another in its group, and a state that a trial visits
+again is compared with the trial's own other return. So the sum neither estimates the target E[Σ ∇log π(a_t|s_t) · G_t]
+nor has its scale: w trades one term for the other.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class GigpoOptions:
 
 
 def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
-    """The turn's episode's own undiscounted reward against the group; [turns]."""
+    """Undiscounted reward of the turn's episode, against the group; [turns]."""
     group, episode = codes(table.group), codes(table.trial, table.episode)
     plays = table.plays
     episode_reward = np.bincount(episode, weights=np.where(plays, table.reward, 0.0))
@@ -66,7 +65,7 @@ def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatA
 
 
 def step_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
-    """G against the group's turns with the same anchor; [turns]."""
+    """G against the turns of the anchor group; [turns]."""
     anchor = anchor_groups(table, reference)
     weight = np.ones(len(table))
     if not reference:

@@ -1,15 +1,15 @@
-"""Statistics by group, as the estimators share them.
+"""Statistics by group, which the estimators share.
 
 Every row i has a key k_i = 0 … K-1 (its group) and a weight w_i. With W_k = Σ_{k_i=k} w_i:
 
     mean_k = Σ_{k_i=k} w_i x_i / W_k
     std_k² = Σ_{k_i=k} w_i (x_i - mean_k)² / (W_k - 1),   std_k = 1 where W_k ≤ 1
 
-Weights are shared out so that each *unit* of a group has weight 1 in all, hence W_k counts the
-units: the trials of the group by default (w = 1 / number of the trial's turns), its turns under
-`reference` (w = 1). The trial is the unit because its turns share their future rewards: they are
-not so many independent draws. Where each trial has one turn, both are the plain sample statistics
-(ddof 1). Columns and results are [rows]; a statistic stands on every row of its group.
+The weights of a *unit* sum to 1, so W_k is the number of units in a group: its trials by default (w = 1 /
+number of the trial's turns), its turns under `reference` (w = 1). The trial is the unit because its turns
+share their future rewards, so they are not independent draws. Where each trial has one turn, both are the
+plain sample statistics (ddof 1). Columns and results are [rows]; a statistic stands on every row of its
+group.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from openrlhf_lamer.advantage.table import BoolArray, FloatArray, IntArray, Turn
 from openrlhf_lamer.vocabulary import Norm
 
 EPS = 1e-6
-"""What is added to a standard deviation before it divides."""
+"""Constant that is added to a standard deviation before it divides."""
 
 
 def codes(*columns: IntArray) -> IntArray:
-    """Dense codes 0 … K-1 of the rows of some integer columns: equal rows, and only they, get equal codes."""
+    """Dense codes 0 … K-1 of the rows of integer columns: equal codes exactly for equal rows."""
     order = np.lexsort(columns[::-1])
     new = np.zeros(len(order), dtype=bool)
     for column in columns:
@@ -36,9 +36,9 @@ def codes(*columns: IntArray) -> IntArray:
 
 
 def anchor_groups(table: TurnTable, reference: bool) -> IntArray:
-    """Codes of the anchor groups: play turns of a group in one environment state; reflections apart from them.
+    """Codes of the anchor groups: the play turns of a group in one environment state.
 
-    The reflections of a group on episodes of one index are a group, under `reference` all of them.
+    Reflections are separate: those of a group on episodes of one index are a group; under `reference` all of them.
     """
     reflection = np.zeros_like(table.episode) if reference else table.episode
     return codes(table.group, table.phase, np.where(table.plays, table.anchor, reflection))
@@ -50,14 +50,14 @@ def totals(x: FloatArray, key: IntArray) -> FloatArray:
 
 
 def share(weight: FloatArray | BoolArray, key: IntArray) -> FloatArray:
-    """Scale weights so that those of one key sum to 1; where all of a key are 0, they stay 0."""
+    """Scale the weights of each key to sum to 1; a key whose weights are all 0 keeps them."""
     total = totals(weight.astype(np.float64), key)
     return np.divide(weight, total, out=np.zeros_like(total), where=total > 0)
 
 
 def units(key: IntArray, weight: FloatArray) -> FloatArray:
     """W_k, the number of units in the row's group."""
-    # Weights such as 3 · ⅓ don't add up exactly, but to a whole number they must.
+    # Weights such as 3 · ⅓ don't add up exactly, but the sum is a whole number.
     return np.rint(totals(weight, key))
 
 
@@ -75,6 +75,6 @@ def std(x: FloatArray, key: IntArray, weight: FloatArray) -> FloatArray:
 
 
 def normalise(x: FloatArray, key: IntArray, weight: FloatArray, norm: Norm | None) -> FloatArray:
-    """x - mean, and with "mean_std" that over (std + ε)."""
+    """x - mean, and with "mean_std" (x - mean) / (std + ε)."""
     centred = x - mean(x, key, weight)
     return centred / (std(x, key, weight) + EPS) if norm == "mean_std" else centred

@@ -11,11 +11,11 @@ i = 1 … n, t = 1 … T_i; every trial weighs 1 in μ and σ², however long it
 turn σ is the plain sample standard deviation. With `reference` every turn weighs 1 instead: n is the
 number of turns, and long trials dominate. A group of one turn gets 0. Columns and result are [turns].
 
-Bias. The target is E[Σ ∇log π(a_t|s_t) · G_t]. A constant μ would leave it as it is; this μ holds the
-trial's own returns with weight 1/n, so that "mean" is off by E[Σ ∇log π(a_t|s_t) · Ḡ_i]/n, Ḡ_i being the
-trial's mean return. With one turn a trial that is the factor (n-1)/n alone, otherwise also a direction;
-it vanishes as 1/n. "mean_std" further divides by a spread that depends on the sample, which weighs
-tasks of small spread (nearly always or never solved) higher. `lamer_rloo` has neither.
+Bias. The target is E[Σ ∇log π(a_t|s_t) · G_t]. A constant μ would leave it as it is; this μ holds the trial's
+own returns with weight 1/n, so that "mean" is off by E[Σ ∇log π(a_t|s_t) · Ḡ_i]/n, Ḡ_i being the trial's mean
+return. With one turn a trial this is only the factor (n-1)/n, otherwise the direction is off too; it vanishes
+as 1/n. "mean_std" further divides by a spread that depends on the sample, which weighs tasks of small spread
+(nearly always or never solved) higher. `lamer_rloo` has neither.
 """
 
 from __future__ import annotations

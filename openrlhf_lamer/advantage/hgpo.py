@@ -6,27 +6,27 @@ Turn t is in one group of each level k = 0 … K+1, K = `depth`, default 2. Two 
     at level k ≤ K       if the last k turns of their episodes, as states and actions, are equal too
     at level K+1         if the memory that their episodes are shown is equal too
 
-An episode's beginning counts as a turn of its own kind, so an episode with fewer than k earlier turns has all of
-them compared. Reflections are apart, on episodes of one index, and are refined in the same way. With n_k the number of
+The beginning of an episode counts as a special turn, so where an episode has fewer than k earlier turns, all of them
+are compared. Reflections on episodes of one index are separate groups, refined in the same way. With n_k the number of
 trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
 
     A   = Σ_k w_k · (G - ν_k)                              norm="mean", the default
     A   = Σ_k w_k · (G - ν_k) / (σ_k + ε)                  norm="mean_std"
-    ν_k = (1/n_k) Σ_i (mean of G over the turns of i in c_k),     σ_k² likewise around ν_k, over n_k - 1
+    ν_k = (1/n_k) Σ_i (mean of G over the turns of i in c_k),     σ_k² in the same way around ν_k, over n_k - 1
     w_k = (k+1)^α / Σ_j (j+1)^α over the levels j with n_j > 1, and 0 where n_k = 1
 
-i over the n_k trials. A turn that is alone at every level gets 0. Every trial weighs 1 in a group, however often it is
-there; with `reference` every turn does, n_k counts turns, and the reflections of a group are one anchor group. Actions
-(the public code compares states alone) and the memory (the paper has no episodes) are our additions, since prompts
-show both. Columns and result are [turns]; the table needs `action` and `memory`.
+i runs over the n_k trials. A turn without another trial at any level gets 0. Every trial weighs 1 in a group, however
+many of its turns are there; with `reference` every turn does, n_k counts turns, and the reflections of a group are one
+anchor group. Actions (the public code compares only states) and the memory (the paper has no episodes) are our
+additions, since prompts show both. Columns and result are [turns]; the table needs `action` and `memory`.
 
-Bias. As a guess of A^π(s, a), G - ν_k is off where c_k mixes contexts, the less so the finer the level: this is what
-HGPO mends in GiGPO. In the gradient E[Σ ∇log π(a_t|s_t) · A] such mixing costs variance alone, since what other
-trials earn does not depend on the own action. What biases it is the trial's own share: ν_k holds it with weight
-1/n_k, which shrinks what each state adds by a factor of its own, the more the rarer the state is, down to 0 for a
-turn that is alone; and a trial that comes by the state again brings another return of its own into ν_k. So this is no
-estimate of the target E[Σ ∇log π(a_t|s_t) · G_t], but is near it where contexts are common. "mean_std" further
-weighs contexts of small spread higher.
+Bias. As an estimate of A^π(s, a), G - ν_k is off where c_k mixes contexts, and less so at finer levels: HGPO fixes this
+in GiGPO. In the gradient E[Σ ∇log π(a_t|s_t) · A] such mixing only costs variance, since other trials' rewards don't
+depend on the turn's action. The bias comes from the trial's own share: ν_k holds its return with weight 1/n_k, which
+shrinks the contributions of rare states more than those of common ones, down to 0 for a turn without another trial in
+its group; and a trial that visits the state again adds its other return to ν_k. So this does not estimate the target
+E[Σ ∇log π(a_t|s_t) · G_t], but is near it where contexts are common. "mean_std" also weighs contexts of small spread
+higher.
 """
 
 from __future__ import annotations

@@ -13,21 +13,20 @@ turn t begins (`values`), V_L = 0. With the rewards ρ and discounts d of the ch
           0              from the trial's last turn
     ρ_t = r_t - d_t · r_{t+1}  where turn t+1 is a reflection, else r_t
 
-The chain's own return Σ ρ · Π d is the "chained" G of `returns.py`: a reflection's reward (its penalty) is taken back
-on the step before it, so that it costs the reflection and no earlier turn. A critic may thus learn the
-reflection's value with the penalty in it. Inside a turn the discount is 1 and nothing is earned: all its tokens share
-A_t, and all have the target A_t + V_t. At λ = 1 the target is G_t and A_t = G_t - V_t.
+The return of the chain, Σ ρ · Π d, is the "chained" G of `returns.py`: a reflection's reward (its penalty) is taken
+back on the step before it, so that it costs the reflection and no earlier turn. So a critic may learn the reflection's
+value with the penalty in it. Inside a turn the discount is 1 and there are no rewards: all its tokens share A_t and the
+target A_t + V_t. At λ = 1 the target is G_t and A_t = G_t - V_t.
 
-There is no "paper" form: in Eq. 4 the later episodes count alike for all turns of an episode, so that G_t is no
-function of r_t and G_{t+1}. norm="mean" (the default) leaves A as it is, the critic being the baseline; "mean_std"
-subtracts the batch's mean and divides by its spread + ε, every trial weighing 1 as in `lamer_reinforce`.
-`reference` changes nothing: the reference code's PPO knows no return across episodes to compare with. Columns and
-result are [turns].
+There is no "paper" form: in Eq. 4 later episodes count the same for all turns of an episode, so G_t is not a function
+of r_t and G_{t+1}. norm="mean" (the default) leaves A as it is, the critic being the baseline; "mean_std" subtracts the
+batch's mean and divides by its spread + ε, every trial weighing 1 as in `lamer_reinforce`. `reference` changes nothing:
+the reference code's PPO has no return across episodes. Columns and result are [turns].
 
-Unbiased, with norm="mean", for the target E[Σ ∇log π(a_t|s_t) · G_t] of the chained form: at λ = 1 (the default)
-whatever the critic says, as long as it sees no more than what stands before the turn; at λ < 1 only with
-V_t = E[G_t|s_t], since the critic's error otherwise stands in for what later turns earn. "mean_std" is biased, as mean
-and spread hold the trial's own returns; this vanishes with the batch size but for a common factor.
+Unbiased, with norm="mean", for the target E[Σ ∇log π(a_t|s_t) · G_t] of the chained form: at λ = 1 (the default) for
+any critic that sees only what comes before the turn; at λ < 1 only with V_t = E[G_t|s_t], since otherwise the critic's
+error replaces part of the later rewards. "mean_std" is biased, as mean and spread hold the trial's own returns; with
+the batch size, this vanishes up to a common factor.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 
 
 def chain_discounts(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """d of every turn, to the next one of its trial; [turns]."""
-    # A reflection stands where the next episode begins.
+    """d from every turn to the next one of its trial; [turns]."""
+    # A reflection counts as the beginning of the next episode.
     place = table.episode + ~table.plays
     episodes_on = np.diff(place, append=0)
     discount = config.gamma_traj ** np.maximum(episodes_on, 0)
@@ -61,7 +60,7 @@ def gae(table: TurnTable, config: CreditConfig) -> FloatArray:
 
 
 def targets(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """What the critic's value should have been where each turn begins: A + V before any normalisation; [turns]."""
+    """Targets of the critic where each turn begins: A + V before any normalisation; [turns]."""
     assert table.values is not None
     return gae(table, config) + table.values
 
@@ -77,5 +76,5 @@ def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
 
 
 def _next(x: FloatArray) -> FloatArray:
-    """The next row's figure; 0 behind the last, where the discount is 0 too."""
+    """The next row's figure; 0 after the last row, whose discount is 0 too."""
     return np.append(x[1:], 0.0)[: len(x)]

@@ -1,13 +1,13 @@
-"""Estimators by name: ours, and those that other packages bring.
+"""Estimators by name: ours, and those of other packages.
 
-An estimator is a pure function of a turn table with returns and a configuration; it gives one
-advantage per turn. It enters the registry through the decorator:
+An estimator is a pure function of a turn table with returns and a configuration; it returns one
+advantage per turn. The decorator registers it:
 
     @register("my_estimator", norm="mean", needs_group=True)
     def estimate(table: TurnTable, config: CreditConfig) -> FloatArray: ...
 
-One that needs a critic reads its values from `table.values`, and says by a second function, `targets`,
-what the critic is to be trained on.
+One that needs a critic reads its values from `table.values`; a second function, `targets`, returns
+the critic's training targets.
 
 Options of an estimator are the fields of a frozen dataclass; the function gets an instance as a third argument:
 
@@ -56,15 +56,15 @@ class Estimator:
     """A registered estimator and what it needs from the host.
 
     Attributes:
-        name: What `--algo.advantage.estimator` takes.
+        name: Value of `--algo.advantage.estimator`.
         estimate: One advantage per turn of a table with returns.
         norm: The normalisation where none is configured.
         needs_group: Whether it compares trials of one task, so that a group must have more than one.
-        chained_only: Whether it is a recursion along the trial's chain of turns, so that it knows the
-            chained form of returns alone.
+        chained_only: Whether it is a recursion along the trial's chain of turns, so that it works
+            only with the chained form of returns.
         targets: One target of the critic per turn, the value that it should have had where the turn
             begins; None for estimators that need no critic.
-        options: Dataclass of its own options; None where it has none.
+        options: Dataclass of its options; None without options.
     """
 
     name: str
@@ -91,14 +91,14 @@ class Estimator:
         return {own.name: FieldInfo.from_annotated_attribute(hints[own.name], own) for own in fields(self.options)}
 
     def flag(self, option: str) -> str:
-        """What follows `--lamer.` in the flag of an option."""
+        """Flag of an option without its `--lamer.`, such as `hgpo.depth`."""
         return f"{self.name.removeprefix('lamer_')}.{option}"
 
     def read(self, given: Mapping[str, object]) -> Any:
         """An instance of `options` with the values in `given`, texts too; None where there are no options.
 
         Raises:
-            ValueError: naming each flag, what is wrong with its value, and what it takes.
+            ValueError: naming each flag, the error in its value, and what it takes.
         """
         known = self.fields
         for name in (name for name in given if name not in known):
@@ -119,10 +119,10 @@ class Estimator:
             raise ValueError("\n".join(lines)) from error
 
     def settle(self, config: CreditConfig) -> CreditConfig:
-        """`config` with this estimator's defaults for what it leaves open.
+        """`config` with this estimator's defaults where it has None.
 
         Raises:
-            ValueError: where the estimator can't be used so; the message names the flag.
+            ValueError: where the estimator can't work with `config`; the message names the flag.
         """
         if self.chained_only and config.cross_episode == "paper":
             raise ValueError(
@@ -149,9 +149,9 @@ def register(
 ) -> Callable[[Callable[..., FloatArray]], Estimate]:
     """Register the decorated function under a name that is still free; see `Estimator` for the arguments.
 
-    The functions in the registry check what goes in and what comes out, so that a misaligned
-    column can't be trained on, and receive a configuration without gaps (`Estimator.settle`) and,
-    where the estimator has options, those of `config.options` as an instance of their class.
+    The registered functions check their input and output, so that a misaligned column can't be
+    trained on, and get a configuration without None (`Estimator.settle`) and, where the estimator
+    has options, those of `config.options` as an instance of their class.
     """
 
     def checked(function: Callable[..., FloatArray], what: str) -> Estimate:

@@ -13,7 +13,7 @@ i = 1 … n over all groups, t = 1 … T_i; μ_k is the group mean of `lamer_grp
 Bias. That of `lamer_grpo` with norm="mean" (the trial's own returns in its baseline, vanishing as 1/group
 size) and, with "mean_std", one random factor 1/σ for the whole batch. Unlike GRPO's, that factor is the same
 for every task, so it doesn't weigh tasks against each other, and its randomness vanishes with the
-batch size. One spread for tasks of unlike reward scales lets the large scales dominate.
+batch size. With one spread for tasks of different reward scales, the large scales dominate.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ With r_t the reward of play turn t, t = 0 … T-1, of episode n = 0 … N-1 of o
 
 The two forms agree on every episode's last turn, and at γ_step = 1 everywhere; else "chained", the
 form of the reference code, discounts later episodes by γ_step^(T-1-t) as well. A reflection's own
-reward reaches no earlier turn: it costs the remark that earned it, and nothing else.
+reward reaches no earlier turn: the penalty falls on the reflection only.
 
 Both forms are one array program: a discounted sum with one discount *per turn*, which is 0 where a
 sum must stop. Arrays have one entry per play turn of the batch, trials end to end.
@@ -28,9 +28,9 @@ from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, IntArray, T
 def discounted_sums(reward_t: FloatArray, discount_t: FloatArray) -> FloatArray:
     """G_t = r_t + d_t · G_{t+1} for t = 0 … L-1, with G_L = 0; both arguments and the result are [L].
 
-    A sum ends where d_t = 0, so trials of any length can lie end to end. The span that each entry
-    has summed doubles in every pass: ⌈log₂ of the longest run⌉ passes, and no division, so that
-    discounts of 0 and 1 are ordinary.
+    A sum ends where d_t = 0, so trials of any length can lie end to end. Each pass doubles the span
+    that an entry has summed: ⌈log₂ of the longest run⌉ passes, without a division, so that discounts
+    of 0 and 1 are no special cases.
     """
     if reward_t.shape != discount_t.shape or reward_t.ndim != 1:
         raise ValueError(f"rewards {reward_t.shape} and discounts {discount_t.shape} need one shape of one dimension")
@@ -46,10 +46,10 @@ def discounted_sums(reward_t: FloatArray, discount_t: FloatArray) -> FloatArray:
 
 
 def returns(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """G of every turn of the table, reflections in their place; [rows]. A form left open is the paper's."""
+    """G of every turn of the table, reflections in their place; [rows]. `cross_episode` None is the paper's form."""
     play = np.flatnonzero(table.plays)
     trial, episode, reward = table.trial[play], table.episode[play], table.reward[play]
-    # Discount on the step to the next play turn. Episodes without a turn earn nothing, but count in the exponent.
+    # Discount on the step to the next play turn. Episodes without a turn have no reward, but count in the exponent.
     later = np.diff(episode, append=0)
     goes_on = np.diff(trial, append=-1) == 0
     goes_on[-1:] = False
@@ -72,7 +72,7 @@ def with_returns(table: TurnTable, config: CreditConfig) -> TurnTable:
 
 
 def _later_episodes(within_t: FloatArray, across_t: FloatArray, ends: np.ndarray) -> FloatArray:
-    """Σ_{m>n} γ_traj^(m-n) · g_0^(m) of each play turn: one figure per episode, spread over its turns."""
+    """Σ_{m>n} γ_traj^(m-n) · g_0^(m) of each play turn: one figure per episode, repeated for its turns."""
     last = np.flatnonzero(ends)
     first = np.concatenate(([0], last[:-1] + 1))[: len(last)]
     discount_n = across_t[last]
@@ -82,7 +82,7 @@ def _later_episodes(within_t: FloatArray, across_t: FloatArray, ends: np.ndarray
 
 
 def _fill_reflections(out: FloatArray, table: TurnTable, play: IntArray, gamma_traj: float) -> None:
-    """Give each reflection its own reward and the return that the next episode begins with, if there is one."""
+    """Set each reflection's return: its own reward plus the next episode's first return, if there is one."""
     rows = np.flatnonzero(~table.plays)
     out[rows] = table.reward[rows]
     following = np.searchsorted(play, rows)

@@ -1,7 +1,7 @@
-"""The table of turns: what an estimator sees of a batch, one row per generation.
+"""The table of turns: an estimator's view of a batch, one row per generation.
 
-A table knows nothing of tokens, tensors or the host. Its rows are in trial order and, within a
-trial, in the order in which the turns happened: the reflection on episode n stands behind the last
+A table has no tokens, no tensors and no link to the host. Its rows are in trial order and, within a
+trial, in the order in which the turns happened: the reflection on episode n comes after the last
 play turn of episode n and before the first of episode n + 1.
 """
 
@@ -33,7 +33,7 @@ REFLECT = 1
 
 @dataclass(frozen=True, slots=True)
 class CreditConfig:
-    """How rewards become advantages; the defaults are the paper's.
+    """Settings of returns and advantages; the defaults are the paper's.
 
     Attributes:
         gamma_step: Discount γ_step between the turns of an episode.
@@ -58,7 +58,7 @@ class CreditConfig:
         for name in ("gamma_step", "gamma_traj", "lambd"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}, but a discount lies in [0, 1]")
-            # An integer would make integer arrays of what is computed from it.
+            # Arrays computed from an integer would be integer arrays.
             object.__setattr__(self, name, float(getattr(self, name)))
         for name, choices in (("cross_episode", get_args(CrossEpisode)), ("norm", get_args(Norm))):
             if getattr(self, name) not in (*choices, None):
@@ -70,16 +70,16 @@ class TurnTable:
     """Columns of equal length, one row per turn, in trial order and in a trial in time order.
 
     Attributes:
-        group: Which group (task) the turn's trial belongs to.
-        trial: Which trial the turn belongs to; unique in the whole table, never decreasing.
+        group: Group (task) of the turn's trial.
+        trial: Trial of the turn; unique in the whole table, never decreasing.
         episode: Index of the turn's episode in its trial (a reflection: of the episode it looks back at).
         turn: Index of the turn in its episode.
         phase: `PLAY` or `REFLECT`.
-        reward: What the turn itself earned, penalties included.
+        reward: Reward of the turn itself, penalties included.
         anchor: Code of the environment state before the turn; equal codes in a group mean equal states.
         returns: G of each turn; NaN until `returns.with_returns` has filled it.
-        action: Code of what the turn did, for estimators that compare histories; None if not known.
-        memory: Code of the memory that the turn's episode is shown, likewise.
+        action: Code of the turn's action, for estimators that compare histories; None if not known.
+        memory: Code of the memory that the turn's episode is shown, for the same estimators; None if not known.
         values: The critic's value where the turn begins (the state before its first sampled token);
             None where there is no critic.
 
@@ -120,11 +120,11 @@ class TurnTable:
 
     @property
     def plays(self) -> BoolArray:
-        """Which rows are play turns."""
+        """Whether each row is a play turn; [turns]."""
         return self.phase == PLAY
 
     def take(self, rows: BoolArray) -> TurnTable:
-        """The table of the rows where `rows` is true; [turns]."""
+        """Table of the rows where `rows`, [turns], is true."""
         columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
         return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
 
@@ -132,17 +132,17 @@ class TurnTable:
     def from_trials(cls, trials: Sequence[Trial], groups: Sequence[int], memory: Memory = "both") -> TurnTable:
         """Lay out live trials; `groups[i]` is the group of `trials[i]`, which becomes trial i of the table.
 
-        `memory` says what episodes were shown of earlier ones: shown memories that are equal get equal codes.
+        `memory` is the kind of memory that episodes were shown; equal memories get equal codes.
 
         Raises:
-            ValueError: where a trial has failed (it has no result to give credit for), or where
+            ValueError: where a trial has failed (there is no result to credit), or where
                 there is not one group per trial.
         """
         from openrlhf_lamer.memory import recall
         from openrlhf_lamer.records import Phase
 
         if len(trials) != len(groups):
-            raise ValueError(f"{len(trials)} trials need as many groups, but {len(groups)} are given")
+            raise ValueError(f"{len(trials)} trials need one group each, but {len(groups)} are given")
         for i, trial in enumerate(trials):
             if trial.failure is not None:
                 raise ValueError(f"trial {i} failed ({trial.failure.kind}) and can't be given credit: leave it out")
@@ -198,13 +198,13 @@ class TurnTable:
 
 
 def _memory_codes(attempts: Sequence[Attempt], codes: dict[Hashable, int]) -> list[int]:
-    """The code of what each episode is shown of those before it; `codes` holds the codes given so far, and grows."""
+    """Code of the memory that each episode is shown; new ones are added to `codes`."""
     code = codes.setdefault((), len(codes))
     result = []
     for attempt in attempts:
         result.append(code)
         turns = tuple((turn.anchor, turn.did) for turn in attempt.turns)
-        # The code so far stands for all earlier attempts, so that each attempt is hashed once.
+        # The code so far represents all earlier attempts, so that each attempt is hashed once.
         shown = (code, attempt.stop, turns, attempt.final_observation, attempt.remark)
         code = codes.setdefault(shown, len(codes))
     return result

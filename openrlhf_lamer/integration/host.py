@@ -1,7 +1,16 @@
-"""The host as this package knows it: which versions, which seams, which flags.
+"""Facts about the host: versions, seams, estimators, defaults, and flags that don't go with trials.
 
-Everything here reads the host's source without importing it, so that a wrong version or
-flag is reported at once and not after a quarter of a minute of imports.
+Everything here reads the host's source without importing it, so that a wrong version or flag is reported at once and
+not after a quarter of a minute of imports.
+
+To support another version of OpenRLHF:
+
+1. Install it and start any training: `probe` names each seam that is missing or has other parameters.
+2. Compare the host's methods with our subclasses of their classes: `rollout/{executor,actor,generator}.py` and
+   `training/{experience_maker,trainer,actors}.py`. Correct `SEAMS` with them.
+3. Compare `ESTIMATORS`, `CLIP_RANGE` and `ENVIRONMENT` with the host, and look for new flags that belong to `REFUSED`.
+4. Compare `cpu/patches.py` with what the host and vLLM now take from CUDA.
+5. Run `make test`, then add the version to `KNOWN_VERSIONS`, `VLLM_VERSION` and pyproject.toml.
 """
 
 from __future__ import annotations
@@ -20,11 +29,18 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from openrlhf_lamer import LamerError
+from openrlhf_lamer.config import MAX_NEW_TOKENS
 
 CLI = "openrlhf.cli.train_ppo_ray"
 
 KNOWN_VERSIONS = ("0.11.2",)
 """Versions of OpenRLHF that the tests run against."""
+
+VLLM_VERSION = "0.29"
+"""Version of vLLM that CPU mode patches."""
+
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+"""Variables that the host sets for its workers in `ray.init`, and no longer sets where Ray is up already."""
 
 
 class HostError(LamerError, RuntimeError):
@@ -33,39 +49,113 @@ class HostError(LamerError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """A name in the host that this package replaces, subclasses or calls."""
+    """A name in the host that this package replaces, subclasses or calls.
+
+    Attributes:
+        file: File of the host, below its package.
+        name: Function, class or method there.
+        why: Its part in this package.
+        uses: Parameters (fields of a dataclass) that this package passes, in the host's order.
+    """
 
     file: str
     name: str
     why: str
+    uses: tuple[str, ...] = ()
 
+
+_GENERATOR, _MAKER = "trainer/ppo_utils/samples_generator.py", "trainer/ppo_utils/experience_maker.py"
+_TRAINER, _ASYNC = "trainer/ppo_trainer.py", "trainer/ppo_trainer_async.py"
+_ENGINE, _EXPERIENCE = "trainer/ray/vllm_engine.py", "trainer/ppo_utils/experience.py"
+_EXECUTE = ("prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "llm_engine", "images")
+_FIELDS = (
+    *("sequences", "attention_mask", "action_mask", "rollout_log_probs", "values", "returns", "advantages", "kl"),
+    *("rewards", "scores", "response_length", "truncated", "total_length", "index", "prompts", "labels", "info"),
+)
+_GENERATES = ("strategy", "prompts_dataloader", "eval_dataloader", "tokenizer", "vllm_engines")
+_MAKES = (
+    *("actor_model_group", "critic_model_group", "reward_model_group", "initial_model_group"),
+    *("kl_controller", "strategy", "tokenizer"),
+)
+_REWARD = ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")
 
 SEAMS = (
-    Seam("utils/agent.py", "AgentExecutorBase.execute", "an agent is called through it"),
-    Seam("trainer/ray/vllm_engine.py", "create_vllm_engines", "engines are watched"),
-    Seam("trainer/ray/vllm_engine.py", "RolloutRayActor.generate", "token ids in, token ids out"),
-    Seam("trainer/ppo_utils/samples_generator.py", "SamplesGenerator.generate_samples", "a batch of trials"),
-    Seam("trainer/ppo_utils/samples_generator.py", "SamplesGenerator.generate_eval_samples", "evaluation"),
-    Seam("trainer/ppo_utils/experience.py", "Experience.concat_experiences", "micro-batches of rows"),
-    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.make_experience", "scoring of rows"),
-    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.make_experience_batch", "trials to rows"),
-    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.get_cumulative_returns", "stock credit"),
-    Seam("trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker.get_advantages_and_returns", "stock credit"),
-    Seam("trainer/ppo_utils/length_penalty.py", "apply_length_penalties", "stock credit"),
-    Seam("models/utils.py", "compute_reward", "stock credit"),
-    Seam("trainer/ppo_trainer.py", "PPOTrainer.fit", "the training loop"),
-    Seam("trainer/ppo_trainer.py", "PPOTrainer.evaluate", "evaluation"),
-    Seam("trainer/ppo_trainer.py", "BasePPOTrainer.train_step", "one training step"),
-    Seam("trainer/ppo_trainer.py", "BasePPOTrainer.ppo_train", "the actor may be frozen at first"),
-    Seam("trainer/ppo_trainer_async.py", "TrainingActor.fit", "the asynchronous training loop"),
-    Seam("trainer/ppo_trainer_async.py", "GenerateSamplesActor._run_eval", "evaluation in it"),
-    Seam("trainer/ppo_trainer.py", "BasePPOTrainer._compute_rollout_stats", "rollout statistics"),
-    Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "what was trained is counted there"),
+    Seam("utils/agent.py", "AgentExecutorBase.execute", "an agent is called through it", _EXECUTE),
+    Seam(_ENGINE, "create_vllm_engines", "engines are watched"),
+    Seam(_ENGINE, "RolloutRayActor.generate", "token ids in and out", ("prompt_token_ids", "sampling_params")),
+    Seam(_ENGINE, "batch_vllm_engine_call", "engines sleep and wake", ("engines", "method_name")),
+    Seam(_GENERATOR, "SamplesGenerator.__init__", "a batch of trials", _GENERATES),
+    Seam(_GENERATOR, "SamplesGenerator.generate_samples", "a batch of trials", ("generate_kwargs",)),
+    Seam(_GENERATOR, "SamplesGenerator.generate_eval_samples", "evaluation", ("generate_kwargs",)),
+    Seam(_EXPERIENCE, "Experience", "a sample that is a trial, and rows", _FIELDS),
+    Seam(_EXPERIENCE, "Experience.concat_experiences", "micro-batches of rows", ("experiences_list", "pad_token_id")),
+    Seam(_MAKER, "RemoteExperienceMaker.__init__", "trials to rows", _MAKES),
+    Seam(_MAKER, "RemoteExperienceMaker.make_experience", "scoring of rows", ("samples_list",)),
+    Seam(_MAKER, "RemoteExperienceMaker.make_experience_batch", "trials to rows", ("rollout_samples",)),
+    Seam(_MAKER, "RemoteExperienceMaker.get_cumulative_returns", "stock credit", ("rewards", "action_mask", "gamma")),
+    Seam(
+        _MAKER,
+        "RemoteExperienceMaker.get_advantages_and_returns",
+        "stock credit",
+        ("values", "rewards", "action_mask", "gamma", "lambd"),
+    ),
+    Seam("trainer/ppo_utils/length_penalty.py", "apply_length_penalties", "stock credit", ("experiences", "args")),
+    Seam("models/utils.py", "compute_reward", "stock credit", _REWARD),
+    Seam(_TRAINER, "PPOTrainer.fit", "the training loop"),
+    Seam(_TRAINER, "PPOTrainer.evaluate", "evaluation", ("global_step", "generate_kwargs")),
+    Seam(_TRAINER, "BasePPOTrainer.train_step", "one training step", ("rollout_samples", "global_step")),
+    Seam(_TRAINER, "BasePPOTrainer.ppo_train", "the actor may be frozen at first", ("global_steps",)),
+    Seam(_TRAINER, "BasePPOTrainer._compute_rollout_stats", "rollout statistics", ("experiences",)),
+    Seam(_ASYNC, "TrainingActor.fit", "the asynchronous training loop"),
+    Seam(_ASYNC, "GenerateSamplesActor._run_eval", "evaluation in it"),
+    Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
     Seam("trainer/ray/ppo_actor.py", "ActorPPOTrainer.training_step", "what was trained is counted there"),
     Seam("trainer/ray/ppo_critic.py", "CriticPPOTrainer.training_step", "fillers have no value"),
-    Seam("cli/train_ppo_ray.py", "train", "the host's entry"),
+    Seam("cli/train_ppo_ray.py", "train", "the host's entry", ("args",)),
 )
 
+DEFAULTS: Mapping[str, object] = {
+    "algo.advantage.estimator": "lamer_gigpo",
+    "algo.kl.init_coef": 0.0,
+    "actor.lr_scheduler": "constant",
+    "ckpt.best_metric_key": "none",
+    "data.input_key": "input",
+    "data.label_key": "label",
+    "data.max_len": None,
+    "eval.n_samples_per_prompt": 1,
+    "eval.temperature": 0.7,
+    "rollout.batch_size": 16,
+    "rollout.max_new_tokens": MAX_NEW_TOKENS,
+    "rollout.n_samples_per_prompt": 8,
+    "train.batch_size": 64,
+    "vllm.enable_prefix_caching": True,
+    "vllm.num_engines": 1,
+}
+"""Our defaults of the host's flags where they differ: the paper's setting, and the needs of trials. `data.max_len`
+follows from the agent and the configuration (`room`)."""
+
+REFUSED: Mapping[str, str] = {
+    "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "
+    "many, and drops the rest",
+    "ds.packing_samples": "packing needs flash attention, and has not been tested with trials of several rows",
+    "reward.remote_url": "rewards come from the environment",
+    "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
+    "data.max_images_per_prompt": "environments are text",
+    "actor.aux_loss_coef": "the router would be balanced over fillers too, which are copies of the batch's shortest "
+    "row, and a micro-batch of them would weigh as much as any other",
+    "ds.lora.": "the adapter is trained, but does not reach the rollout engines: the host sends it by names that vLLM "
+    "does not know (OpenRLHF issue 1349)",
+}
+"""Flags that do not go with trials, and why; a name that ends in a dot is a prefix."""
+
+REFUSED_WITH_OURS: Mapping[str, str] = {
+    "reward.clip_range": "takes rewards as they are",
+    "reward.stop_properly_penalty_coef": "takes rewards as they are; a reply that is cut off before its action costs "
+    "--lamer.invalid_penalty",
+    "algo.advantage.gamma": "discounts by --lamer.gamma_step and --lamer.gamma_traj",
+    "algo.advantage.no_std_norm": "normalises as --lamer.norm says",
+}
+"""Flags of the host's reward and advantage code, which a `lamer_*` estimator replaces, and what it does instead."""
 
 CLIP_RANGE = (-10, 10)
 """Default of the host's `--reward.clip_range`."""
@@ -118,13 +208,26 @@ class HostEstimator:
 ESTIMATORS: Mapping[str, HostEstimator] = {
     "gae": HostEstimator(critic=True, discounts=True, whitens=True),
     "reinforce": HostEstimator(discounts=True, whitens=True),
+    "group_norm": HostEstimator("spread"),
     "reinforce_baseline": HostEstimator("mean", whitens=True),
     "dr_grpo": HostEstimator("mean"),
     "rloo": HostEstimator("others"),
-    "group_norm": HostEstimator("spread"),
     "flash_reinforce": HostEstimator("batch"),
 }
-"""The host's estimators by name."""
+"""The host's estimators by name; of those with like needs, the first stands in for ours."""
+
+
+def stand_in(*, critic: bool, group: bool) -> str:
+    """The host's estimator with these needs, whose name the host is given in place of one of ours.
+
+    Args:
+        critic: Whether ours works with a critic.
+        group: Whether it compares the samples of a prompt.
+    """
+    fitting = (
+        name for name, own in ESTIMATORS.items() if own.critic == critic and (critic or own.needs_group == group)
+    )
+    return next(fitting)
 
 
 def host_version() -> str:
@@ -144,11 +247,10 @@ def probe() -> str | None:
         HostError: naming what is missing and the versions known to work.
     """
     version = host_version()
-    missing = [seam for seam in SEAMS if seam.name not in _names(seam.file)]
     known = ", ".join(KNOWN_VERSIONS)
-    if missing:
-        listed = "; ".join(f"{seam.name} in openrlhf/{seam.file} ({seam.why})" for seam in missing)
-        raise HostError(f"OpenRLHF {version} does not fit: it lacks {listed}. Known to work: openrlhf=={known}")
+    problems = [problem for seam in SEAMS if (problem := _problem(seam))]
+    if problems:
+        raise HostError(f"OpenRLHF {version} does not fit: {'; '.join(problems)}. Known to work: openrlhf=={known}")
     if version not in KNOWN_VERSIONS:
         return f"OpenRLHF {version} is untested with this package; known to work: openrlhf=={known}"
     return None
@@ -192,17 +294,37 @@ def _source(file: str) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def _problem(seam: Seam) -> str | None:
+    """The difference between a seam and the installed host."""
+    found = _signatures(seam.file).get(seam.name)
+    place = f"{seam.name} in openrlhf/{seam.file} ({seam.why})"
+    if found is None:
+        return f"it lacks {place}"
+    lost = [name for name in seam.uses if name not in found]
+    if lost:
+        return f"{place} has no {', '.join(map(repr, lost))} but {', '.join(found) or 'no parameter'}"
+    if [name for name in found if name in seam.uses] != list(seam.uses):
+        return f"{place} has its parameters in another order: {', '.join(found)}"
+    return None
+
+
 @cache
-def _names(file: str) -> frozenset[str]:
-    """Top-level functions and classes of a host file, and the classes' methods, inherited ones not."""
-    names: set[str] = set()
+def _signatures(file: str) -> Mapping[str, tuple[str, ...]]:
+    """Functions, methods and classes of a host file with their parameters; a class's are its annotated fields."""
+    found: dict[str, tuple[str, ...]] = {}
     for node in _source(file).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            names |= {
-                f"{node.name}.{method.name}"
-                for method in node.body
-                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
-            }
-    return frozenset(names)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found[node.name] = _parameters(node)
+        elif isinstance(node, ast.ClassDef):
+            fields = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
+            found[node.name] = tuple(target.id for target in fields if isinstance(target, ast.Name))
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found[f"{node.name}.{method.name}"] = _parameters(method)
+    return found
+
+
+def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, ...]:
+    own = function.args
+    each = [*own.posonlyargs, *own.args, own.vararg, *own.kwonlyargs, own.kwarg]
+    return tuple(argument.arg for argument in each if argument is not None and argument.arg not in ("self", "cls"))

@@ -1,4 +1,4 @@
-"""The contract between the trial loop and what generates its replies."""
+"""Contract between the trial loop and the source of its replies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from openrlhf_lamer.records import Phase
 
 
 class EngineError(LamerError, RuntimeError):
-    """Generation failed; the trial is begun anew or masked."""
+    """Generation failed; the trial is restarted or masked."""
 
     exit_code = 1
 
 
 class EngineGoneError(LamerError):
-    """Nothing will be generated any more, for this trial or another: the run is to stop, by no fault of a trial."""
+    """No trial can get replies any more: the run must stop, and no trial is at fault."""
 
     exit_code = 1
 
@@ -26,10 +26,10 @@ class EngineGoneError(LamerError):
 class Request:
     """One reply that the trial loop asks for.
 
-    Engines look at `prompt_ids`, `max_tokens` and `seed`, what sampling may be repeated by, alone.
-    `phase`, `episode` (its index, which a reflection shares with the episode it looks back at) and `env` are
-    for players that do not read the prompt, such as scripts, which act on the state instead; `env` is None
-    where the environment lives in another process.
+    Engines read only `prompt_ids`, `max_tokens` and `seed`, which makes sampling repeatable. `phase`, `episode` (its
+    index, which a reflection shares with the episode it looks back at) and `env` are for players that act
+    on the state and don't read the prompt, such as scripts; `env` is None where the environment runs in
+    another process.
     """
 
     prompt_ids: tuple[int, ...]
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A reply: the ids as sampled, their log-probabilities if known, and whether the limit cut it."""
+    """A reply: the sampled ids, their log-probabilities if known, and whether the token limit cut it."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
@@ -50,7 +50,7 @@ class Generation:
 
 
 class Policy(Protocol):
-    """Anything that answers a request; it may be asked by many trials at once."""
+    """Anything that answers requests, also of many trials at once."""
 
     async def generate(self, request: Request) -> Generation:
         """Reply to a request. Raises `EngineError` where it cannot, `EngineGoneError` where no request can be met."""

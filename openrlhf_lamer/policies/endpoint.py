@@ -1,8 +1,8 @@
 """A policy that asks a server with OpenAI's API: vLLM, SGLang, or a service.
 
-With the model's own tokenizer at hand prompts go out and replies come back as token ids, by vLLM's
-`/completions`, so that a server is asked exactly what an engine in this process would be. Without it a
-`TextChat` and `/chat/completions` serve any server.
+With the model's own tokenizer, prompts and replies are token ids (vLLM's `/completions`), so that a
+server gets exactly the prompts of an engine in this process. Without it, a `TextChat` and
+`/chat/completions` work with any server.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ OPEN_SERVERS = frozenset({"vllm", "sglang"})
 """Servers, as they call themselves in `owned_by`, that take more parameters than OpenAI's API has."""
 
 BUSY = frozenset({408, 409, 425, 429})
-"""Status codes besides 5xx that mean "later"."""
+"""Status codes besides 5xx that mean "try again later"."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
-"""Seconds before a request is sent again: at first, doubled each time, and at most."""
+"""Seconds before a request is sent again: the first wait, which doubles each time, and the longest."""
 
 THOUGHT = re.compile(r"\s*<think>\s*(?!</think>)\S")
-"""How a reply begins that thinks; an empty block is what a template leaves where thinking is off."""
+"""Beginning of a reply that thinks; a template leaves an empty block where thinking is off."""
 
 THINKING = (
     "the model at {url} thinks before it replies, and evaluation is without thinking. Serve it with "
@@ -46,13 +46,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Server:
-    """What is asked, and for how long.
+    """A server, and how long to wait for it.
 
     Attributes:
         url: Base of the API with its version, `http://host:8000/v1`.
         model: Name of the model there.
         key: API key, if the server wants one.
-        patience: Seconds to go on asking a server that does not answer, or answers that it is busy.
+        patience: Seconds to keep asking a server that does not answer or is busy.
         timeout: Seconds that one answer may take.
     """
 
@@ -67,13 +67,13 @@ class Server:
 async def open_endpoint(
     server: Server, *, temperature: float, top_p: float, token_ids: bool
 ) -> AsyncIterator[EndpointPolicy]:
-    """A policy that asks `server`, once that is seen to answer and to have the model.
+    """Open a policy that asks `server`, once it answers and has the model.
 
     Args:
         server: The server.
-        temperature: Of sampling.
-        top_p: Of sampling.
-        token_ids: Prompts and replies are ids of the model's tokenizer; else they are a `TextChat`'s.
+        temperature: Temperature of sampling.
+        top_p: Nucleus of sampling.
+        token_ids: Whether prompts and replies are ids of the model's tokenizer; else they are a `TextChat`'s.
 
     Raises:
         EngineGoneError: The server does not answer, or has no such model.
@@ -95,8 +95,8 @@ async def open_endpoint(
 class EndpointPolicy:
     """Replies of a server.
 
-    A request that is not answered is sent again, after longer and longer waits, until patience is over. If others
-    were answered meanwhile it then is an `EngineError` of its own; if none was, the server is gone.
+    A request that is not answered is sent again, after longer and longer waits, until the server's patience is over.
+    It then raises `EngineError` if other requests were answered meanwhile, else `EngineGoneError`.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class EndpointPolicy:
         self._warned = 0.0
 
     async def greet(self) -> None:
-        """Wait until the server is there, and see what it is; raises `EngineGoneError` where it won't do."""
+        """Wait for the server and find out what it is; raises `EngineGoneError` where it can't be used."""
         response = await self._send("models")
         try:
             models = {str(each["id"]): each.get("owned_by") for each in response.json()["data"]}
@@ -121,7 +121,7 @@ class EndpointPolicy:
                 f"{self._server.url} has no model {self._server.model!r}; there are: {', '.join(sorted(models))}"
             )
         if self._token_ids or models.get(self._server.model) in OPEN_SERVERS:
-            # Where a request says nothing, what the checkpoint's generation_config.json says would hold.
+            # Without these, the checkpoint's generation_config.json would set them.
             self._common |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
             if self._token_ids:
                 self._common |= {"return_token_ids": True, "skip_special_tokens": False}
@@ -154,7 +154,7 @@ class EndpointPolicy:
         """The one choice of a completion."""
         response = await self._send(path, body)
         if response.status_code != 200:
-            # Before anything was answered the fault lies with what every request says.
+            # Before the first answer, the fault lies in something that all requests share.
             error = EngineError if self._answered else EngineGoneError
             raise error(self._refusal(response))
         try:
@@ -173,7 +173,7 @@ class EndpointPolicy:
         return choice
 
     async def _send(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """An answer other than "later", however often it takes to ask."""
+        """Send a request until the answer is not "try again later"."""
         import httpx
 
         failing_since: float | None = None
@@ -212,10 +212,10 @@ class EndpointPolicy:
 
 
 def _aborted(response: httpx.Response) -> bool:
-    """Whether the reply was cut by a server that is being stopped."""
+    """Whether the server was stopped and cut the reply."""
     return response.status_code == 200 and bool(re.search(r'"finish_reason":\s*"(abort|error)"', response.text))
 
 
 def _seconds(header: str | None) -> float:
-    """A `Retry-After` in seconds; one that is a date is not heeded."""
+    """A `Retry-After` in seconds; 0 for one that is a date."""
     return min(float(header), LONGEST_WAIT) if header and header.isdecimal() else 0.0

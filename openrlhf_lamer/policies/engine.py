@@ -10,7 +10,7 @@ from openrlhf_lamer.policies.base import EngineError, Generation, Request
 
 
 class TokenEngine(Protocol):
-    """What generates from token ids: OpenRLHF's rollout actor, or a vLLM engine wrapped likewise."""
+    """Generator from token ids: OpenRLHF's rollout actor, or a vLLM engine with the same interface."""
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
         """vLLM's finished `RequestOutput` for one prompt."""
@@ -24,8 +24,8 @@ class EnginePolicy:
         engine: The engine.
         sampling_params: vLLM's sampling parameters. They may be shared between trials: each
             request copies them before it sets its own limit.
-        seeded: Sample each reply by the request's own seed, so that it does not depend on what the engine
-            does besides. It costs an engine with many requests some speed.
+        seeded: Sample each reply by the request's own seed, so that it does not depend on the engine's other
+            requests. This makes an engine with many requests somewhat slower.
     """
 
     def __init__(self, engine: TokenEngine, sampling_params: Any, *, seeded: bool = False) -> None:
@@ -34,7 +34,7 @@ class EnginePolicy:
         self._seeded = seeded
 
     async def generate(self, request: Request) -> Generation:
-        """Sample one reply; log-probabilities come along if the parameters ask for them."""
+        """Sample one reply, with log-probabilities if the parameters ask for them."""
         params = copy(self._sampling_params)
         params.max_tokens = request.max_tokens
         params.min_tokens = min(params.min_tokens or 0, request.max_tokens)

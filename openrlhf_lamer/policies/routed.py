@@ -1,4 +1,4 @@
-"""Policies for the reflections of a trial that another policy plays."""
+"""Policies for trials in which one policy plays and another reflects."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class RoutedPolicy:
         self._by_phase = {Phase.PLAY: play, Phase.REFLECT: reflect}
 
     async def generate(self, request: Request) -> Generation:
-        """The reply of the policy whose turn it is."""
+        """Reply of the policy of the request's phase."""
         return await self._by_phase[request.phase].generate(request)
 
 
 class ReplayPolicy:
-    """Says again what was sampled once: reflection n on episode n, and the last of them on later ones.
+    """Repeats recorded replies: reflection n on episode n, and the last one on later episodes.
 
     Args:
-        turns: Recorded turns, one at least.
+        turns: Recorded turns, at least one.
     """
 
     def __init__(self, turns: Sequence[Turn]) -> None:
@@ -41,7 +41,7 @@ class SilentPolicy:
     """Ends every reply at once: a reflection without a remark.
 
     Args:
-        end_of_reply: What ends a reply (`Chat.end_of_reply`).
+        end_of_reply: Token ids that end a reply (`Chat.end_of_reply`).
     """
 
     def __init__(self, end_of_reply: Sequence[int]) -> None:

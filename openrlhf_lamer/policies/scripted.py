@@ -1,4 +1,4 @@
-"""Players that act by a script: for tests, for baselines, and to warm-start a model."""
+"""Players that follow a script: for tests, baselines, and to warm-start a model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from openrlhf_lamer.records import Phase
 
 
 class ScriptedPolicy(ABC):
-    """Replies with the text of a script, tokenised and ended as a model would end it."""
+    """Replies with the text of a script, tokenised and ended like a model's reply."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
 
     @abstractmethod
     def act(self, env: TextEnv) -> str:
-        """The reply of a play turn in the present state."""
+        """Reply of a play turn in the current state."""
 
     def reflect(self, env: TextEnv) -> str:
-        """The reply of a reflection turn, where `env` stands in its final state."""
+        """Reply of a reflection turn, with `env` in its final state."""
         return "That did not work. <remark>Try something else.</remark>"
 
     async def generate(self, request: Request) -> Generation:
@@ -35,7 +35,7 @@ class ScriptedPolicy(ABC):
 
 
 class RandomPolicy(ScriptedPolicy):
-    """Plays a random legal action each turn: drawn by the request's own seed, if it has one."""
+    """Plays a random legal action each turn, drawn by the request's seed if it has one."""
 
     def __init__(self, chat: Chat, seed: int = 0) -> None:
         super().__init__(chat)
@@ -53,7 +53,7 @@ class RandomPolicy(ScriptedPolicy):
 
 
 class OraclePolicy(ScriptedPolicy):
-    """Plays what the environment's own oracle knows to be good."""
+    """Plays the actions of the environment's own oracle."""
 
     def act(self, env: TextEnv) -> str:
         """The oracle's action; raises `EngineError` where the environment has no oracle."""

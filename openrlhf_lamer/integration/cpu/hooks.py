@@ -41,11 +41,11 @@ def during_import(name: str) -> Callable[[Around], Around]:
 def replace(owner: Any, attribute: str, value: object) -> None:
     """Set an attribute that must be there: one that is gone means a host other than the one this was written for."""
     if not hasattr(owner, attribute):
+        from openrlhf_lamer.integration.host import KNOWN_VERSIONS, VLLM_VERSION  # no start of Python waits for it
+
         name = getattr(owner, "__name__", repr(owner))
-        raise AttributeError(
-            f"CPU mode replaces {name}.{attribute}, which this version does not have; "
-            "it is written for openrlhf 0.11.2 with vllm 0.29"
-        )
+        known = f"openrlhf {KNOWN_VERSIONS[-1]} with vllm {VLLM_VERSION}"
+        raise AttributeError(f"CPU mode replaces {name}.{attribute}, which is not here; it is written for {known}")
     setattr(owner, attribute, value)
 
 

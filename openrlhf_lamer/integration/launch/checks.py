@@ -1,4 +1,4 @@
-"""What can be known to be wrong before an actor starts is refused here, with the flag's name."""
+"""Refusals, before an actor starts, of a command line that cannot work; each names the flag."""
 
 from __future__ import annotations
 
@@ -12,35 +12,11 @@ from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
-from openrlhf_lamer.integration.host import CLIP_RANGE, ESTIMATORS
+from openrlhf_lamer.integration.host import CLIP_RANGE, ESTIMATORS, REFUSED, REFUSED_WITH_OURS
 from openrlhf_lamer.integration.launch.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.launch.flags import CommandLine
 from openrlhf_lamer.integration.rollout.task_stream import generation_window
 from openrlhf_lamer.integration.training.credit import credit_config
-
-REFUSED = {
-    "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "
-    "many, and drops the rest",
-    "ds.packing_samples": "packing needs flash attention, and has not been tested with trials of several rows",
-    "reward.remote_url": "rewards come from the environment",
-    "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
-    "data.max_images_per_prompt": "environments are text",
-    "actor.aux_loss_coef": "the router would be balanced over filling rows too, which are copies of the batch's "
-    "shortest row, and a micro-batch of them would weigh as much as any other",
-}
-"""Flags of the host that do not go with trials, and why."""
-
-LORA = "ds.lora."
-"""Prefix of the host's flags for low-rank adapters."""
-
-REFUSED_BY_OURS = {
-    "reward.clip_range": "takes rewards as they are",
-    "reward.stop_properly_penalty_coef": "takes rewards as they are; a reply that is cut off before its action costs "
-    "--lamer.invalid_penalty",
-    "algo.advantage.gamma": "discounts by --lamer.gamma_step and --lamer.gamma_traj",
-    "algo.advantage.no_std_norm": "normalises as --lamer.norm says",
-}
-"""Flags of the host's reward and advantage code, which `lamer_*` estimators stand in for."""
 
 
 def needs_critic(estimator: str) -> bool:
@@ -60,7 +36,6 @@ def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     _check_lengths(line)
     _check_sizes(line)
     _check_environment(line, agent)
-    _check_rewards(line, agent)
     return _check_data(line, agent)
 
 
@@ -147,7 +122,7 @@ def _check_estimator(line: CommandLine) -> None:
             "has no place for a KL penalty on each token; add --algo.kl.use_loss, or set the coefficient to 0 as the "
             "paper does"
         )
-    for flag, does in REFUSED_BY_OURS.items():
+    for flag, does in REFUSED_WITH_OURS.items():
         if flag in line.given:
             raise ConfigError(f"--{flag}: {name} {does}; leave the flag out")
     lambd = line["algo.advantage.lambd"]
@@ -161,13 +136,11 @@ def _check_estimator(line: CommandLine) -> None:
 
 def _check_modes(line: CommandLine) -> None:
     for flag, reason in REFUSED.items():
-        if line[flag]:
+        if flag.endswith("."):
+            for given in sorted(name for name in line.given if name.startswith(flag) and line[name]):
+                raise ConfigError(f"--{given}: {reason}; leave all --{flag}* out")
+        elif line[flag]:
             raise ConfigError(f"--{flag}: {reason}; leave the flag out")
-    for flag in sorted(flag for flag in line.given if flag.startswith(LORA) and line[flag]):
-        raise ConfigError(
-            f"--{flag}: the adapter is trained, but does not reach the rollout engines: the host sends it by names "
-            f"that vLLM does not know (OpenRLHF issue 1349); leave all --{LORA}* out"
-        )
     if line["ds.ring_attn_size"] > 1:
         raise ConfigError(f"--ds.ring_attn_size {line['ds.ring_attn_size']}: {REFUSED['ds.packing_samples']}; give 1")
     if line["train.partial_rollout_enable"] and not line["train.async_enable"]:
@@ -216,34 +189,34 @@ def _check_environment(line: CommandLine, agent: Agent) -> None:
 def clip_range(line: CommandLine, agent: Agent) -> tuple[int, int] | None:
     """The host's default `--reward.clip_range`, widened until it clips nothing that can be earned.
 
-    None with an estimator of ours, for which the host clips nothing.
+    None with an estimator of ours, for which the host clips nothing, and where the user's own range holds everything.
+
+    Raises:
+        ConfigError: The user's range cuts off a part of what can be earned.
     """
-    if line["algo.advantage.estimator"] in advantage.names():
+    name, group = line["algo.advantage.estimator"], line["rollout.n_samples_per_prompt"]
+    if name in advantage.names():
         return None
-    (low, high), (least, most) = CLIP_RANGE, _clipped(line, agent)
-    return min(low, math.floor(least)), max(high, math.ceil(most))
-
-
-def _check_rewards(line: CommandLine, agent: Agent) -> None:
-    """Stock estimators clip what they credit a trial with, which must not cut off what can be earned."""
-    wide = clip_range(line, agent) if "reward.clip_range" in line.given else None
-    if wide is None:
-        return
+    earned = _earned(line, agent)
+    # The host clips after its baseline.
+    least, most = ESTIMATORS[name].compared(*earned, group, group * line["rollout.batch_size"])
+    wide = min(CLIP_RANGE[0], math.floor(least)), max(CLIP_RANGE[1], math.ceil(most))
+    if "reward.clip_range" not in line.given:
+        return wide
     low, high = line["reward.clip_range"]
-    least, most = _clipped(line, agent)
-    if least < low or most > high:
-        name = line["algo.advantage.estimator"]
-        earned = "a trial can earn {:.4g} to {:.4g}".format(*_earned(line, agent))
-        if ESTIMATORS[name].baseline != "none":
-            earned += f", and the host clips what {name} makes of it, {least:.4g} to {most:.4g}"
-        raise ConfigError(
-            f"--reward.clip_range {low:g} {high:g}: {earned}; leave the flag out, or give --reward.clip_range "
-            f"{wide[0]:g} {wide[1]:g}"
-        )
+    if low <= least and most <= high:
+        return None
+    said = f"a trial can earn {earned[0]:.4g} to {earned[1]:.4g}"
+    if ESTIMATORS[name].baseline != "none":
+        said += f", and the host clips what {name} makes of it, {least:.4g} to {most:.4g}"
+    raise ConfigError(
+        f"--reward.clip_range {low:g} {high:g}: {said}; leave the flag out, or give --reward.clip_range "
+        f"{wide[0]:g} {wide[1]:g}"
+    )
 
 
 def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
-    """Bounds of what a trial can earn, our penalties and the host's own included."""
+    """Bounds of a trial's return, our penalties and the host's own included."""
     config = line.config
     turns, penalty = config.max_turns or agent.max_turns, config.invalid_penalty
     env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})
@@ -265,13 +238,6 @@ def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
     least, most = min(least * episodes, 0.0), max(most * (episodes if config.reward == "shaped" else 1.0), 0.0)
     # A factor for trials that were cut off, or what they are given instead if it is negative.
     return min(least, line["reward.stop_properly_penalty_coef"] or 0.0), most
-
-
-def _clipped(line: CommandLine, agent: Agent) -> tuple[float, float]:
-    """Bounds of what the host clips: what a trial earns, less the estimator's baseline."""
-    group = line["rollout.n_samples_per_prompt"]
-    estimator = ESTIMATORS[line["algo.advantage.estimator"]]
-    return estimator.compared(*_earned(line, agent), group, group * line["rollout.batch_size"])
 
 
 def _check_data(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:

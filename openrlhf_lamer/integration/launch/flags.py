@@ -15,28 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from openrlhf_lamer import room
-from openrlhf_lamer.config import MAX_NEW_TOKENS, ConfigError, LamerConfig, no_such_option
-from openrlhf_lamer.integration.host import host_parser
-
-DEFAULTS: Mapping[str, object] = {
-    "algo.advantage.estimator": "lamer_gigpo",
-    "algo.kl.init_coef": 0.0,
-    "actor.lr_scheduler": "constant",
-    "ckpt.best_metric_key": "none",
-    "data.input_key": "input",
-    "data.label_key": "label",
-    "data.max_len": None,
-    "eval.n_samples_per_prompt": 1,
-    "eval.temperature": 0.7,
-    "rollout.batch_size": 16,
-    "rollout.max_new_tokens": MAX_NEW_TOKENS,
-    "rollout.n_samples_per_prompt": 8,
-    "train.batch_size": 64,
-    "vllm.enable_prefix_caching": True,
-    "vllm.num_engines": 1,
-}
-"""Where our defaults differ from the host's: the paper's setting, and what trials need. `data.max_len` follows from
-the agent and the configuration (`room`)."""
+from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
+from openrlhf_lamer.integration.host import DEFAULTS, host_parser
 
 HELP = {
     "data.max_len": "Most tokens of a prompt and its reply. By default what the longest prompt of a trial needs: it "

@@ -21,14 +21,11 @@ from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
-from openrlhf_lamer.integration.host import CLI, probe
+from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
 from openrlhf_lamer.integration.launch.checks import check, clip_range, max_len, needs_critic, staleness
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
-
-HOST_ENV = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
-"""What the host sets in `ray.init`; it does so no longer once Ray is up, so we do."""
 
 MEMORY_ENV = {"MALLOC_ARENA_MAX": "2"}
 """Otherwise a process with many threads, as rollout engines are, keeps more and more freed memory: glibc gives each
@@ -52,11 +49,11 @@ class Plan:
     @property
     def host_argv(self) -> list[str]:
         """The host's arguments: ours gone, and an estimator of ours replaced by one with the same needs."""
-        stand_in = self.estimator
-        if self.estimator in advantage.names():
-            needs = advantage.get(self.estimator)
-            stand_in = "gae" if needs.needs_critic else "group_norm" if needs.needs_group else "reinforce"
-        overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": stand_in}
+        name = self.estimator
+        if name in advantage.names():
+            ours = advantage.get(name)
+            name = stand_in(critic=ours.needs_critic, group=ours.needs_group)
+        overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": name}
         return host_arguments(self.line, self.defaults, overrides)
 
     @property
@@ -170,7 +167,7 @@ def _cluster_has_cuda() -> bool:
 
 
 def _worker_env(plan: Plan) -> dict[str, str]:
-    env = {key: os.environ.get(key, value) for key, value in (HOST_ENV | MEMORY_ENV).items()}
+    env = {key: os.environ.get(key, value) for key, value in (ENVIRONMENT | MEMORY_ENV).items()}
     if plan.cpu:
         env |= cpu.worker_env()
     return env | {ENV_VAR: plan.line.config.to_env()}

@@ -265,7 +265,7 @@ class PlacedRows:
         )
 
     def set_tokens(self, name: str, trials: IntArray, values: torch.Tensor) -> None:
-        """Set a per-token field at the sampled tokens of trials from [trials, tokens], as `tokens` reads it; 0 elsewhere."""
+        """Set a per-token field at the sampled tokens of trials, in order, 0 elsewhere; values: [trials, tokens]."""
         self._clear(name)
         for trial, own in zip(trials.tolist(), values, strict=True):
             used = 0

@@ -1,4 +1,4 @@
-"""From a batch of trials to returns, advantages and the critic's targets, one of each a turn. Knows no tensor."""
+"""From a batch of trials to returns, advantages and the critic's targets, one of each a turn, without tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def credit_config(config: LamerConfig, estimator: advantage.Estimator, lambd: fl
     """The part of the configuration that this estimator sees, with the host's λ.
 
     Raises:
-        ValueError: where λ is no discount.
+        ValueError: where λ is not in [0, 1].
     """
     return advantage.CreditConfig(
         gamma_step=config.gamma_step,
@@ -32,11 +32,11 @@ def credit_config(config: LamerConfig, estimator: advantage.Estimator, lambd: fl
 
 @dataclass(frozen=True)
 class TurnValues:
-    """What the critic says of the turns of a batch, one entry a turn of each live trial in order.
+    """Values of the critic for the turns of a batch, one entry a turn of each live trial in order.
 
     Attributes:
         values: The critic's value where the turn begins; [turns].
-        known: Whether it was asked: of a turn without a trained token it is not; [turns].
+        known: Whether the critic was asked, as for every turn with a trained token; [turns].
     """
 
     values: FloatArray
@@ -45,13 +45,13 @@ class TurnValues:
 
 @dataclass(frozen=True)
 class Credit:
-    """What the turns of a batch are given, one entry a turn of each live trial in order.
+    """Credit of the turns of a batch, one entry a turn of each live trial in order.
 
     Attributes:
         trial: Index of the turn's trial among the live ones.
         returns: G of each turn.
         advantages: The estimator's advantage; 0 for a turn that it did not see.
-        targets: What the critic's value should have been; None without a critic.
+        targets: Targets of the critic's values; None without a critic.
     """
 
     trial: np.ndarray
@@ -71,9 +71,9 @@ def assign_credit(
     """Credit the turns of live trials by the estimator of this name.
 
     With a critic, reflections that are not trained have no value and are left out of the estimator's
-    table: the chain goes on from the episode's last turn to the next episode's first, and what such a
-    reflection earned would cost itself alone. A play turn without a token keeps its place and its reward,
-    at a value of 0.
+    table: the chain continues from the episode's last turn to the next episode's first, and the penalty of
+    such a reflection would fall on the reflection only. A play turn without a token stays in the table with
+    its reward and a value of 0.
     """
     estimator = advantage.get(name)
     settled = estimator.settle(credit_config(config, estimator, lambd))
