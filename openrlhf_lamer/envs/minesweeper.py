@@ -63,8 +63,8 @@ class MineSweeper(TextEnv):
         mines: Hidden mines, 1 to size² - 2.
         reward: "sparse" or "shaped".
 
-    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`. It brings
-    its own size and number of mines; the options stand for seeded tasks, and are back with the next one.
+    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`. It sets
+    size and number of mines for this task only; the options hold for tasks with a seed.
     """
 
     name = "minesweeper"
@@ -140,7 +140,7 @@ class MineSweeper(TextEnv):
         return self._report(CASCADE_REWARD if opened > 1 else ONE_CELL_REWARD, cell)
 
     def anchor(self) -> str:
-        """Where the mines are and what is open, in one string."""
+        """Positions of the mines and open cells, in one string."""
         return f"{self._layout}|{''.join(self._shown)}"
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
@@ -154,7 +154,7 @@ class MineSweeper(TextEnv):
         return (Observation("\n".join(f"Row {row}: {' '.join('1' * self.size)}" for row in range(1, self.size + 1))),)
 
     def oracle(self) -> str | None:
-        """A safe cell, chosen with sight of the mines; blank ones first, which wins in the fewest turns."""
+        """A safe cell, chosen with knowledge of the mines; blank ones first, which wins in the fewest turns."""
         closed = [] if self._over else [cell for cell, shown in enumerate(self._shown) if shown == CLOSED]
         safe = [cell for cell in closed if self._numbers[cell] >= 0]
         # bool(number) puts blank cells before all others and keeps the order among the rest.
@@ -222,7 +222,7 @@ class MineSweeper(TextEnv):
         self._layout = f"{size}:{','.join(map(str, sorted(mines)))}"
 
     def _open(self, cell: int) -> int:
-        """Open a closed safe cell and what follows from it; returns how many cells that were."""
+        """Open a closed safe cell, and the cells that open with it; returns the number of opened cells."""
         numbers, shown, around = self._numbers, self._shown, _neighbours(self.size)
         shown[cell] = DIGITS[numbers[cell]]
         opened = [cell]
