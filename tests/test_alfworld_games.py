@@ -90,20 +90,20 @@ class TestGenerated:
     def test_what_is_kept_is_read_again_and_made_again_where_it_broke(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        def anew() -> list[list[Any]]:
+        def fresh() -> list[list[Any]]:
             games._compiled.cache_clear()
             sentences._parse.cache_clear()
             return transcript(file_of(NAMES[0]), 8)
 
         monkeypatch.setenv(storage.VARIABLE, str(tmp_path))
-        before = anew()
+        before = fresh()
         with monkeypatch.context() as unread:
-            unread.setattr(games, "_compile", lambda *_: pytest.fail("translated anew"))
-            unread.setattr(sentences, "_parse_anew", lambda _: pytest.fail("parsed anew"))
-            assert anew() == before
+            unread.setattr(games, "_compile", lambda *_: pytest.fail("translated again"))
+            unread.setattr(sentences, "_parse_uncached", lambda _: pytest.fail("parsed again"))
+            assert fresh() == before
         for path in (*tmp_path.rglob("*.zlib"), *tmp_path.rglob("*.json")):
             path.write_bytes(path.read_bytes()[:-100])
-        assert anew() == before
+        assert fresh() == before
 
     def test_several_processes_that_need_one_game_make_it_once(self, tmp_path: Path) -> None:
         code = (
@@ -265,7 +265,7 @@ class TestPrepare:
         done = CliRunner().invoke(app, ["prepare", "alfworld", "--data", str(DATA), "--translate", "--workers", "2"])
         assert done.exit_code == 0, done.output
         games._compiled.cache_clear()
-        monkeypatch.setattr(games, "_compile", lambda *_: pytest.fail("translated anew"))
+        monkeypatch.setattr(games, "_compile", lambda *_: pytest.fail("translated again"))
         assert [solve(AlfWorld(), official(name)) > 0 for name in NAMES] == [True] * 6
 
     def test_games_are_made_by_several_processes(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

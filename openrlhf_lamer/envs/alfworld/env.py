@@ -49,14 +49,14 @@ class AlfWorld(TextEnv):
         The task is fulfilled (won). `max_steps` accepted commands without that truncate the episode.
 
     Options:
-        task_types: What a seed's game is drawn from: "id" (put, look, clean, heat: what the paper trains
+        task_types: Types that a seed's game is drawn from: "id" (put, look, clean, heat, which the paper trains
             on), "ood" (cool, two), "all", or names of task types, in a sequence or with commas between.
         max_steps: Commands in an episode, 1 to 1000.
         reward: "sparse" or "shaped".
 
     A task with a seed is a generated game, made when it is first asked for and kept on disk, see
     `storage.folder`. A task's spec is `{"game": "valid_seen/pick_.../trial_...", "sha256": "..."}`: a
-    game of the official data under `$ALFWORLD_DATA/json_2.1.1`, of whatever type, and the digest of its
+    game of any type in the official data under `$ALFWORLD_DATA/json_2.1.1`, and the digest of its
     `game.tw-pddl`, which may be left out.
 
     An instance is not thread-safe, but several may live in one process, each driven by one thread
@@ -77,7 +77,7 @@ class AlfWorld(TextEnv):
 
         Args:
             split: "train" or "eval" for generated games; "official_train", "valid_seen" or "valid_unseen".
-            num: How many; None for all official games, or for 128 seeds.
+            num: Number of tasks; None for all official games, or for 128 seeds.
             first: Number of the first one.
             options: Options of the environment that belong to the tasks. Without `task_types` among them,
                 official games are of all types.
@@ -98,7 +98,7 @@ class AlfWorld(TextEnv):
 
     @classmethod
     def data_check(cls) -> Check:
-        """The official games in the folder that ALFWORLD_DATA names; generated ones need none.
+        """State of the official games in the folder that ALFWORLD_DATA names; generated ones need no data.
 
         Games are counted and not read: `openrlhf-lamer prepare alfworld` does that.
         """
@@ -125,7 +125,7 @@ class AlfWorld(TextEnv):
 
     @classmethod
     def prepare_command(cls) -> Callable[..., None]:
-        """Checks official games, and makes generated ones ahead of time."""
+        """Command that checks official games, and makes generated ones ahead of time."""
         from openrlhf_lamer.envs.alfworld.command import alfworld
 
         return alfworld
@@ -186,7 +186,7 @@ class AlfWorld(TextEnv):
         )
 
     def anchor(self) -> str:
-        """The game and all facts of its state that matter, as a digest; the commands so far are not part of it."""
+        """Digest of the game and of all facts that matter in its state, but not of the commands so far."""
         assert self._play is not None
         return self._play.anchor
 
