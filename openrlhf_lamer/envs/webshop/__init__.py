@@ -2,8 +2,8 @@
 
 `synthetic` makes a catalogue from a seed and `source` reads the original's files; both give the
 same rows. `compiling` turns rows into a `shop.Shop`, in memory or on disk (`stored`). A shop is
-immutable and shared: `ranking` searches it, `scoring` pays for a purchase, `session` is one
-shopper's way through its pages, and `env.WebShop` makes that an environment.
+immutable and shared: `ranking` searches it, `scoring` rates a purchase, `session` is one
+shopper's way through the pages, and `env.WebShop` makes that an environment.
 """
 
 from __future__ import annotations

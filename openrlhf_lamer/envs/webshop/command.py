@@ -30,7 +30,7 @@ def webshop(
 
     With `--data` the files items_shuffle*.json, items_ins_v2*.json and items_human_ins.json are read through and
     compiled beside themselves, for one kind of goals. With `--out` they are made first: a synthetic catalogue of any
-    size. Then set WEBSHOP_DATA to that folder. Without any of this, the environment makes 1000 products by itself.
+    size. Then set WEBSHOP_DATA to that folder. Without any data, the environment makes 1000 products.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -55,7 +55,7 @@ def webshop(
                 products,
                 goals,
                 lambda done, total: bar.update(reading, completed=done, total=total),
-                # As the synthetic catalogue in memory, whatever else is installed: the same tasks on every machine.
+                # The tagger of the synthetic catalogue in memory, so that tasks are the same on every machine.
                 None if out is None else (nouns.BUNDLED, nouns.bundled),
             )
         except TaskError as error:

@@ -1,4 +1,4 @@
-"""Full-text ranking as Lucene does it with Anserini's settings, on numpy alone.
+"""Full-text ranking as Lucene does it with Anserini's settings, in numpy.
 
 The words of a text are those of Unicode's UAX #29, in lower case, without possessive 's and
 Lucene's English stop words, stemmed. A product scores for each word of the query
@@ -67,7 +67,7 @@ def stem(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """What is indexed of a text, and looked up of a query."""
+    """Stems under which a text is indexed, and which a query looks up."""
     whole = (word for word in _pattern().findall(text.lower()) if word.strip("_"))
     found = (word[:-2] if word.endswith(_POSSESSIVES) else word for word in whole)
     return [stem(word) for word in found if word and word not in STOP_WORDS]
@@ -86,9 +86,9 @@ class Index:
 
     Args:
         terms: The words, in the order of their columns.
-        bounds: Where each column begins, and where the last one ends; one longer than `terms`.
+        bounds: Start of each column, and the end of the last one; one longer than `terms`.
         products: Product numbers, rising within a column.
-        weights: What the term adds to the score of that product; as long as `products`.
+        weights: Amount that the term adds to the score of that product; as long as `products`.
         size: Number of products.
     """
 
@@ -105,7 +105,7 @@ class Index:
         self.search = lru_cache(maxsize=4096)(self._search)
 
     def _search(self, query: str) -> tuple[int, ...]:
-        """Numbers of the products that fit `query` best, at most `DEPTH`, the best first."""
+        """Numbers of the products that fit `query` best, at most `DEPTH`, best first."""
         scores = np.zeros(self.size)
         for word in words(query):
             column = self._columns.get(word)
@@ -121,7 +121,7 @@ class Index:
 
 
 class IndexBuilder:
-    """Takes the texts of products one by one, in any order."""
+    """Builds an index from the texts of products, given one by one in any order."""
 
     def __init__(self) -> None:
         self._columns: dict[str, int] = {}
