@@ -1,4 +1,4 @@
-"""`openrlhf-lamer prepare`: what training needs before it starts."""
+"""`openrlhf-lamer prepare`: prompt datasets, and data of environments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Commands(TyperGroup):
         return sorted({*super().list_commands(ctx), *(name for name in names() if _command(name))})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None where there is none."""
+        """The command of a name; None if there is none."""
         return super().get_command(ctx, cmd_name) or _command(cmd_name)
 
 

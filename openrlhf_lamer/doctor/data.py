@@ -1,4 +1,4 @@
-"""Data sets of the environments: what the variables name, and whether it is all there."""
+"""Checks of an agent, its prompts, and the data sets of environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openrlhf_lamer.room import RoomError, settle
 
 
 def agent(named: str) -> tuple[Check, str]:
-    """Whether an agent can be loaded and its environment opened; also the environment's name, empty if unknown."""
+    """Whether an agent can be loaded and its environment opened; and the environment's name, empty if unknown."""
     name = f"agent {named}"
     try:
         env = load_agent(named)[0].env
@@ -37,8 +37,8 @@ def prompts(named: str, config: LamerConfig, max_new_tokens: int, *, given: int 
         named: The agent.
         config: Attempts, turns, context and memory.
         max_new_tokens: Most tokens of a reply.
-        given: What `--data.max_len` will be, None for the default.
-        model: Tokens that the model takes at most, None if unknown.
+        given: Value of `--data.max_len`, None for the default.
+        model: Most tokens that the model takes, None if unknown.
     """
     name = f"prompts in context {config.context}"
     try:
@@ -53,7 +53,7 @@ def prompts(named: str, config: LamerConfig, max_new_tokens: int, *, given: int 
 
 
 def checks(env: str = "") -> list[Check]:
-    """The data of environment `env`, or of all that have some; those that can't be loaded are left out."""
+    """Data of environment `env`, or of all that have some; environments that can't be loaded are left out."""
     found: list[Check | None] = []
     for name in [env] if env else registry.names():
         with suppress(TaskError):
