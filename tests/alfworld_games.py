@@ -25,7 +25,7 @@ def file_of(name: str) -> Path:
 
 
 def transcript(path: Path, steps: int) -> list[list[Any]]:
-    """What our engine answers to the commands that `alfworld_stock.py` gives."""
+    """Answers of our engine to the commands that `alfworld_stock.py` gives."""
     game = games.load(path)
     play = games.Play()
     rows: list[list[Any]] = [["", play.begin(game), list(play.commands), play.won]]

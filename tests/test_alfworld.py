@@ -117,7 +117,7 @@ class TestEngine:
         assert planner._idle == idle
 
     def test_games_played_at_once_do_not_meet(self) -> None:
-        """Two in turns answer as each of them alone."""
+        """Two in turns answer as each does by itself."""
         alone = [transcript(file_of(name), 12) for name in NAMES[:2]]
         plays = [games.Play(), games.Play()]
         texts = [[play.begin(games.load(file_of(name)))] for play, name in zip(plays, NAMES, strict=False)]

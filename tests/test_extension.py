@@ -1,4 +1,4 @@
-"""A package of someone else, really installed: found through its entry points, in a process of its own."""
+"""A third party's package, installed by pip: found through its entry points, in another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of reflections, on trials where the right answer can be told by hand."""
+"""Measures of reflections, on trials whose right answer is known by hand."""
 
 from __future__ import annotations
 
