@@ -41,7 +41,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs import Step, Task
 from openrlhf_lamer.envs.minesweeper import MineSweeper
-from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
 from openrlhf_lamer.policies.engine import EnginePolicy

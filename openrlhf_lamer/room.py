@@ -11,11 +11,10 @@ up to 15% above their count for the bundled prompts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import regex
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
@@ -46,7 +45,11 @@ class RoomError(LamerError, ValueError):
     """An impossible length; the message names the flag, and ends with `; ` and a remedy."""
 
 
-_PIECES = regex.compile(r"(?:[^\r\n\p{L}\p{N}])?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_NUMBER = r"\d²³¹¼-¾⁰⁴-⁹₀-₉⅐-ↂↅ-↉①-⒛⓪-⓿"
+_PIECES = re.compile(
+    rf"(?:[^\w\r\n]|_)?[^\W_{_NUMBER}]+|[{_NUMBER}]| ?(?:[^\w\s]|_)+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PIECE = 6
 """Bytes of a piece per token: a common word is one token, a rare or long one several."""
 

@@ -16,6 +16,7 @@ import pytest
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
+from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.records import Task, Trial
@@ -89,27 +90,27 @@ class Faulty(TextEnv):
         self.plan = type(self).plan  # a call that hangs in one test goes on in the next, and is not to break that
         self.plan.breaks("make", None)
         super().__init__(reward)
-        self.played = 0
+        self.count = 0
 
     @property
     def facts(self) -> dict[str, Any]:
         return self.plan.breaks("facts", {"size": object}) or {"size": 6}
 
     def reset(self, task: Task) -> Observation:
-        self.played = 0
+        self.count = 0
         return self.plan.breaks("reset", Observation(None)) or Observation(f"Number {task.seed}.", ("1", "9"))  # pyright: ignore[reportArgumentType]
 
     def step(self, action: str) -> Step:
         broken = self.plan.breaks("step", Step(Observation("x"), float("nan"), False, False, False, True))
-        self.played += 1
+        self.count += 1
         won = action == "9"
-        over = won or self.played == 2
+        over = won or self.count == 2
         valid = action.isdigit()
         earned = float(action) if valid else 0.0
-        return broken or Step(Observation(f"{self.played} played."), earned, over, False, won, valid)
+        return broken or Step(Observation(f"{self.count} played."), earned, over, False, won, valid)
 
     def anchor(self) -> str:
-        return self.plan.breaks("anchor", ["no", "key"]) or str(self.played)
+        return self.plan.breaks("anchor", ["no", "key"]) or str(self.count)
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
         return 0.0, 18.0
@@ -195,8 +196,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     """The fault of this test; calls that hang are released at its end."""
     plan = Plan()
     monkeypatch.setattr(Faulty, "plan", plan)
-    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"faulty": Faulty})
-    yield plan
+    with registry.scoped(faulty=Faulty):
+        yield plan
     plan.ended.set()
 
 

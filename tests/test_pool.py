@@ -15,15 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from workers import ENVIRONMENTS, Again, SlowSokoban, alive, all_end, resets, transcript
+from workers import Again, SlowSokoban, alive, all_end, resets, transcript
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
-from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Step, TextEnv
 from openrlhf_lamer.envs.session import OpenSession, Session, ThreadedSession, open_inline
-from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration.rollout.pool import Environments, NotStartedError, Pool, PooledSession, WorkerDiedError
 from openrlhf_lamer.policies import Policy
 from openrlhf_lamer.policies.engine import EnginePolicy
@@ -58,12 +57,10 @@ def test_trials_are_the_same_inline_and_pooled(run: Callable[..., list[Trial]], 
 def test_other_environments_play_the_same_on_workers(
     cluster: Any,
     chat: Chat,
-    monkeypatch: pytest.MonkeyPatch,
     need: Callable[[str], None],
     name: str,
     sizes: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(registry, "_known", ENVIRONMENTS)
     need(name)
     agent = load_agent(f"openrlhf_lamer.agents.{name}")[0]
     config = LamerConfig(num_episodes=2, max_turns=4)

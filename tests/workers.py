@@ -22,15 +22,13 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, Step
 from openrlhf_lamer.envs.session import OpenSession
-from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import RewardScheme
 
 ray = pytest.importorskip("ray")
-
-ENVIRONMENTS = dict(registry._known)
 
 
 class SlowSokoban(Sokoban):
@@ -129,9 +127,10 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+def _slow_sokoban() -> Iterator[None]:
     """SlowSokoban in Sokoban's place, in this process: workers are given the class itself."""
-    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"sokoban": SlowSokoban})
+    with registry.scoped(sokoban=SlowSokoban):
+        yield
 
 
 @pytest.fixture

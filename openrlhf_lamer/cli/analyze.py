@@ -54,10 +54,10 @@ def analyze(
 ) -> None:
     """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
 
-    The mistake is MineSweeper's mine that was hit, Sokoban's first move after which no solution is left, and
-    elsewhere the whole sequence of actions. Next episodes are set apart by what was said of it: a remark
-    named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference is no
-    proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
+    The environment tells the mistake, such as MineSweeper's mine that was hit, or Sokoban's first move after which
+    no solution is left; by default it is the whole sequence of actions. Next episodes are set apart by what was said
+    of it: a remark named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference
+    is no proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
     """
     from openrlhf_lamer.evaluation.reflections import analyse
 
