@@ -1,17 +1,20 @@
-"""Parts that several benchmarks share: tables, an engine's answer, and the trainer's side of a run without models."""
+"""Parts that several benchmarks share: tables, a player, an engine's answer, and the trainer without models."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.base import TextEnv
+from openrlhf_lamer.policies.scripted import RandomPolicy
 
 THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
+REMARK = "What was tried here did not work, so begin elsewhere next time and look at everything before acting. "
 
 
 def grid(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
@@ -29,9 +32,30 @@ def show(*tables: Table, width: int = 100) -> None:
         console.print(table)
 
 
-def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop", text: str = "") -> Any:
+class Talker(RandomPolicy):
+    """Plays at random, and thinks before each reply for as long as makes it `tokens` long."""
+
+    def __init__(self, chat: Chat, seed: int, tokens: int) -> None:
+        super().__init__(chat, seed)
+        self._tokens = tokens
+
+    def act(self, env: TextEnv) -> str:
+        """A thought and a random action."""
+        return self._filled(THOUGHT, "{}", f"<action>{env.random_action(self._rng)}</action>")
+
+    def reflect(self, env: TextEnv) -> str:
+        """A reply that is a remark from end to end."""
+        return self._filled(REMARK, "<remark>{}</remark>")
+
+    def _filled(self, filler: str, form: str, ending: str = "") -> str:
+        room = self._tokens - len(self._chat.encode(form.format("") + ending)) - len(self._chat.end_of_reply)
+        words = self._chat.encode(filler * (1 + room // 8))[: max(0, room)]
+        return form.format(self._chat.decode(words)) + ending
+
+
+def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop") -> Any:
     """An engine's answer in vLLM's form."""
-    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason, text=text)
+    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
     return SimpleNamespace(outputs=[output])
 
 

@@ -9,11 +9,10 @@ the first size (1.00 is linear), and peak memory over the table's own bytes.
 from __future__ import annotations
 
 import argparse
-import time
+import timeit
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 
 import numpy as np
 
@@ -51,25 +50,6 @@ def random_table(turns: int, seed: int = 0) -> TurnTable:
     )
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Best wall-clock time of some runs."""
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Most memory that one run allocates."""
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
 def _counts_up(lengths: np.ndarray) -> np.ndarray:
     """0 … length - 1 for each length, end to end."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -83,8 +63,15 @@ def compare(estimator: Estimator, config: CreditConfig, sizes: Sequence[int]) ->
     for size in sizes:
         table = random_table(size)
         own = sum(getattr(table, column.name).nbytes for column in fields(table))
-        run = partial(lambda table: estimator.estimate(with_returns(table, config), config), table)
-        elapsed, peak = seconds(run), peak_bytes(run)
+
+        def run(table: TurnTable = table) -> None:
+            estimator.estimate(with_returns(table, config), config)
+
+        elapsed = min(timeit.repeat(run, number=1, repeat=RUNS))
+        tracemalloc.start()
+        run()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
         per_turn = elapsed / len(table)
         base = base or per_turn
         print(

@@ -98,9 +98,9 @@ def live_size(name: str, options: Options, live: int) -> tuple[float, float]:
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, live))
     with temporary_files() as folder:
-        held = [begun(name, options, next(tasks), rng)]  # loads what all share
+        held = [play_on(envs.make(name, **options), next(tasks), rng)]  # loads what all share
         before = resident(), temporary(folder)
-        held += [begun(name, options, task, rng) for task in islice(tasks, live)]
+        held += [play_on(envs.make(name, **options), task, rng) for task in islice(tasks, live)]
         after = resident(), temporary(folder)
         for env in held:
             env.close()
@@ -108,9 +108,8 @@ def live_size(name: str, options: Options, live: int) -> tuple[float, float]:
     return memory, files
 
 
-def begun(name: str, options: Options, task: Task, rng: random.Random) -> TextEnv:
-    """A new environment, a few steps into an episode."""
-    env = envs.make(name, **options)
+def play_on(env: TextEnv, task: Task, rng: random.Random) -> TextEnv:
+    """The environment, a few steps into an episode."""
     for _ in islice(play(env, task, rng), 4):
         pass
     return env
@@ -125,8 +124,7 @@ def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
     with temporary_files() as folder, closing(envs.make(name, **options)) as env:
         for _ in range(LOOKS):
             for task in islice(tasks, resets // LOOKS):
-                for _ in islice(play(env, task, rng), 4):
-                    pass
+                play_on(env, task, rng)
             found.append((resident(), temporary(folder)))
     memory, files = zip(*found, strict=True)
     early, late = slice(LOOKS // 10, LOOKS // 2), slice(LOOKS // 2, None)
@@ -170,15 +168,6 @@ def apart(function: Any, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def figures(milliseconds: list[float]) -> Iterator[str]:
-    """Calls a second, and the mean, median and 99th percentile in milliseconds."""
-    mean = fmean(milliseconds)
-    cuts = quantiles(milliseconds, n=100)
-    yield f"{1e3 / mean:,.0f}"
-    for figure in (mean, cuts[49], cuts[98]):
-        yield f"{figure:.3f}"
-
-
 def speed_table(names: list[str], number: int, live: int) -> Table:
     """A row for each environment, difficulty and call."""
     headings = ("", "call", "calls/s", "mean", "median", "p99", "KB live", "KB files")
@@ -192,7 +181,9 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
             try:
                 sizes = [f"{size / 1e3:,.1f}" for size in apart(live_size, name, options, max(live // share, 2))]
                 for call, milliseconds in speed(name, options, max(number // share, 2)).items():
-                    table.add_row(label, call, *figures(milliseconds), *sizes)
+                    mean, cuts = fmean(milliseconds), quantiles(milliseconds, n=100)
+                    figures = (f"{figure:.3f}" for figure in (mean, cuts[49], cuts[98]))
+                    table.add_row(label, call, f"{1e3 / mean:,.0f}", *figures, *sizes)
                     label, sizes = "", []
             except (envs.TaskError, ImportError) as error:
                 table.add_row(f"{label} not measured: {error}")

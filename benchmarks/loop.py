@@ -16,17 +16,17 @@ import gc
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
-from common import THOUGHT, answer, grid, show
-from rich.table import Table
+import numpy as np
+from common import Talker, answer, grid, show
 
 from openrlhf_lamer import envs, trial
 from openrlhf_lamer.agents import load_agent
@@ -38,7 +38,6 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.envs.session import Session
 from openrlhf_lamer.integration.rollout.pool import Pool, PooledSession
 from openrlhf_lamer.policies.engine import EnginePolicy
-from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.trial import run_trial
@@ -46,15 +45,22 @@ from openrlhf_lamer.trial import run_trial
 LIMITS: dict[str, Any] = {"max_new_tokens": 1024, "max_length": 1 << 17}
 ON_WORKERS = ("alfworld", "webshop")
 WORKERS = 4
+REPLY = 110
+"""Tokens of a reply."""
+STAGES = (
+    (Agent, "_render", "render"),
+    (Chat, "_render", "chat template"),
+    (Chat, "encode", "tokenise"),
+    (Chat, "clean", "clean"),
+    (Chat, "decode", "decode"),
+    (trial, "parse_tag", "parse"),
+    (session, "begin", "reset"),
+    (session, "play", "step"),
+    (PooledSession, "reset", "reset by a worker"),
+    (PooledSession, "step", "step by a worker"),
+)
+"""Functions and coroutines that are timed, and what the tables call them."""
 PARAMS = SimpleNamespace(max_tokens=1024, min_tokens=1, logprobs=1)
-
-
-class Talker(RandomPolicy):
-    """Makes random moves after some thought."""
-
-    def act(self, env: TextEnv) -> str:
-        """A thought and an action."""
-        return THOUGHT * self._rng.randint(1, 8) + super().act(env)
 
 
 class Recorded:
@@ -73,14 +79,12 @@ class Recorded:
 
 @dataclass
 class Measured:
-    """Times in milliseconds, by what took them."""
+    """Trials as played, the seconds it took, and milliseconds of lag and by stage."""
 
+    trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0
     lags: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    trials: int = 0
-    turns: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
 
     async def watch(self) -> None:
         """Note the lag of a timer, over and over."""
@@ -89,109 +93,66 @@ class Measured:
             await asyncio.sleep(0.001)
             self.lags.append(1e3 * (time.perf_counter() - began) - 1)
 
-    @contextmanager
-    def timing(self, owner: Any, name: str, stage: str) -> Iterator[None]:
-        """Note the time of each call of a function or coroutine."""
-        function: Callable[..., Any] = getattr(owner, name)
+    def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """The function or coroutine, with the time of each call noted."""
+
+        def note(began: float) -> None:
+            self.stages[stage].append(1e3 * (time.perf_counter() - began))
 
         async def awaited(began: float, answer: Any) -> Any:
             try:
                 return await answer
             finally:
-                self.stages[stage].append(1e3 * (time.perf_counter() - began))
+                note(began)
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             answer = function(*args, **kwargs)
             if asyncio.iscoroutine(answer):
                 return awaited(began, answer)
-            self.stages[stage].append(1e3 * (time.perf_counter() - began))
+            note(began)
             return answer
 
-        setattr(owner, name, timed)
-        try:
-            yield
-        finally:
-            setattr(owner, name, function)
+        return call
 
 
-def measure(env: str, chat: Chat, trials: int, tasks: int) -> Measured:
+async def measure(env: str, chat: Chat, trials: int, tasks: int) -> Measured:
     """Play `trials` trials of `env` at once, on `tasks` tasks."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
-    config = LamerConfig()
-    measured = Measured()
-    stages = (
-        (Agent, "_render", "render"),
-        (Chat, "_render", "chat template"),
-        (Chat, "encode", "tokenise"),
-        (Chat, "clean", "clean"),
-        (Chat, "decode", "decode"),
-        (trial, "parse_tag", "parse"),
-        (session, "begin", "reset"),
-        (session, "play", "step"),
-        (PooledSession, "reset", "reset by a worker"),
-        (PooledSession, "step", "step by a worker"),
-    )
+    config, measured, pool = LamerConfig(), Measured(), Pool(WORKERS, 60.0)
+    on = envs.lookup(env).tasks("train", tasks)
+    records = [
+        await run_trial(task, agent, Talker(chat, i, REPLY), chat, config, **LIMITS) for i, task in enumerate(on)
+    ]
+    assert all(record.failure is None for record in records), [record.failure for record in records]
 
-    async def play() -> None:
-        on = envs.lookup(env).tasks("train", tasks)
-        records = [
-            await run_trial(task, agent, Talker(chat, number), chat, config, **LIMITS) for number, task in enumerate(on)
-        ]
-        assert all(record.failure is None for record in records), [record.failure for record in records]
-        pool = Pool(WORKERS, 60.0)
+    async def on_a_worker(make: partial[TextEnv]) -> Session:
+        return PooledSession(pool, make)  # a small shop too, as the whole one is
 
-        async def on_a_worker(make: partial[TextEnv]) -> Session:
-            return PooledSession(pool, make)  # a small shop too, as the whole one is
+    async def play(number: int) -> Trial:
+        policy = EnginePolicy(Recorded(records[number % tasks], random.Random(number)), PARAMS)
+        opened = on_a_worker if env in ON_WORKERS else pool.open
+        return await run_trial(on[number % tasks], agent, policy, chat, config, open_session=opened, **LIMITS)
 
-        gc.collect()
-        gc.freeze()  # as the executor does
-        with ExitStack() as stack:
-            for owner, name, stage in stages:
-                stack.enter_context(measured.timing(owner, name, stage))
-            watching = asyncio.create_task(measured.watch())
-            began = time.perf_counter()
-            played = await asyncio.gather(
-                *(
-                    run_trial(
-                        on[number % tasks],
-                        agent,
-                        EnginePolicy(Recorded(records[number % tasks], random.Random(number)), PARAMS),
-                        chat,
-                        config,
-                        open_session=on_a_worker if env in ON_WORKERS else pool.open,
-                        **LIMITS,
-                    )
-                    for number in range(trials)
-                )
-            )
-            measured.seconds = time.perf_counter() - began
-            watching.cancel()
-        for number, each in enumerate(played):
-            assert each.failure is None, each.failure
-            assert [u.prompt_ids for u in each.turns] == [u.prompt_ids for u in records[number % tasks].turns]
-        turns = [turn for each in played for turn in each.turns]
-        measured.trials, measured.turns = len(played), len(turns)
-        measured.tokens = sum(len(turn.prompt_ids) for turn in turns)
-
-    asyncio.run(play())
+    gc.collect()
+    gc.freeze()  # as the executor does
+    with ExitStack() as stack:
+        for owner, name, stage in STAGES:
+            stack.enter_context(patch.object(owner, name, measured.timed(getattr(owner, name), stage)))
+        watching = asyncio.create_task(measured.watch())
+        began = time.perf_counter()
+        measured.trials = await asyncio.gather(*map(play, range(trials)))
+        measured.seconds = time.perf_counter() - began
+        watching.cancel()
+    for number, each in enumerate(measured.trials):
+        assert each.failure is None, each.failure
+        assert [u.prompt_ids for u in each.turns] == [u.prompt_ids for u in records[number % tasks].turns]
     return measured
 
 
-def stages_table(env: str, measured: Measured) -> Table:
-    """The stages of one environment's turns."""
-    title = f"{env}: {measured.tokens / measured.turns:,.0f} tokens a prompt, times in ms"
-    table = grid(title, "stage", "calls", "p50", "p99", "max", "of the time")
-    for stage, times in measured.stages.items():
-        share = sum(times) / 1e3 / measured.seconds
-        of_all = "" if "worker" in stage else f"{share:.1%}"
-        table.add_row(stage, f"{len(times):,}", *_spread(times, "{:.3f}"), of_all)
-    return table
-
-
-def _spread(times: list[float], form: str) -> list[str]:
-    cuts = quantiles(times, n=100, method="inclusive") if len(times) > 1 else times * 99
-    return [form.format(figure) for figure in (cuts[49], cuts[98], max(times))]
+def spread(times: list[float], form: str) -> list[str]:
+    """Median, 99th percentile and maximum."""
+    return [form.format(figure) for figure in np.quantile(times, [0.5, 0.99, 1])]
 
 
 def main() -> None:
@@ -202,20 +163,26 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=32, help="that they play")
     args = parser.parse_args()
     docs = sorted((Path(__file__).parent.parent / "docs").rglob("*.md"))
-    tokenizer = build_tokenizer([file.read_text("utf-8") for file in docs], 30_000, LIMITS["max_length"])
+    chat = Chat(build_tokenizer([file.read_text("utf-8") for file in docs], 30_000, LIMITS["max_length"]))
     if set(args.env) & set(ON_WORKERS):
         import ray
 
         ray.init(include_dashboard=False, configure_logging=False)
-    chat = Chat(tokenizer)
     headings = ("environment", "played", "trials/s", "turns/s", "lag p50 ms", "p99", "max")
     table = grid(f"{args.trials} trials at once", *headings, left=("played",))
     for env in args.env:
-        measured = measure(env, chat, args.trials, args.tasks)
-        show(stages_table(env, measured))
-        rates = (f"{number / measured.seconds:,.1f}" for number in (measured.trials, measured.turns))
+        measured = asyncio.run(measure(env, chat, args.trials, args.tasks))
+        turns = [turn for each in measured.trials for turn in each.turns]
+        prompts = sum(len(turn.prompt_ids) for turn in turns) / len(turns)
+        title = f"{env}: {prompts:,.0f} tokens a prompt, times in ms"
+        stages = grid(title, "stage", "calls", "p50", "p99", "max", "of the time")
+        for stage, times in measured.stages.items():
+            share = "" if "worker" in stage else f"{sum(times) / 1e3 / measured.seconds:.1%}"
+            stages.add_row(stage, f"{len(times):,}", *spread(times, "{:.3f}"), share)
+        show(stages)
+        rates = (f"{len(played) / measured.seconds:,.1f}" for played in (measured.trials, turns))
         where = "by workers" if env in ON_WORKERS else "in threads"
-        table.add_row(env, where, *rates, *_spread(measured.lags, "{:.2f}"))
+        table.add_row(env, where, *rates, *spread(measured.lags, "{:.2f}"))
     show(table)
 
 

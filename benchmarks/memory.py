@@ -13,10 +13,8 @@ import argparse
 import gc
 import pickle
 import random
-import threading
+import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import psutil
@@ -58,29 +56,6 @@ def random_trial(number: int) -> Trial:
     return Trial(Task("sokoban", seed=number // GROUP), episodes, sample=number % GROUP)
 
 
-def megabytes() -> float:
-    """Memory of this process."""
-    return psutil.Process().memory_info().rss / MB
-
-
-@contextmanager
-def watched(found: list[float]) -> Iterator[None]:
-    """Note the memory of this process every 5 milliseconds."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            found.append(megabytes())
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watching.join()
-
-
 def main() -> None:
     """Take the steps and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,34 +67,22 @@ def main() -> None:
 
     response = {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False}
     gc.collect()
-    before = megabytes()
-    found, table = [before], grid("A batch in the trainer's process", "after", "seconds", "MB more", "bytes a token")
-    tokens = trials * TURNS * (PROMPT + REPLY)
-    began = time.perf_counter()
-
-    def note(step: str, now: float) -> None:
-        nonlocal began
-        more = now - before
-        table.add_row(step, f"{time.perf_counter() - began:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
-        began = time.perf_counter()
-
-    with watched(found):
-        samples = []
-        for number in range(trials):
-            pickled = pickle.dumps({**response, "trial": random_trial(number)}, protocol=5)
-            samples.append(TrialExperience.from_response(pickle.loads(pickled)))
-        note("trials arrive (and are made up)", megabytes())
-        batch = TrialBatch.of(samples, GROUP, 0.25)
-        rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
-        note("rows", megabytes())
-        unscored = rows.micro_batches([0.0] * trials, maker._layout)
-        note("micro-batches", megabytes())
-        maker._credit_turns(batch, PlacedRows(rows, unscored))
-        note("credit", megabytes())
-    note("at the most", max(found))
+    before, began = psutil.Process().memory_info().rss / MB, time.perf_counter()
+    samples = []
+    for number in range(trials):
+        pickled = pickle.dumps({**response, "trial": random_trial(number)}, protocol=5)
+        samples.append(TrialExperience.from_response(pickle.loads(pickled)))
+    batch = TrialBatch.of(samples, GROUP, 0.25)
+    rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
+    maker._credit_turns(batch, PlacedRows(rows, rows.micro_batches([0.0] * trials, maker._layout)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    more, tokens = peak - before, trials * TURNS * (PROMPT + REPLY)
+    title = f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens"
+    table = grid(title, "a batch", "seconds", "MB more", "bytes a token")
+    seconds = time.perf_counter() - began
+    table.add_row("at the most", f"{seconds:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
     show(table)
-    print(f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens.")
-    print(f"With {before:,.0f} MB of imports the process took {max(found):,.0f} MB.")
+    print(f"With {before:,.0f} MB of imports the process took {peak:,.0f} MB.")
 
 
 if __name__ == "__main__":

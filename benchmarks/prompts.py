@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from common import THOUGHT
+from common import Talker
 
 from openrlhf_lamer import envs, room
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
-from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.evaluation.players import load_chat
-from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import ContextPolicy
 
 LONGEST = 1 << 30
-REMARK = "What was tried here did not work, so begin elsewhere next time and look at everything before acting. "
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
@@ -42,27 +39,6 @@ PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Where Qwen's tokenizers cut a text before they merge: a digit is a token."""
-
-
-class Talker(RandomPolicy):
-    """Plays at random, and thinks before each reply for as long as makes it `tokens` long."""
-
-    def __init__(self, chat: Chat, seed: int, tokens: int) -> None:
-        super().__init__(chat, seed)
-        self._tokens = tokens
-
-    def act(self, env: TextEnv) -> str:
-        """A thought and a random action."""
-        return self._filled(THOUGHT, "{}", f"<action>{env.random_action(self._rng)}</action>")
-
-    def reflect(self, env: TextEnv) -> str:
-        """A reply that is a remark from end to end."""
-        return self._filled(REMARK, "<remark>{}</remark>")
-
-    def _filled(self, filler: str, form: str, ending: str = "") -> str:
-        room = self._tokens - len(self._chat.encode(form.format("") + ending)) - len(self._chat.end_of_reply)
-        words = self._chat.encode(filler * (1 + room // 8))[: max(0, room)]
-        return form.format(self._chat.decode(words)) + ending
 
 
 def qwen() -> Any:
@@ -80,29 +56,20 @@ def qwen() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=converted, eos_token="<|im_end|>", chat_template=CHATML)
 
 
-def prompts(env: str, chat: Chat, context: ContextPolicy, tasks: list[Task], reply: int) -> list[int]:
-    """Tokens of every prompt in a random trial of each task."""
+def row(env: str, chat: Chat, context: ContextPolicy, tasks: list[Task], reply: int, limit: int) -> str:
+    """A row of the table: tokens of every prompt in a random trial of each task, and how many prompts fit."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
     config = LamerConfig(context=context)
+    # Options that tasks bring would count as well; these bring none.
+    length, _ = room.settle(agent, config, limit, flag="--data.max_len")
     lengths: list[int] = []
     for seed, task in enumerate(tasks):
-        trial = asyncio.run(
-            run_trial(
-                task, agent, Talker(chat, seed, reply), chat, config, max_new_tokens=2 * reply, max_length=LONGEST
-            )
-        )
+        limits: dict[str, Any] = {"max_new_tokens": 2 * reply, "max_length": LONGEST}
+        trial = asyncio.run(run_trial(task, agent, Talker(chat, seed, reply), chat, config, **limits))
         if trial.failure is not None:
             sys.exit(f"{task.id}: {trial.failure.stage}: {trial.failure.message}")
         lengths += [len(turn.prompt_ids) for turn in trial.turns]
-    return lengths
-
-
-def row(env: str, chat: Chat, context: ContextPolicy, tasks: list[Task], reply: int, limit: int) -> str:
-    """A row of the table: what prompts of a game in a context take, and how many fit."""
-    agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
-    # Options that tasks bring would count as well; these bring none.
-    length, _ = room.settle(agent, LamerConfig(context=context), limit, flag="--data.max_len")
-    found = np.array(prompts(env, chat, context, tasks, reply))
+    found = np.array(lengths)
     median, most, longest = (f"{tokens:,.0f}" for tokens in np.quantile(found, [0.5, 0.95, 1]))
     fits, before = (f"{100 * np.mean(found <= end - limit):.1f}%" for end in (length, room.LEAST))
     return f"| {env} | {context} | {len(found):,} | {median} | {most} | {longest} | {length:,} | {fits} | {before} |"

@@ -1,4 +1,4 @@
-"""Cost of waiting: trials on one engine, each by itself, against a loop in lockstep, RL, and the host's executor.
+"""Cost of waiting: trials on one engine, each by itself, against a loop in lockstep and against RL.
 
     python benchmarks/rollout.py [--seeds N] [--tasks N] [--out idle.png]
 
@@ -6,11 +6,10 @@ The trials are recorded (see `recorded.py`): every way to play them samples the 
 simulated engine costs a + b · batch, on a clock of its own; our code runs on it for real. Intervals are 95% of the mean
 over seeds. Printed are
 
-- trials a second of our executor, over those of a loop in which all trials wait for each other's turns;
+- trials a second of our executor, over those of a loop in which all trials wait for each other's turns, and
 - seconds that a batch takes with 3 episodes a trial, over those with as many episodes in trials of 1, and the limit of
   that ratio, tokens over tokens. In sync mode a batch ends with its last trial; in async mode the next one's trials
-  take the slots that it leaves free;
-- our executor against the host's, in real time, on an engine that sleeps for as long as a reply takes.
+  take the slots that it leaves free.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 
 from common import grid, show
 from rich.table import Table
-from rollouts.measures import EPISODES, PER_TOKEN, Cost, Size, async_cost, duel, gain, sync_cost
-from rollouts.recorded import Lengths, draw
+from rollouts.measures import EPISODES, Cost, Size, async_cost, gain, sync_cost
+from rollouts.recorded import Lengths
 from rollouts.simulated import Simulated
 
 STEP = 0.01
@@ -58,14 +57,13 @@ def described(lengths: Lengths) -> str:
 
 def lockstep(size: Size, seeds: int) -> Table:
     """Ours against a loop in lockstep, a row for each engine."""
-    title = (
-        f"{size.tasks * size.samples} trials by themselves and in lockstep, {seeds} seeds\n{described(size.lengths)}"
-    )
+    trials = size.tasks * size.samples
+    title = f"{trials} trials by themselves and in lockstep, {seeds} seeds\n{described(size.lengths)}"
     table = grid(title, "a : b", "trials/s lockstep", "trials/s ours", "ratio")
     engines = {name: Simulated(STEP, STEP * share) for name, share in RATIOS.items()}
     for name, engine in (engines | {"0:1": Simulated(0.0, STEP)}).items():
         gains = [gain(engine, size, seed) for seed in range(seeds)]
-        means = fmean(each.lockstep for each in gains), fmean(each.free for each in gains)
+        means = fmean(trials / each.lockstep for each in gains), fmean(trials / each.free for each in gains)
         table.add_row(name, *(f"{mean:.3f}" for mean in means), spread([each.ratio for each in gains]))
     return table
 
@@ -84,16 +82,11 @@ def costs(
     for saturation in saturations:
         found = [measure(Simulated(STEP, STEP * saturation / trials), size, seed) for seed in range(seeds)]
         firsts[saturation] = found[0]
-        table.add_row(
-            f"{saturation:g}",
-            f"{fmean(cost.lamer.seconds for cost in found):,.0f}",
-            f"{fmean(cost.rl.seconds for cost in found):,.0f}",
-            spread([cost.ratio for cost in found]),
-            spread([cost.limit for cost in found]),
-            spread([cost.ratio / cost.limit for cost in found]),
-            f"{fmean(cost.lamer.running for cost in found):.0f}",
-            f"{fmean(cost.rl.running for cost in found):.0f}",
-        )
+        lamer, rl = [cost.lamer for cost in found], [cost.rl for cost in found]
+        seconds = (f"{fmean(batch.seconds for batch in side):,.0f}" for side in (lamer, rl))
+        running = (f"{fmean(batch.running for batch in side):.0f}" for side in (lamer, rl))
+        ratios = zip(*((cost.ratio, cost.limit, cost.ratio / cost.limit) for cost in found), strict=True)
+        table.add_row(f"{saturation:g}", *seconds, *map(spread, ratios), *running)
     return table, firsts
 
 
@@ -134,23 +127,6 @@ def plot_idle(path: Path, panels: dict[str, tuple[Cost, Cost]]) -> None:
     print(f"share of idle slots over time: {path}")
 
 
-def executor(size: Size, runs: int) -> Table:
-    """Ours against the host's: a row each for wall-clock time and CPU time."""
-    # An executor that nobody configures ends a trial with its first success.
-    records = draw(replace(size.lengths, success=1.0), 0, tasks=size.tasks, samples=size.samples, episodes=1)
-    host, ours = duel(records, size.lengths.turns, runs)
-    replies = sum(len(record.tokens) for record in records)
-    title = (
-        f"Our executor against the host's MultiTurnAgentExecutor: {len(records)} chats of {replies // len(records)} "
-        f"turns at once\n{1e3 * PER_TOKEN:g} ms a token; medians of {runs} runs; the same tokens from both"
-    )
-    table = grid(title, "", "host", "ours", "ratio")
-    for number, (name, scale) in enumerate({"wall-clock s": 1.0, "CPU ms a turn": 1e3 / replies}.items()):
-        theirs, own = (scale * median(each[number] for each in side) for side in (host, ours))
-        table.add_row(name, f"{theirs:.2f}", f"{own:.2f}", f"{own / theirs:.3f}")
-    return table
-
-
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,14 +135,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, help="LaMer's trials of a task")
     parser.add_argument("--turns", type=int, default=12, help="of an episode")
     parser.add_argument("--median", type=int, default=200, help="tokens of a reply")
-    parser.add_argument("--runs", type=int, default=7, help="of each executor")
     parser.add_argument("--out", type=Path, help="image file for the share of idle slots over time")
     args = parser.parse_args()
     size = Size(args.tasks, args.samples, Lengths(turns=args.turns, success=0.3, median=args.median))
     show(lockstep(size, args.seeds))
     for table in episodes(size, args.seeds, args.out):
         show(table)
-    show(executor(size, args.runs))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Whether memory stays flat while trials go from rollout to training: `make soak`.
+"""Memory of all processes while trials go from rollout to training: `make soak`.
 
     python benchmarks/soak.py [--trials 20000]
 
 As in a training run there are three processes. A rollout actor plays trials of three episodes, MineSweeper and
 Sokoban in turn, on the real executor; its engine is made up, and answers at once with random actions and remarks.
-A trainer actor dispatches tasks to it, turns each batch into rows and credits them; the models that would score
-them are made up too. The driver asks for one batch after the other. Now and then the engine raises or says
-nothing of use, and an environment raises or hangs.
+A trainer actor dispatches tasks to it, turns each batch into rows and credits them; the models' scores are made up
+too. The driver asks for one batch after the other. Now and then the engine raises or returns no action, and an
+environment raises or hangs.
 
 Printed is each process's private memory, without what it shares with Ray's object store. The processes have the
-allocator's setting that the launcher gives them. Memory may grow by 5% from the first fifth of the run to its end.
-What is held against that is a robust slope (Theil and Sen's), by the lower end of its 95% interval, so that a short
-run fails for a leak and not for noise. Exit 1 if it grows, or if trials were lost.
+allocator's setting that the launcher gives them. Memory may grow by 5% from the first fifth of the run to its end. It
+is judged by a robust slope (Theil and Sen's), by the lower end of its 95% interval, so that a short run fails for a
+leak and not for noise. Exit code 1 if memory grows, or if trials were lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.agents.base import PROMPTS
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
-from openrlhf_lamer.envs import Step, Task
+from openrlhf_lamer.envs import Step, Task, TextEnv
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration import cpu
@@ -61,36 +61,21 @@ PROCESSES = ("driver", "trainer", "rollout")
 CONFIG = LamerConfig(num_episodes=3, env_timeout=ENV_TIMEOUT, max_failed_share=0.5)
 
 
-def breaks() -> None:
-    """Raise or hang, once in a thousand and in ten thousand calls."""
-    drawn = LUCK.random()
-    if drawn < 0.0001:
-        time.sleep(ENV_TIMEOUT + 1)
-    elif drawn < 0.001:
-        raise OSError("the game server is busy")
-
-
-class FlakyMineSweeper(MineSweeper):
-    """MineSweeper that breaks now and then."""
-
-    name = "flaky_minesweeper"
+class Flaky(TextEnv):
+    """Raises in one of a thousand steps, and hangs in one of ten thousand."""
 
     def step(self, action: str) -> Step:
-        breaks()
+        drawn = LUCK.random()
+        if drawn < 0.0001:
+            time.sleep(ENV_TIMEOUT + 1)
+        elif drawn < 0.001:
+            raise OSError("the game server is busy")
         return super().step(action)
 
 
-class FlakySokoban(Sokoban):
-    """Sokoban that breaks now and then."""
-
-    name = "flaky_sokoban"
-
-    def step(self, action: str) -> Step:
-        breaks()
-        return super().step(action)
-
-
-FLAKY = {"minesweeper": FlakyMineSweeper, "sokoban": FlakySokoban}
+FLAKY: dict[str, Any] = {
+    game.name: type("Flaky", (Flaky, game), {"name": f"flaky_{game.name}"}) for game in (MineSweeper, Sokoban)
+}
 
 
 def flaky_agent(name: str) -> Agent:
@@ -99,8 +84,18 @@ def flaky_agent(name: str) -> Agent:
     return replace(load_agent(f"openrlhf_lamer.agents.{name}")[0], env=FLAKY[name].name, prompts=PROMPTS / name)
 
 
-class Rollout:
-    """What the host's rollout actor is to an executor, with an engine that is made up."""
+class Process:
+    """An actor that tells its memory."""
+
+    def memory(self) -> float:
+        """Megabytes of this process that it shares with no other."""
+        gc.collect()
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) / 1024
+
+
+class Rollout(Process):
+    """The host's rollout actor as an executor sees it, with an engine that is made up."""
 
     def __init__(self) -> None:
         if not cpu.cuda_available():
@@ -148,12 +143,8 @@ class Rollout:
             return f"<action>({rng.randint(1, 6)}, {rng.randint(1, 6)})</action>"
         return f"<action>{', '.join(rng.choices(('up', 'down', 'left', 'right'), k=3))}</action>"
 
-    def memory(self) -> float:
-        """Megabytes of this process."""
-        return private()
 
-
-class Trainer:
+class Trainer(Process):
     """Dispatches tasks, and does with their trials what the trainer does before the optimiser."""
 
     def __init__(self, rollout: Any, tokenizer: Any) -> None:
@@ -183,21 +174,10 @@ class Trainer:
             "rows": logged["rows"],
         }
 
-    def memory(self) -> float:
-        """Megabytes of this process."""
-        return private()
-
-
-def private() -> float:
-    """Megabytes of this process that it shares with no other."""
-    gc.collect()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
-
 
 @dataclass(frozen=True)
 class Growth:
-    """How memory grew after the warm-up: megabytes for each 1,000 trials, estimated and at least (95%)."""
+    """Growth of memory after the warm-up: megabytes for each 1,000 trials, estimated and at least (95%)."""
 
     slope: float
     least: float
@@ -215,17 +195,12 @@ class Growth:
 
 
 def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], float]:
-    """Play and train `trials`; returns trials so far and each process's memory after each batch, counts, seconds."""
+    """Play and train; returns trials so far and each process's memory after each batch, counts, and seconds."""
     corpus = [path.read_text("utf-8") for path in sorted(PROMPTS.rglob("*.j2"))]
     tokenizer = build_tokenizer(corpus, 2000, MAX_LENGTH)
     # Exactly one batch in flight: a small store is enough, and one that is not emptied soon overflows.
-    ray.init(
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200 * 2**20,
-        runtime_env={"env_vars": MEMORY_ENV},
-    )
+    options: dict[str, Any] = {"object_store_memory": 200 << 20, "runtime_env": {"env_vars": MEMORY_ENV}}
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, **options)
     try:
         rollout_class: Any = ray.remote(num_cpus=1)(Rollout)
         rollout: Any = rollout_class.options(max_concurrency=1000).remote()
@@ -240,7 +215,7 @@ def soak(trials: int) -> tuple[list[int], dict[str, list[float]], Counter[str], 
             tasks = [Task(name, seed=seed) for seed in range(batch * TASKS, (batch + 1) * TASKS)]
             counts.update(ray.get(trainer.step.remote(tasks)))
             done.append(int(counts["trials"]))
-            found = private(), *ray.get([trainer.memory.remote(), rollout.memory.remote()])
+            found = Process().memory(), *ray.get([trainer.memory.remote(), rollout.memory.remote()])
             for process, megabytes in zip(PROCESSES, found, strict=True):
                 memory[process].append(megabytes)
         return done, memory, counts, time.monotonic() - began
@@ -252,10 +227,9 @@ def main() -> int:
     """Soak, print tables, and say whether memory stayed flat."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--trials", type=int, default=20_000)
-    args = parser.parse_args()
+    trials = parser.parse_args().trials
     os.environ[ENV_VAR] = CONFIG.to_env()
-    done, memory, counts, seconds = soak(args.trials)
-
+    done, memory, counts, seconds = soak(trials)
     table = grid("Private memory (MB)", "trials", *PROCESSES)
     for i in sorted({round(share * (len(done) - 1) / 20) for share in range(21)}):
         table.add_row(f"{done[i]:,}", *(f"{memory[process][i]:,.1f}" for process in PROCESSES))
@@ -270,7 +244,7 @@ def main() -> int:
         f"{counts['failed']:.0f} failed, {counts['retries']:.0f} tries again, {counts['episodes']:,.0f} episodes, "
         f"{counts['rows']:,.0f} rows"
     )
-    return 1 if any(each.exceeds for each in found.values()) or counts["trials"] < args.trials else 0
+    return 1 if any(each.exceeds for each in found.values()) or counts["trials"] < trials else 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation
@@ -20,8 +18,6 @@ EPISODES = 3
 """Most episodes of LaMer's trials."""
 BATCHES = 5
 """Batches in async mode; the first and the last one, which are partly alone on the engine, are not counted."""
-PER_TOKEN = 0.001
-"""Seconds a token of the engine that the executors are compared on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Size:
 
 async def at_once(player: Player, engine: Engine, records: Sequence[Record]) -> list[Trial]:
     """Every trial by itself, all of them from the start: the batch ends with the last one."""
-    return list(await asyncio.gather(*(player.play(record, engine) for record in records)))
+    return await asyncio.gather(*(player.play(record, engine) for record in records))
 
 
 class Lockstep:
@@ -57,55 +53,51 @@ class Lockstep:
     there, with the trials that still play this attempt; the reference generates for the others all the same.
     """
 
-    def __init__(self, player: Player, engine: Engine, trials: int) -> None:
-        self._player, self._engine, self._playing = player, engine, trials
-        self._waiting: list[tuple[tuple[int, int], asyncio.Future[None]]] = []
+    def __init__(self, engine: Engine, trials: int) -> None:
+        self._engine, self._playing = engine, trials
+        self._waiting: list[tuple[tuple[int, int], asyncio.Event]] = []
 
-    async def play(self, record: Record) -> Trial:
-        """Play one of the trials."""
-        try:
-            return await self._player.play(record, _Gate(self, self._engine, iter(record.rounds)))
-        finally:
-            self._playing -= 1
-            self._begin_round()
-
-    async def wait(self, its_round: tuple[int, int]) -> None:
-        """Until the round begins."""
-        begun = asyncio.get_running_loop().create_future()
+    async def generate(self, its_round: tuple[int, int], prompt: Sequence[int], tokens: int) -> None:
+        """Generate once the round has begun."""
+        begun = asyncio.Event()
         self._waiting.append((its_round, begun))
-        self._begin_round()
-        await begun
+        self.begin_round()
+        await begun.wait()
+        await self._engine.generate(prompt, tokens)
 
-    def _begin_round(self) -> None:
-        if not self._waiting or len(self._waiting) < self._playing:
-            return
-        first = min(each for each, _ in self._waiting)
-        for each, begun in self._waiting:
-            if each == first:
-                begun.set_result(None)
-        self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
+    def begin_round(self, ended: int = 0) -> None:
+        """Begin the next round if every trial waits for it; `ended` trials play no more."""
+        self._playing -= ended
+        if self._waiting and len(self._waiting) == self._playing:
+            first = min(each for each, _ in self._waiting)
+            for each, begun in self._waiting:
+                if each == first:
+                    begun.set()
+            self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
 
 
 @dataclass(frozen=True)
-class _Gate:
+class Gate:
     """The engine as one trial in lockstep sees it."""
 
     lockstep: Lockstep
-    engine: Engine
     rounds: Iterator[tuple[int, int]]
 
     async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await self.lockstep.wait(next(self.rounds))
-        await self.engine.generate(prompt, tokens)
+        await self.lockstep.generate(next(self.rounds), prompt, tokens)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Trials a second of one seed's trials: by themselves, in lockstep, and the ratio."""
+    """Seconds of one seed's trials, by themselves and in lockstep."""
 
     free: float
     lockstep: float
-    ratio: float
+
+    @property
+    def ratio(self) -> float:
+        """Trials a second by themselves over those in lockstep."""
+        return self.lockstep / self.free
 
 
 def gain(stage: Simulated, size: Size, seed: int) -> Gain:
@@ -113,18 +105,22 @@ def gain(stage: Simulated, size: Size, seed: int) -> Gain:
     records, player = size.records(seed), size.player()
 
     async def in_lockstep(engine: Engine) -> list[Trial]:
-        lockstep = Lockstep(player, engine, len(records))
-        return list(await asyncio.gather(*map(lockstep.play, records)))
+        lockstep = Lockstep(engine, len(records))
+
+        async def play(record: Record) -> Trial:
+            trial = await player.play(record, Gate(lockstep, iter(record.rounds)))
+            lockstep.begin_round(ended=1)
+            return trial
+
+        return await asyncio.gather(*map(play, records))
+
+    def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+        return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
 
     free, seconds, _ = stage.run(lambda engine: at_once(player, engine, records))
     locked, longer, _ = stage.run(in_lockstep)
     assert transcript(free) == transcript(locked), "other tokens in lockstep"
-    return Gain(len(records) / seconds, len(records) / longer, longer / seconds)
-
-
-def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Every token of the trials: prompts and replies."""
-    return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
+    return Gain(seconds, longer)
 
 
 def tokens(records: Sequence[Record]) -> int:
@@ -234,41 +230,3 @@ async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence
         while len(ends) < queued and not left[len(ends)]:
             ends.append(clock())
     return ends
-
-
-class SleepingEngine:
-    """Takes `PER_TOKEN` seconds a token, in real time."""
-
-    async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await asyncio.sleep(tokens * PER_TOKEN)
-
-
-Seconds = tuple[float, float]
-"""Of a run: on the wall, and of the processor."""
-
-
-def duel(records: Sequence[Record], turns: int, runs: int) -> tuple[list[Seconds], list[Seconds]]:
-    """Seconds of the host's executor and of ours, in turn on the same single-episode records.
-
-    Raises AssertionError where they give the host other tokens to train.
-    """
-    from .host import HostPlayer
-
-    players = HostPlayer(turns), Player(None, turns)
-    engine = SleepingEngine()
-
-    async def play(player: HostPlayer | Player) -> tuple[list[dict[str, Any]], Seconds]:
-        began, cpu = time.perf_counter(), time.process_time()
-        responses = await asyncio.gather(*(player.execute(record, engine) for record in records))
-        return responses, (time.perf_counter() - began, time.process_time() - cpu)
-
-    def trained(response: dict[str, Any]) -> list[Any]:
-        return [response[key] for key in ("observation_tokens", "action_ranges", "rollout_log_probs", "reward")]
-
-    host, ours = [], []
-    for _ in range(runs + 1):
-        (theirs, host_seconds), (own, own_seconds) = (asyncio.run(play(player)) for player in players)
-        assert [*map(trained, own)] == [*map(trained, theirs)], "other tokens than the host's"
-        host.append(host_seconds)
-        ours.append(own_seconds)
-    return host[1:], ours[1:]  # the first run warms up

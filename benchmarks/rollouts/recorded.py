@@ -7,9 +7,8 @@ executor are the real ones; the engine generates as many tokens as recorded, and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -32,11 +31,10 @@ RULES = (
 )
 FIELD = "\n".join(f"Row {row}: . . . . . ." for row in range(1, 7))
 REPLY = "I look at what is known so far. <action>go to (3, 4)</action><remark>Begin elsewhere.</remark>"
-FILL = " cell"
 
 TOKENIZER = build_tokenizer([RULES, FIELD, REPLY], 400, LONGEST)
 ENDING = TOKENIZER(REPLY + STOP, add_special_tokens=False)["input_ids"]
-(FILLER,) = TOKENIZER(FILL, add_special_tokens=False)["input_ids"]
+(FILLER,) = TOKENIZER(" cell", add_special_tokens=False)["input_ids"]
 LOGPROB = SimpleNamespace(logprob=-1.0)
 SAMPLING = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1)
 """What the host asks the engine for."""
@@ -53,19 +51,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Distribution of records.
-
-    Attributes:
-        turns: Turns of an episode that is lost; one that is won ends in the second half of them.
-        success: Share of the attempts that succeed, independently.
-        median: Tokens of a reply, whose lengths are log-normal.
-        sigma: Spread of their logarithm.
-    """
+    """Distribution of records: log-normal replies, and episodes that each succeed with the same probability."""
 
     turns: int = 12
+    """Turns of an episode that is lost; one that is won ends in the second half of them."""
     success: float = 0.0
     median: int = 200
+    """Tokens of a reply."""
     sigma: float = 0.5
+    """Spread of their logarithm."""
 
     def attempt(self, seed: int, task: int, number: int) -> Attempt:
         """Attempt `number` at a task."""
@@ -77,35 +71,21 @@ class Lengths:
         return Attempt(tuple(tokens[:turns]), tokens[-1], won)
 
 
-@dataclass(frozen=True)
 class Record:
-    """One recorded trial at task `number`, up to its first success."""
+    """One recorded trial at task `number`, up to its first success.
 
-    number: int
-    attempts: tuple[Attempt, ...]
+    `rounds` are episode and turn of each reply, where a reflection counts as the turn after the last possible one;
+    `tokens` are the tokens of each reply; `task` is the environment's.
+    """
 
-    @cached_property
-    def rounds(self) -> tuple[tuple[int, int], ...]:
-        """Episode and turn of each reply in order; a reflection counts as the turn after the last possible one."""
-        return tuple((episode, turn) for episode, turn, _ in self._replies())
-
-    @cached_property
-    def tokens(self) -> tuple[int, ...]:
-        """Tokens of each reply in order."""
-        return tuple(tokens for *_, tokens in self._replies())
-
-    def _replies(self) -> Iterator[tuple[int, int, int]]:
-        for episode, attempt in enumerate(self.attempts):
-            for turn, tokens in enumerate(attempt.replies):
-                yield episode, turn, tokens
-            if episode + 1 < len(self.attempts):
-                yield episode, LONGEST, attempt.reflection
-
-    @property
-    def task(self) -> Task:
-        """The environment's task."""
-        ends = [[len(attempt.replies), attempt.won] for attempt in self.attempts]
-        return Task(Recorded.name, spec={"task": self.number, "ends": ends})
+    def __init__(self, number: int, attempts: Sequence[Attempt]) -> None:
+        self.number = number
+        replies = [(n, turn, size) for n, each in enumerate(attempts) for turn, size in enumerate(each.replies)]
+        replies += [(n, LONGEST, each.reflection) for n, each in enumerate(attempts[:-1])]
+        self.rounds = [(episode, turn) for episode, turn, _ in sorted(replies)]
+        self.tokens = [size for *_, size in sorted(replies)]
+        ends = [[len(each.replies), each.won] for each in attempts]
+        self.task = Task(Recorded.name, spec={"task": number, "ends": ends})
 
 
 def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int) -> list[Record]:
@@ -119,7 +99,7 @@ def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int
             attempts: list[Attempt] = []
             while len(attempts) < episodes and not (attempts and attempts[-1].won):
                 attempts.append(lengths.attempt(seed, task, sample * episodes + len(attempts)))
-            records.append(Record(task, tuple(attempts)))
+            records.append(Record(task, attempts))
     return records
 
 
@@ -177,22 +157,17 @@ class Seat:
         await self._engine.generate(prompt_token_ids, tokens)
         fill = tokens - len(ENDING)
         logprobs = [{FILLER: LOGPROB}] * fill + [{token: LOGPROB} for token in ENDING]
-        return answer([FILLER] * fill + ENDING, logprobs, text=FILL * fill + REPLY)
+        return answer([FILLER] * fill + ENDING, logprobs)
 
 
 class Player:
-    """Our executor for trials of the recorded environment, with episodes of up to `turns` turns.
+    """Our executor for trials of the recorded environment, with episodes of up to `turns` turns."""
 
-    `config` is the launcher's; None for an executor in a run that it did not launch.
-    """
-
-    def __init__(self, config: LamerConfig | None, turns: int) -> None:
+    def __init__(self, config: LamerConfig, turns: int) -> None:
         from openrlhf_lamer.integration.rollout.executor import executor_class
 
-        os.environ.pop(ENV_VAR, None)
-        if config is not None:
-            os.environ[ENV_VAR] = config.to_env()
-        self._executor = executor_class(agent(turns))()
+        os.environ[ENV_VAR] = config.to_env()
+        self._executor = executor_class(Agent(env=Recorded.name, max_turns=turns, rules=RULES))()
         self._executor.take(TOKENIZER)
 
     async def play(self, record: Record, engine: Engine) -> Trial:
@@ -203,15 +178,5 @@ class Player:
         )
         trial: Trial = response["trial"]
         assert trial.failure is None, trial.failure
-        assert tuple(len(turn.sampled_ids) for turn in trial.turns) == record.tokens, "not played as recorded"
+        assert [len(turn.sampled_ids) for turn in trial.turns] == record.tokens, "not played as recorded"
         return trial
-
-    async def execute(self, record: Record, engine: Engine) -> dict[str, Any]:
-        """Play a record as a stock rollout actor does; the response that the host gets."""
-        seat = Seat(engine, record)
-        return await self._executor.execute("", record.task.to_json(), SAMPLING, LONGEST, TOKENIZER, seat)
-
-
-def agent(turns: int) -> Agent:
-    """The agent of both executors."""
-    return Agent(env=Recorded.name, max_turns=turns, rules=RULES)

@@ -45,7 +45,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class _Offload(Offload):
-    """Computes on the simulated loop itself, where the clock stands still meanwhile."""
+    """Computes on the loop itself, where the clock stands still meanwhile."""
 
     async def __call__(self, function: Callable[[], T], seconds: float) -> T:
         return (
