@@ -28,11 +28,11 @@ ABOUT = {
     "avoided": "avoided next",
     "faced": "avoided in its state",
 }
-"""What the figures of `Reflections` are called in the terminal."""
+"""Names of the figures of `Reflections` in the terminal."""
 
 
 class By(StrEnum):
-    """What a column of the table is."""
+    """Content of a column of the table."""
 
     RUN = "run"
     STEP = "step"
@@ -76,7 +76,7 @@ def analyze(
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:
-    """What to call each run: the part of its path that sets it apart."""
+    """Name of each run: the part of its path that sets it apart."""
     folders = [run.with_suffix("").parts for run in runs]
     shared = next((n for n, parts in enumerate(zip(*folders, strict=False)) if len(set(parts)) > 1), 0)
     return {

@@ -31,7 +31,7 @@ def report(
 
     Success over attempts with intervals, differences paired by task, diversity, tokens and failures;
     of training, curves over the steps. Runs with one label are pooled as seeds of one method: those that differ
-    in their seed alone, and those that are given one, such as `lamer=runs/seed-0 lamer=runs/seed-1`.
+    only in their seed, and those that are given one, such as `lamer=runs/seed-0 lamer=runs/seed-1`.
     The page needs no network and no other file.
     """
     from rich.console import Console

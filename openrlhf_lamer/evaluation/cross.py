@@ -46,7 +46,7 @@ PLAYERS = ("base", "trained")
 
 
 class CrossError(LamerError, ValueError):
-    """A cross table that cannot be made; the message says what mends it."""
+    """A cross table that cannot be made; the message says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Cell:
 
 
 REFERENCE = Cell("trained", "trained")
-"""What the other cells are compared with."""
+"""Cell that the others are compared with."""
 
 
 def cells(config: LamerConfig) -> list[Cell]:
@@ -133,7 +133,7 @@ async def play_cross(
 def _policy(
     cell: Cell, players: Mapping[str, Player], jobs: Sequence[Job], own: Sequence[Trial], seed: int
 ) -> Callable[[Job], Policy]:
-    """What replies in each job of a cell.
+    """Policies of a cell's jobs.
 
     Args:
         cell: The cell.

@@ -10,7 +10,7 @@ from openrlhf_lamer.evaluation.statistics import Estimate, mean
 from openrlhf_lamer.metrics import entropy, ways
 
 Path = tuple[Sequence[Hashable], Hashable]
-"""What a trial did in each of its episodes (as `metrics.paths_of` says), and its group: the task, as a rule."""
+"""Path of a trial through each of its episodes (see `metrics.paths_of`), and its group: the task, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class Diversity:
 
     Attributes:
         attempt: Which attempt, from 1. Later ones are made by the samples that lost the earlier.
-        fewest: Samples of the task that has the fewest; tasks with one alone have no diversity.
+        fewest: Samples of the task that has the fewest; tasks with only one have no diversity.
         most: Samples of the task that has the most.
         plain: Entropy of the shares as they were counted, as in the paper. It grows with the number of samples,
-            and compares runs of as many alone.
+            and compares only runs with the same number.
         corrected: Chao and Shen's estimate of the entropy with samples without end.
     """
 
@@ -34,7 +34,7 @@ class Diversity:
 
     @property
     def maximum(self) -> float:
-        """What `plain` can be at most, where no two samples are alike."""
+        """Upper bound of `plain`, reached where no two samples are alike."""
         return math.log(self.most)
 
 

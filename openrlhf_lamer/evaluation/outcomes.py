@@ -20,7 +20,7 @@ from openrlhf_lamer.records import Failure, Phase, SchemaError, Task, Trial
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a trial came to.
+    """Outcome of a trial.
 
     Attributes:
         task: What was played.
@@ -28,7 +28,7 @@ class Outcome:
         won_at: The episode that was won, from 1, or None.
         paths: For each episode, a number that is equal where the same was done in the same states.
         step: The training step, or None in an evaluation.
-        group: The group in its step, likewise.
+        group: The group in its step; None as for `step`.
         play_turns: Turns in the environment.
         invalid_turns: How many of them it refused.
         prompt_tokens: Tokens of all prompts together.
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def panel(self) -> Played:
-        """What it played."""
+        """Tasks that were played, and the version of their panel."""
         said = self.settings.get("panel")
         version = said.get("version", 1) if isinstance(said, dict) else 1
         return Played(frozenset(outcome.task.id for outcome in self.outcomes), version)
@@ -144,7 +144,7 @@ def read_runs(arguments: Sequence[str], report: Callable[[], None] = lambda: Non
     """Read runs, each given by a folder of `eval`, or a file of trials; `LABEL=` before it names it.
 
     A run without a given label is called by the method and model in its `run.json`, else by its path. Runs get the
-    same label where they are given it, or where their settings differ in the seed alone.
+    same label where they are given it, or where their settings differ only in the seed.
 
     Args:
         arguments: Folders or files.
@@ -185,7 +185,7 @@ class _Source:
 
     @property
     def key(self) -> str:
-        """Equal where runs differ in their seed alone."""
+        """Equal where runs differ only in their seed."""
         if self.given is not None:
             return self.given
         if not self.settings:
@@ -197,7 +197,7 @@ def _source(argument: str) -> _Source:
     given, equals, rest = argument.partition("=")
     label, path = (given, Path(rest)) if equals and not Path(argument).exists() else (None, Path(argument))
     if label is not None and not label.strip():
-        raise RunError(f"{argument!r} has no label before the equals sign; give LABEL=RUN, or the run alone")
+        raise RunError(f"{argument!r} has no label before the equals sign; give LABEL=RUN, or only the run")
     trials = path / "trials.jsonl" if path.is_dir() else path
     if not trials.is_file():
         what = "holds no trials.jsonl" if path.is_dir() else "is not there"

@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Player:
-    """What replies, and the chat whose ids it takes.
+    """Policy that replies, and the chat whose ids it takes.
 
     Attributes:
         policy: What replies.
@@ -73,7 +73,7 @@ def playing(
     seed: int = 0,
     policy: Callable[[Job], Policy] | None = None,
 ) -> Callable[[Job], Awaitable[Trial]]:
-    """What plays a job: the training loop's own code, every trial sampled by its own seed.
+    """Function that plays a job: the training loop's own code, each trial sampled by its own seed.
 
     Args:
         player: Who plays.

@@ -1,4 +1,4 @@
-"""What reflections say, and whether the next episode heeds them: pure functions over trials.
+"""Content of reflections, and whether the next episode heeds them: pure functions over trials.
 
 Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these, so that
 the many reflections on one task (attempt after attempt, trial after trial) count as what they are.
@@ -26,7 +26,7 @@ Gram = tuple[str, ...]
 
 
 NAMED, UNNAMED, SILENT = "named", "not named", "no remark"
-"""What was said of a mistake: a remark named it, a remark did not, or no remark was shown."""
+"""Mention of a mistake: a remark named it, a remark did not, or no remark was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Reflections:
-    """What the reflections of some trials show.
+    """Figures of the reflections of some trials.
 
     Attributes:
         trials: Trials that did not fail.
@@ -63,7 +63,7 @@ class Reflections:
             - `names`: share of the remarks on those that name the mistake.
             - `avoided/SAID`: share of next episodes that did not make the mistake again, where SAID is what was
               said of it: `NAMED`, `UNNAMED` or `SILENT`.
-            - `faced/SAID`: likewise, of the next episodes that came to the mistake's state again.
+            - `faced/SAID`: the same share of the next episodes that came to the mistake's state again.
     """
 
     trials: int
@@ -74,7 +74,7 @@ class Reflections:
 
 
 def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
-    """What the reflections of `trials` show.
+    """Figures of the reflections of `trials`.
 
     Args:
         trials: Of one run, or one stretch of training.
@@ -197,7 +197,7 @@ def _overlap(read: type[TextEnv], remark: str, episode: Episode) -> float | None
 
 
 def _heeded(read: type[TextEnv], remark: str | None, now: Played, then: Played) -> tuple[str | None, bool, bool]:
-    """What was said of the mistake, whether its state came up again, and whether it was made again."""
+    """Mention of the mistake, whether its state came up again, and whether it was made again."""
     mistake = now.mistake
     if mistake is None:
         return None, False, False

@@ -1,7 +1,7 @@
 """A run: many trials at once, written to a folder as they end, which a killed run goes on from.
 
 The folder holds `run.json` (what the run is: settings, version, how many trials), and `trials.jsonl`
-(each trial as it ends). What plays is none of this module's business.
+(each trial as it ends). The player is given to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Key = tuple[str, int]
 
 
 class RunError(LamerError, ValueError):
-    """A folder that a run cannot use or go on in; the message says what mends it."""
+    """A folder that a run cannot use or go on in; the message says how to fix it."""
 
 
 class RunStoppedError(LamerError, RuntimeError):
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """What tells this job from the others of its run."""
+        """Key of this job among those of its run."""
         return self.task.id, self.sample
 
     def seed(self, seed: int) -> int:
@@ -78,7 +78,7 @@ async def run(
         jobs: What to play; no two may be of one task and sample.
         play: Plays a job. What it raises ends the run; a trial that failed is a result like any other.
         folder: Where the run lives. One run at a time may use it.
-        settings: All that a result depends on, ready for JSON. A run goes on with the same alone.
+        settings: All that a result depends on, ready for JSON. A run is resumed only with the same settings.
         concurrency: Most trials at once.
         report: Called for each trial: at once for those that are there already, then for each as it ends.
 
@@ -161,7 +161,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone; a process that is killed lets go of it."""
+    """Hold `folder` for this process only; a process that is killed lets go of it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

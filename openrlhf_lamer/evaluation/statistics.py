@@ -23,7 +23,7 @@ from openrlhf_lamer.records import Failure, Task
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 Samples = Mapping[str, Sequence[float]]
-"""What one run measured: for each task, a value of each of its samples. A task without any is left out."""
+"""Measurements of one run: for each task, a value of each of its samples. A task without any is left out."""
 
 Z = 1.959963984540054
 """The normal distribution's quantile for 95%, both sides."""
@@ -37,7 +37,7 @@ class Estimate:
 
     Attributes:
         value: The estimate; NaN of nothing.
-        low: Lower end of the interval; NaN where one task alone says nothing about others.
+        low: Lower end of the interval; NaN where a single task says nothing about others.
         high: Upper end.
         tasks: How many tasks it is a mean over.
         unit: `%` for a share and `points` for a difference of shares, both of them stored as parts of 1; or
@@ -77,7 +77,7 @@ def exactly(share: float) -> Estimate:
 
 
 class Played(Protocol):
-    """What success is read from, such as a `Trial`."""
+    """Record that success is read from, such as a `Trial`."""
 
     @property
     def task(self) -> Task: ...
@@ -216,7 +216,7 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
     if tasks == 1:
         return Estimate(value, math.nan, math.nan, 1, unit)
     if np.ptp(by_task) < 1e-12:
-        # Tasks with another value are at most so many, were they so many as to be missed in 2.5% of panels.
+        # Upper bound of the share of tasks with another value: with this share, 2.5% of panels hold none of them.
         unseen = reach * (1 - 0.025 ** (1 / tasks))
         return Estimate(value, value - unseen, value + unseen, tasks, unit)
     if all(len(each) == 1 for each in cells):

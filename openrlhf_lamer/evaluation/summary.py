@@ -1,4 +1,4 @@
-"""What one run shows, as figures: how often a task is solved within k attempts, and how that was played."""
+"""Figures of one run: how often a task is solved within k attempts, and how it was played."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ function showTrial() {
   if (entry.step !== null) facts.push(`step ${entry.step}`);
   if (entry.group !== null) facts.push(`group ${entry.group}`);
   facts.push(`${number(trial.generation_seconds)} s generation`, `${number(trial.environment_seconds)} s environment`);
-  if (trial.retries) facts.push(`${trial.retries} begun anew`);
+  if (trial.retries) facts.push(`${trial.retries} begun again`);
   byId("trial").append(top, element("p", "facts", facts.join(" · ")));
   if (trial.failure) {
     const [kind, stage, message] = trial.failure;
