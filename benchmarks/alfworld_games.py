@@ -2,10 +2,9 @@
 
     python benchmarks/alfworld_games.py [--games N]
 
-A line a task type, and in it for each figure the generated games', the official ones' and their ratio: copies of the
-target in receptacles, the share of these that begin in closed ones, the share of receptacles that open, things in
-receptacles, commands to win. Games are drawn and not solved, so that thousands take a minute. Exit code 1 where a
-figure is off by more than a third.
+A line a task type, with three numbers for each figure: generated, official and their ratio. The figures are copies of
+the target, the share of these that begin in closed receptacles, the share of receptacles that open, things in
+receptacles, and commands to win. Exit code 1 where a figure is off by more than a third.
 """
 
 from __future__ import annotations

@@ -25,11 +25,9 @@ def grid(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def show(*tables: Table, width: int = 100) -> None:
-    """Print tables at their full width, also where the output is no terminal."""
-    console = Console(width=max(Console().width, width))
-    for table in tables:
-        console.print(table)
+def show(table: Table, width: int = 100) -> None:
+    """Print a table at its full width, also where the output is no terminal."""
+    Console(width=max(Console().width, width)).print(table)
 
 
 class Talker(RandomPolicy):
@@ -55,8 +53,7 @@ class Talker(RandomPolicy):
 
 def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop") -> Any:
     """An engine's answer in vLLM's form."""
-    output = SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
-    return SimpleNamespace(outputs=[output])
+    return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)])
 
 
 def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batch: int, ranks: int) -> Any:
@@ -70,8 +67,7 @@ def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batc
     class Maker(LamerExperienceMaker):
         def make_experience(self, samples_list: list[Any]) -> list[Any]:
             for sample in samples_list:
-                sample.kl = sample.action_mask * 0.0
-                sample.action_log_probs = sample.action_mask * -0.1
+                sample.kl, sample.action_log_probs = sample.action_mask * 0.0, sample.action_mask * -0.1
             return samples_list
 
     args = SimpleNamespace(
@@ -81,6 +77,5 @@ def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batc
         actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
         ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
     )
-    models: list[Any] = [None] * 4
-    others: list[Any] = [SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
-    return Maker(*models, *others, config=config, estimator="lamer_gigpo")
+    given: list[Any] = [*[None] * 4, SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
+    return Maker(*given, config=config, estimator="lamer_gigpo")

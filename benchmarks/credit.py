@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import timeit
 import tracemalloc
-from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -23,6 +22,7 @@ GROUP_SIZE = 8
 TURNS_PER_TRIAL = 24.2
 """Mean turns of a trial as drawn here: 100,000 turns are about 512 groups of 8 trials."""
 RUNS = 7
+HEADINGS = "     turns   groups       ms  ns/turn  linear  peak MB peak/table"
 
 
 def random_table(turns: int, seed: int = 0) -> TurnTable:
@@ -55,29 +55,18 @@ def _counts_up(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def compare(estimator: Estimator, config: CreditConfig, sizes: Sequence[int]) -> None:
-    """Time one estimator at every size."""
-    print(f"\nreturns ({config.cross_episode}) + {estimator.name}")
-    print(f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}")
-    base = 0.0
-    for size in sizes:
-        table = random_table(size)
-        own = sum(getattr(table, column.name).nbytes for column in fields(table))
+def measure(estimator: Estimator, table: TurnTable, config: CreditConfig) -> tuple[float, int]:
+    """Best seconds of some runs from rewards to advantages, and the most bytes that one allocates."""
 
-        def run(table: TurnTable = table) -> None:
-            estimator.estimate(with_returns(table, config), config)
+    def run() -> None:
+        estimator.estimate(with_returns(table, config), config)
 
-        elapsed = min(timeit.repeat(run, number=1, repeat=RUNS))
-        tracemalloc.start()
-        run()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        per_turn = elapsed / len(table)
-        base = base or per_turn
-        print(
-            f"{len(table):>10,} {len(np.unique(table.group)):>8,} {elapsed * 1e3:>8.1f} {per_turn * 1e9:>8.0f} "
-            f"{per_turn / base:>7.2f} {peak / 1e6:>8.1f} {peak / own:>10.2f}"
-        )
+    seconds = min(timeit.repeat(run, number=1, repeat=RUNS))
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return seconds, peak
 
 
 def main() -> None:
@@ -87,7 +76,20 @@ def main() -> None:
     sizes = parser.parse_args().turns
     for estimator in map(get, names()):
         for form in ("chained",) if estimator.chained_only else ("paper", "chained"):
-            compare(estimator, CreditConfig(cross_episode=form), sizes)
+            print(f"\nreturns ({form}) + {estimator.name}")
+            print(
+                f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}"
+            )
+            base = 0.0
+            for table in map(random_table, sizes):
+                seconds, peak = measure(estimator, table, CreditConfig(cross_episode=form))
+                own = sum(getattr(table, column.name).nbytes for column in fields(table))
+                per_turn = seconds / len(table)
+                base = base or per_turn
+                print(
+                    f"{len(table):>10,} {len(np.unique(table.group)):>8,} {seconds * 1e3:>8.1f} {per_turn * 1e9:>8.0f} "
+                    f"{per_turn / base:>7.2f} {peak / 1e6:>8.1f} {peak / own:>10.2f}"
+                )
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@
     python benchmarks/envs.py [ENVIRONMENT ...] [--tasks N] [--live N]
     python benchmarks/envs.py [ENVIRONMENT ...] --soak 10000
 
-One process, one core, every registered environment in each of its difficulties. `reset` goes to a new task, `again`
-back to the same one, as a trial's later episodes do. A step is a whole turn: parsing, the rules, the text of the new
-state, and the anchor.
+Every registered environment in each of its difficulties, in one process. `reset` goes to a new task, `again` back to
+the same one. A step is a whole turn: parsing, the rules, the text of the new state, and the anchor.
 
 `--soak` resets one environment over and over instead; exit code 1 where memory or temporary files grew by more than 5%
-from the first half, without its first fifth, to the second. The least of each half counts: the largest games in a
-cache come and go, a leak stays.
+from the first half, without its first fifth, to the second. The least of each half counts, since caches come and go.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
-from itertools import cycle, islice
+from contextlib import closing, contextmanager, suppress
+from itertools import cycle, islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, quantiles
@@ -54,14 +52,10 @@ LOOKS = 20
 def some_tasks(name: str, options: Options, number: int) -> list[Task]:
     """The first `number` tasks, or all, of the first split whose data is there."""
     cls = envs.lookup(name)
-    missing: envs.TaskError | None = None
-    for split in cls.splits:
-        for asked in (number, None):
-            try:
-                return cls.tasks(split, asked, options=options)[:number]
-            except envs.TaskError as error:
-                missing = error
-    raise missing or envs.TaskError(f"{name} has no splits")
+    for split, asked in product(cls.splits, (number, None)):
+        with suppress(envs.TaskError):
+            return cls.tasks(split, asked, options=options)[:number]
+    return cls.tasks(cls.splits[-1], None, options=options)  # raises what is missing
 
 
 def play(env: TextEnv, task: Task, rng: random.Random) -> Iterator[float]:
@@ -72,8 +66,7 @@ def play(env: TextEnv, task: Task, rng: random.Random) -> Iterator[float]:
     for _ in range(STEPS):
         action = draw_action(env, observation, rng)
         start = time.perf_counter()
-        step = env.step(action)
-        env.anchor()
+        step, _ = env.step(action), env.anchor()
         yield 1e3 * (time.perf_counter() - start)
         observation = step.observation
         if step.terminated or step.truncated:
@@ -104,8 +97,7 @@ def live_size(name: str, options: Options, live: int) -> tuple[float, float]:
         after = resident(), temporary(folder)
         for env in held:
             env.close()
-    memory, files = ((late - early) / live for early, late in zip(before, after, strict=True))
-    return memory, files
+    return (after[0] - before[0]) / live, (after[1] - before[1]) / live
 
 
 def play_on(env: TextEnv, task: Task, rng: random.Random) -> TextEnv:
@@ -154,11 +146,9 @@ def temporary(folder: str) -> int:
             start, stop = (int(address, 16) for address in addresses.split("-"))
             held[Path(name)] = max(held.get(Path(name), 0), int(offset, 16) + stop - start)
     for link in Path("/proc/self/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):  # the one that lists them
             if "(deleted)" in (name := str(link.readlink())):
                 held[Path(name)] = link.stat().st_size
-        except FileNotFoundError:  # what listed them
-            continue
     return sum(held.values())
 
 
@@ -218,12 +208,9 @@ def main() -> int:
     parser.add_argument("--soak", type=int, metavar="RESETS", help="reset so often; a tenth where it is slow")
     args = parser.parse_args()
     names = args.environments or list(envs.names())
-    if args.soak:
-        table, flat = soak_table(names, args.soak)
-        show(table)
-        return 0 if flat else 1
-    show(speed_table(names, args.tasks, args.live))
-    return 0
+    table, flat = soak_table(names, args.soak) if args.soak else (speed_table(names, args.tasks, args.live), True)
+    show(table)
+    return 0 if flat else 1
 
 
 if __name__ == "__main__":

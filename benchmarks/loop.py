@@ -44,9 +44,8 @@ from openrlhf_lamer.trial import run_trial
 
 LIMITS: dict[str, Any] = {"max_new_tokens": 1024, "max_length": 1 << 17}
 ON_WORKERS = ("alfworld", "webshop")
-WORKERS = 4
-REPLY = 110
-"""Tokens of a reply."""
+WORKERS, REPLY = 4, 110
+"""Processes for slow environments; tokens of a reply."""
 STAGES = (
     (Agent, "_render", "render"),
     (Chat, "_render", "chat template"),

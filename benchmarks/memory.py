@@ -34,20 +34,10 @@ def random_trial(number: int) -> Trial:
     rng = random.Random(number)
 
     def turn(episode: int, index: int) -> Turn:
-        return Turn(
-            phase=Phase.PLAY,
-            episode=episode,
-            index=index,
-            prompt_ids=rng.choices(range(150_000), k=PROMPT),
-            sampled_ids=rng.choices(range(150_000), k=REPLY),
-            logprobs=[-rng.random() for _ in range(REPLY)],
-            text=f"{rng.random()} " * (REPLY // 4),
-            action="up, left",
-            valid=True,
-            reward=0.0,
-            anchor=f"{rng.random()}" * 4,
-            observation=f"{rng.random()} " * 20,
-        )
+        prompt, reply = rng.choices(range(150_000), k=PROMPT), rng.choices(range(150_000), k=REPLY)
+        logprobs = [-rng.random() for _ in range(REPLY)]
+        text, anchor, shown = f"{rng.random()} " * (REPLY // 4), f"{rng.random()}" * 4, f"{rng.random()} " * 20
+        return Turn(Phase.PLAY, episode, index, prompt, reply, logprobs, text, "up, left", True, 0.0, anchor, shown)
 
     episodes = tuple(
         Episode(tuple(turn(episode, index) for index in range(TURNS // EPISODES)), Stop.LOST, "")

@@ -22,8 +22,8 @@ from statistics import fmean, stdev
 
 from common import grid, show
 from rich.table import Table
-from rollouts.measures import EPISODES, Cost, Size, async_cost, gain, sync_cost
-from rollouts.recorded import Lengths
+from rollouts.measures import Cost, async_cost, gain, sync_cost
+from rollouts.recorded import EPISODES, SIGMA, Size
 from rollouts.simulated import Simulated
 
 STEP = 0.01
@@ -47,24 +47,22 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.2f} ± {half:.2f}"
 
 
-def described(lengths: Lengths) -> str:
+def described(drawn: Size) -> str:
     """The distribution of replies, in words."""
-    return (
-        f"{lengths.turns} turns, {lengths.success:.0%} success an attempt, replies log-normal "
-        f"(median {lengths.median}, σ {lengths.sigma:g})"
-    )
+    replies = f"replies log-normal (median {drawn.median}, σ {SIGMA:g})"
+    return f"{drawn.turns} turns, {drawn.success:.0%} success an attempt, {replies}"
 
 
 def lockstep(size: Size, seeds: int) -> Table:
     """Ours against a loop in lockstep, a row for each engine."""
     trials = size.tasks * size.samples
-    title = f"{trials} trials by themselves and in lockstep, {seeds} seeds\n{described(size.lengths)}"
+    title = f"{trials} trials by themselves and in lockstep, {seeds} seeds\n{described(size)}"
     table = grid(title, "a : b", "trials/s lockstep", "trials/s ours", "ratio")
     engines = {name: Simulated(STEP, STEP * share) for name, share in RATIOS.items()}
     for name, engine in (engines | {"0:1": Simulated(0.0, STEP)}).items():
         gains = [gain(engine, size, seed) for seed in range(seeds)]
-        means = fmean(trials / each.lockstep for each in gains), fmean(trials / each.free for each in gains)
-        table.add_row(name, *(f"{mean:.3f}" for mean in means), spread([each.ratio for each in gains]))
+        means = fmean(trials / locked for _, locked in gains), fmean(trials / free for free, _ in gains)
+        table.add_row(name, *(f"{mean:.3f}" for mean in means), spread([locked / free for free, locked in gains]))
     return table
 
 
@@ -75,7 +73,7 @@ def costs(
     trials = size.tasks * size.samples
     table = grid(
         f"{title}: LaMer's batch over RL's, {seeds} seeds\n{size.tasks} tasks × {size.samples} trials of up to "
-        f"{EPISODES} episodes over × {size.samples * EPISODES} of 1\n{described(size.lengths)}",
+        f"{EPISODES} episodes over × {size.samples * EPISODES} of 1\n{described(size)}",
         *(f"b · {trials} / a", "s LaMer", "s RL", "ratio", "limit", "ratio / limit", "mean batch", "RL's"),
     )
     firsts = {}
@@ -94,7 +92,7 @@ def episodes(size: Size, seeds: int, out: Path | None) -> Iterator[Table]:
     """LaMer against RL, in both modes."""
     panels: dict[str, tuple[Cost, Cost]] = {}
     for success, title in SUCCESSES.items():
-        some = replace(size, lengths=replace(size.lengths, success=success))
+        some = replace(size, success=success)
         table, sync = costs(f"{title}; sync", sync_cost, some, SATURATIONS, seeds)
         yield table
         table, later = costs(f"{title}; async", async_cost, some, ASYNC_SATURATIONS, seeds)
@@ -116,9 +114,9 @@ def plot_idle(path: Path, panels: dict[str, tuple[Cost, Cost]]) -> None:
         lines = {"LaMer, sync": sync.lamer, "RL, sync": sync.rl, "LaMer, async": later.lamer, "RL, async": later.rl}
         for name, batch in lines.items():
             start = batch.loads[0].time
-            shown = [load for load in batch.loads if load.time - start <= sync.lamer.seconds]
-            times, idle = zip(*((load.time - start, 1 - load.running / batch.slots) for load in shown), strict=True)
-            axis.step(times, idle, where="post", label=name)
+            points = [(load.time - start, 1 - load.running / batch.slots) for load in batch.loads]
+            shown = [point for point in points if point[0] <= sync.lamer.seconds]
+            axis.step(*zip(*shown, strict=True), where="post", label=name)
         axis.set(title=title, xlabel="seconds", ylim=(0, 1))
     axes[0][0].set_ylabel("share of idle slots")
     axes[0][0].legend()
@@ -137,7 +135,7 @@ def main() -> None:
     parser.add_argument("--median", type=int, default=200, help="tokens of a reply")
     parser.add_argument("--out", type=Path, help="image file for the share of idle slots over time")
     args = parser.parse_args()
-    size = Size(args.tasks, args.samples, Lengths(turns=args.turns, success=0.3, median=args.median))
+    size = Size(args.tasks, args.samples, args.turns, 0.3, args.median)
     show(lockstep(size, args.seeds))
     for table in episodes(size, args.seeds, args.out):
         show(table)

@@ -2,16 +2,14 @@
 
     python benchmarks/soak.py [--trials 20000]
 
-As in a training run there are three processes. A rollout actor plays trials of three episodes, MineSweeper and
-Sokoban in turn, on the real executor; its engine is made up, and answers at once with random actions and remarks.
-A trainer actor dispatches tasks to it, turns each batch into rows and credits them; the models' scores are made up
-too. The driver asks for one batch after the other. Now and then the engine raises or returns no action, and an
-environment raises or hangs.
+There are three processes, as in training. A rollout actor plays trials of MineSweeper and Sokoban on the real executor;
+its engine answers at once with random actions and remarks. A trainer actor dispatches tasks, turns each batch into rows
+and credits them, with made-up scores. The driver asks for one batch after the other. Now and then the engine raises or
+returns no action, and an environment raises or hangs.
 
-Printed is each process's private memory, without what it shares with Ray's object store. The processes have the
-allocator's setting that the launcher gives them. Memory may grow by 5% from the first fifth of the run to its end. It
-is judged by a robust slope (Theil and Sen's), by the lower end of its 95% interval, so that a short run fails for a
-leak and not for noise. Exit code 1 if memory grows, or if trials were lost.
+Printed is each process's private memory, without Ray's object store, under the launcher's setting of the allocator. It
+may grow by 5% from the first fifth of the run to its end, by the lower end of a robust slope's 95% interval (Theil and
+Sen's), so that a short run fails for a leak and not for noise. Exit code 1 if memory grows, or if trials were lost.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from common import answer, experience_maker, grid, show
 from scipy.stats import theilslopes
 
 from openrlhf_lamer import envs
-from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.agents.base import PROMPTS
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
@@ -47,11 +45,10 @@ from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer
 
-GROUP = 8
-TASKS = 4
-"""Tasks in a batch."""
+GROUP, TASKS = 8, 4
+"""Trials of a task, tasks in a batch."""
 GROWTH = 0.05
-"""What memory may grow by, once warm."""
+"""Allowed growth of memory, once warm."""
 WARM_UP = 0.2
 """Share of the batches that are not judged."""
 MAX_TOKENS, MAX_LENGTH = 128, 6000
@@ -78,12 +75,6 @@ FLAKY: dict[str, Any] = {
 }
 
 
-def flaky_agent(name: str) -> Agent:
-    """The agent of a game, on the environment of it that breaks."""
-    envs.register(FLAKY[name].name, FLAKY[name])
-    return replace(load_agent(f"openrlhf_lamer.agents.{name}")[0], env=FLAKY[name].name, prompts=PROMPTS / name)
-
-
 class Process:
     """An actor that tells its memory."""
 
@@ -102,7 +93,12 @@ class Rollout(Process):
             cpu.install()
         from openrlhf_lamer.integration.rollout.executor import executor_class
 
-        self._executors = {FLAKY[name].name: executor_class(flaky_agent(name))() for name in FLAKY}
+        self._executors = {}
+        for name, game in FLAKY.items():
+            envs.register(game.name, game)
+            agent, _ = load_agent(f"openrlhf_lamer.agents.{name}")
+            flaky = replace(agent, env=game.name, prompts=PROMPTS / name)
+            self._executors[game.name] = executor_class(flaky)()
         self._rng = random.Random(1)
         self._chat: Chat | None = None
 
@@ -163,15 +159,13 @@ class Trainer(Process):
         ]
         samples = [TrialExperience.from_response(each) for found in ray.get(references) for each in found]
         self._maker.make_experience_batch(samples)
-        batch = self._maker.batch
-        assert batch is not None
-        logged = batch_metrics(batch, CONFIG)
+        batch, trials = self._maker.batch, self._maker.batch.trials
         return {
-            "trials": len(batch.trials),
-            "failed": len(batch.trials) - len(batch.live),
-            "retries": sum(trial.retries for trial in batch.trials),
-            "episodes": sum(len(trial.episodes) for trial in batch.trials),
-            "rows": logged["rows"],
+            "trials": len(trials),
+            "failed": len(trials) - len(batch.live),
+            "retries": sum(trial.retries for trial in trials),
+            "episodes": sum(len(trial.episodes) for trial in trials),
+            "rows": batch_metrics(batch, CONFIG)["rows"],
         }
 
 
@@ -239,10 +233,10 @@ def main() -> int:
     table.add_row("at least", *(f"{each.least:+.2f}" for each in found.values()))
     table.add_row("", *("[red]grew[/]" if each.exceeds else "flat" for each in found.values()))
     show(table)
+    played, figures = counts["trials"], [f"{counts[key]:.0f}" for key in ("failed", "retries")]
     print(
-        f"{counts['trials']:,.0f} trials in {seconds:,.0f} s ({counts['trials'] / seconds:.1f} a second): "
-        f"{counts['failed']:.0f} failed, {counts['retries']:.0f} tries again, {counts['episodes']:,.0f} episodes, "
-        f"{counts['rows']:,.0f} rows"
+        f"{played:,.0f} trials in {seconds:,.0f} s ({played / seconds:.1f} a second): {figures[0]} failed, "
+        f"{figures[1]} tries again, {counts['episodes']:,.0f} episodes, {counts['rows']:,.0f} rows"
     )
     return 1 if any(each.exceeds for each in found.values()) or counts["trials"] < trials else 0
 

@@ -3,9 +3,8 @@
     python benchmarks/sokoban_levels.py [--levels N]
 
 A row for each number of boxes, and one with the figures recorded from the paper's generator (6x6, 200 levels), which
-is not run. The random player makes 21 random moves; the greedy one, within 21 moves, always makes the push that brings
-the boxes nearest to the targets (least sum of Manhattan distances, with a target for each box), the nearest such push
-first.
+is not run. The random player makes 21 random moves; the greedy one, within 21 moves, always makes the nearest push
+that brings the boxes nearest to the targets (least sum of Manhattan distances, with a target for each box).
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from openrlhf_lamer.envs.sokoban.levels import LONGEST, Level, generate
 from openrlhf_lamer.envs.sokoban.room import Room, bits, shift
 from openrlhf_lamer.envs.sokoban.solver import Solver
 
-SIZE = 6
-"""Rows and columns, walls included."""
 EPISODES = 50
 """Random episodes on each level."""
 
@@ -112,7 +109,7 @@ def all_pushes(room: Room, boxes: int, player: int) -> Iterator[tuple[int, int, 
 
 
 def away(room: Room, boxes: int) -> int:
-    """Least sum of Manhattan distances between the boxes and targets of their own."""
+    """Least sum of Manhattan distances between each box and a separate target."""
     return min(sum(map(room.apart, bits(boxes), order)) for order in permutations(bits(room.targets)))
 
 
@@ -142,7 +139,7 @@ def main() -> None:
     table = grid(f"Sokoban 6x6, {levels} levels each; paper's: recorded, 6x6", *headings, left=("generator",))
     for boxes, recorded in PAPER.items():
         table.add_section()
-        table.add_row(str(boxes), "ours", *difficulty(SIZE, boxes, levels).cells())
+        table.add_row(str(boxes), "ours", *difficulty(6, boxes, levels).cells())
         table.add_row("", "paper's", *recorded.cells())
     show(table)
 

@@ -5,65 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
-from openrlhf_lamer.config import LamerConfig
+import numpy as np
+
 from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation
 from openrlhf_lamer.records import Task, Trial
 
-from .recorded import Engine, Lengths, Player, Record, Recorded, draw
+from .recorded import EPISODES, Generate, Player, Record, Recorded, Size
 from .simulated import Load, Simulated
 
-EPISODES = 3
-"""Most episodes of LaMer's trials."""
 BATCHES = 5
-"""Batches in async mode; the first and the last one, which are partly alone on the engine, are not counted."""
+"""Batches in async mode; the first and the last one, which have the engine to themselves for a while, don't count."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """`samples` trials of up to 3 episodes at each of `tasks` tasks, with the distribution of their replies."""
-
-    tasks: int
-    samples: int
-    lengths: Lengths
-
-    def records(self, seed: int) -> list[Record]:
-        """LaMer's trials."""
-        return draw(self.lengths, seed, tasks=self.tasks, samples=self.samples, episodes=EPISODES)
-
-    def single(self, seed: int) -> list[Record]:
-        """RL's trials: the same attempts, each a trial of its own."""
-        return draw(self.lengths, seed, tasks=self.tasks, samples=self.samples * EPISODES, episodes=1)
-
-    def player(self, episodes: int = EPISODES) -> Player:
-        """Our executor for such trials, with one chat an episode and no limit of time."""
-        return Player(LamerConfig(num_episodes=episodes, context="episode", timeout=1e9), self.lengths.turns)
-
-
-async def at_once(player: Player, engine: Engine, records: Sequence[Record]) -> list[Trial]:
+async def at_once(player: Player, generate: Generate, records: Sequence[Record]) -> list[Trial]:
     """Every trial by itself, all of them from the start: the batch ends with the last one."""
-    return await asyncio.gather(*(player.play(record, engine) for record in records))
+    return await asyncio.gather(*(player.play(record, generate) for record in records))
 
 
 class Lockstep:
     """The loop of the paper's reference code, as a gate before the engine.
 
-    A round is one turn of one attempt, or the reflections after it. It begins when every reply of the round before is
-    there, with the trials that still play this attempt; the reference generates for the others all the same.
+    A round, one turn of one attempt or the reflections after it, begins when every reply of the round before is there.
+    Only trials that still play this attempt take part; the reference generates for the others all the same.
     """
 
-    def __init__(self, engine: Engine, trials: int) -> None:
-        self._engine, self._playing = engine, trials
+    def __init__(self, generate: Generate, trials: int) -> None:
+        self._generate, self._playing = generate, trials
         self._waiting: list[tuple[tuple[int, int], asyncio.Event]] = []
 
-    async def generate(self, its_round: tuple[int, int], prompt: Sequence[int], tokens: int) -> None:
-        """Generate once the round has begun."""
+    async def generate(self, rounds: Iterator[tuple[int, int]], prompt: Sequence[int], tokens: int) -> None:
+        """Generate for a trial once the next of its rounds has begun."""
         begun = asyncio.Event()
-        self._waiting.append((its_round, begun))
+        self._waiting.append((next(rounds), begun))
         self.begin_round()
         await begun.wait()
-        await self._engine.generate(prompt, tokens)
+        await self._generate(prompt, tokens)
 
     def begin_round(self, ended: int = 0) -> None:
         """Begin the next round if every trial waits for it; `ended` trials play no more."""
@@ -76,39 +55,18 @@ class Lockstep:
             self._waiting = [(each, begun) for each, begun in self._waiting if each != first]
 
 
-@dataclass(frozen=True)
-class Gate:
-    """The engine as one trial in lockstep sees it."""
+def gain(stage: Simulated, size: Size, seed: int) -> tuple[float, float]:
+    """Seconds of one seed's trials, by themselves and in lockstep.
 
-    lockstep: Lockstep
-    rounds: Iterator[tuple[int, int]]
+    Raises AssertionError where the ways sample other tokens, or prompt with other ones.
+    """
+    records, player = size.records(seed), Player(size)
 
-    async def generate(self, prompt: Sequence[int], tokens: int) -> None:
-        await self.lockstep.generate(next(self.rounds), prompt, tokens)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Seconds of one seed's trials, by themselves and in lockstep."""
-
-    free: float
-    lockstep: float
-
-    @property
-    def ratio(self) -> float:
-        """Trials a second by themselves over those in lockstep."""
-        return self.lockstep / self.free
-
-
-def gain(stage: Simulated, size: Size, seed: int) -> Gain:
-    """Play one seed's trials both ways; raises AssertionError where tokens differ, prompts included."""
-    records, player = size.records(seed), size.player()
-
-    async def in_lockstep(engine: Engine) -> list[Trial]:
-        lockstep = Lockstep(engine, len(records))
+    async def in_lockstep(generate: Generate) -> list[Trial]:
+        lockstep = Lockstep(generate, len(records))
 
         async def play(record: Record) -> Trial:
-            trial = await player.play(record, Gate(lockstep, iter(record.rounds)))
+            trial = await player.play(record, partial(lockstep.generate, iter(record.rounds)))
             lockstep.begin_round(ended=1)
             return trial
 
@@ -117,10 +75,10 @@ def gain(stage: Simulated, size: Size, seed: int) -> Gain:
     def transcript(trials: Sequence[Trial]) -> list[list[tuple[tuple[int, ...], tuple[int, ...]]]]:
         return [[(tuple(turn.prompt_ids), tuple(turn.sampled_ids)) for turn in trial.turns] for trial in trials]
 
-    free, seconds, _ = stage.run(lambda engine: at_once(player, engine, records))
+    free, seconds, _ = stage.run(lambda generate: at_once(player, generate, records))
     locked, longer, _ = stage.run(in_lockstep)
     assert transcript(free) == transcript(locked), "other tokens in lockstep"
-    return Gain(seconds, longer)
+    return seconds, longer
 
 
 def tokens(records: Sequence[Record]) -> int:
@@ -140,9 +98,8 @@ class Batch:
     @property
     def running(self) -> float:
         """Mean number of replies in the batch while anything ran."""
-        return sum(
-            load.running * (after.time - load.time) for load, after in zip(self.loads, self.loads[1:], strict=False)
-        ) / (self.loads[-1].time - self.loads[0].time)
+        times, running = zip(*((load.time, load.running) for load in self.loads), strict=True)
+        return float(np.average(running[:-1], weights=np.diff(times)))
 
     @property
     def idle(self) -> float:
@@ -172,42 +129,40 @@ def sync_cost(stage: Simulated, size: Size, seed: int) -> Cost:
     """One batch of each, without others on the engine."""
 
     def batch(records: Sequence[Record], episodes: int) -> Batch:
-        player = size.player(episodes)
-        _, seconds, loads = stage.run(lambda engine: at_once(player, engine, records))
+        player = Player(size, episodes)
+        _, seconds, loads = stage.run(lambda generate: at_once(player, generate, records))
         return Batch(seconds, tokens(records), len(records), loads)
 
-    return Cost(batch(size.records(seed), EPISODES), batch(size.single(seed), 1))
+    return Cost(*(batch(size.records(seed, most), most) for most in (EPISODES, 1)))
 
 
 def async_cost(stage: Simulated, size: Size, seed: int) -> Cost:
     """Batch after batch of each, with half as many slots as LaMer's batch has trials; seconds at the mean speed."""
     slots = size.tasks * size.samples // 2
 
-    def batch(batches: Sequence[Sequence[Record]], episodes: int) -> Batch:
-        player = size.player(episodes)
-        ends, _, loads = stage.run(lambda engine: overlapping(player, engine, batches, slots))
+    def batch(batches: list[list[Record]], episodes: int) -> Batch:
+        player = Player(size, episodes)
+        ends, _, loads = stage.run(lambda generate: overlapping(player, generate, batches, slots))
         counted = [load for load in loads if ends[0] <= load.time <= ends[-2]]
         speed = (counted[-1].tokens - counted[0].tokens) / (counted[-1].time - counted[0].time)
         each = fmean(map(tokens, batches))
         return Batch(each / speed, each, slots, counted)
 
     seeds = range(seed * BATCHES, (seed + 1) * BATCHES)
-    return Cost(batch([*map(size.records, seeds)], EPISODES), batch([*map(size.single, seeds)], 1))
+    return Cost(*(batch([size.records(each, most) for each in seeds], most) for most in (EPISODES, 1)))
 
 
-async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence[Record]], limit: int) -> list[float]:
-    """The rollout's own scheduling in async mode, on one engine with `limit` slots.
+async def overlapping(player: Player, generate: Generate, batches: list[list[Record]], slots: int) -> list[float]:
+    """Play batches of new tasks as async mode schedules them: at most two are incomplete.
 
-    At most two batches are incomplete. Trials of the earlier one start first, and among them those that are expected to
-    take longest, by what is known of their tasks; each batch has new tasks. Returns the time at which each batch and
-    all before it were complete.
+    Returns the time at which each batch and all before it were complete.
     """
 
     def task_of(batch: int, record: Record) -> Task:  # the record's own task would tell how its trial ends
         return Task(Recorded.name, seed=(batch << 16) + record.number)
 
     clock = asyncio.get_running_loop().time
-    dispatcher: Dispatcher[tuple[int, int]] = Dispatcher(1, limit)
+    dispatcher: Dispatcher[tuple[int, int]] = Dispatcher(1, slots)
     expectation = Expectation()
     running: dict[asyncio.Task[Trial], tuple[int, int]] = {}
     left = [len(batch) for batch in batches]
@@ -219,7 +174,7 @@ async def overlapping(player: Player, engine: Engine, batches: Sequence[Sequence
                 dispatcher.add((queued, number), expectation.tokens(task_of(queued, record)), queued)
             queued += 1
         for (batch, number), _ in dispatcher.start(clock()):
-            running[asyncio.create_task(player.play(batches[batch][number], engine))] = batch, number
+            running[asyncio.create_task(player.play(batches[batch][number], generate))] = batch, number
         ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
             batch, number = running.pop(task)

@@ -7,10 +7,11 @@ executor are the real ones; the engine generates as many tokens as recorded, and
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from common import answer
@@ -19,11 +20,14 @@ from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.envs import Observation, Step, Task, TextEnv
-from openrlhf_lamer.envs.base import SUCCESS_REWARD
 from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.quickstart.model import STOP, build_tokenizer
 from openrlhf_lamer.records import Trial
 
+EPISODES = 3
+"""Most episodes of LaMer's trials."""
+SIGMA = 0.5
+"""Spread of the logarithm of a reply's tokens."""
 LONGEST = 1 << 20
 RULES = (
     "You stand in a field of six by six cells and look for what is hidden in one of them. Each turn you go to a cell, "
@@ -40,35 +44,45 @@ SAMPLING = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_
 """What the host asks the engine for."""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One recorded episode: tokens of each reply, of the reflection that follows a lost one, and its end."""
 
-    replies: tuple[int, ...]
+    replies: list[int]
     reflection: int
     won: bool
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Distribution of records: log-normal replies, and episodes that each succeed with the same probability."""
+class Size:
+    """`samples` trials at each of `tasks` tasks, with the distribution of their log-normal replies."""
 
-    turns: int = 12
+    tasks: int
+    samples: int
+    turns: int
     """Turns of an episode that is lost; one that is won ends in the second half of them."""
-    success: float = 0.0
-    median: int = 200
+    success: float
+    """Probability of each episode."""
+    median: int
     """Tokens of a reply."""
-    sigma: float = 0.5
-    """Spread of their logarithm."""
 
     def attempt(self, seed: int, task: int, number: int) -> Attempt:
         """Attempt `number` at a task."""
         rng = np.random.default_rng([seed, task, number])
         won = bool(rng.random() < self.success)
         turns = int(rng.integers(self.turns // 2 + 1, self.turns + 1)) if won else self.turns
-        drawn = self.median * np.exp(self.sigma * rng.standard_normal(self.turns + 1))
+        drawn = self.median * np.exp(SIGMA * rng.standard_normal(self.turns + 1))
         tokens = [int(each) for each in np.clip(drawn.round(), len(ENDING), MAX_NEW_TOKENS)]
-        return Attempt(tuple(tokens[:turns]), tokens[-1], won)
+        return Attempt(tokens[:turns], tokens[-1], won)
+
+    def records(self, seed: int, episodes: int = EPISODES) -> list[Record]:
+        """LaMer's trials, or with `episodes=1` RL's: the same attempts, each a separate trial."""
+        records = []
+        for task, sample in product(range(self.tasks), range(self.samples * EPISODES // episodes)):
+            attempts: list[Attempt] = []
+            while len(attempts) < episodes and not (attempts and attempts[-1].won):
+                attempts.append(self.attempt(seed, task, sample * episodes + len(attempts)))
+            records.append(Record(task, attempts))
+        return records
 
 
 class Record:
@@ -86,21 +100,6 @@ class Record:
         self.tokens = [size for *_, size in sorted(replies)]
         ends = [[len(each.replies), each.won] for each in attempts]
         self.task = Task(Recorded.name, spec={"task": number, "ends": ends})
-
-
-def draw(lengths: Lengths, seed: int, *, tasks: int, samples: int, episodes: int) -> list[Record]:
-    """Records of `samples` trials of up to `episodes` attempts at each task.
-
-    Attempts are numbered through the trials of a task, so that 8 trials of 3 and 24 of 1 have the same ones.
-    """
-    records = []
-    for task in range(tasks):
-        for sample in range(samples):
-            attempts: list[Attempt] = []
-            while len(attempts) < episodes and not (attempts and attempts[-1].won):
-                attempts.append(lengths.attempt(seed, task, sample * episodes + len(attempts)))
-            records.append(Record(task, attempts))
-    return records
 
 
 class Recorded(TextEnv):
@@ -123,13 +122,13 @@ class Recorded(TextEnv):
         self._turn += 1
         over = self._turn == self._turns
         won = over and self._won
-        return Step(self._observation(), SUCCESS_REWARD * won, won, over and not won, won, True)
+        return Step(self._observation(), float(won), won, over and not won, won, True)
 
     def anchor(self) -> str:
         return f"{self._task}: {self._turn}"
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
-        return 0.0, SUCCESS_REWARD
+        return 0.0, 1.0
 
     def _observation(self) -> Observation:
         return Observation(f"{FIELD}\nTask {self._task}, looked at {self._turn} cells.")
@@ -138,41 +137,39 @@ class Recorded(TextEnv):
 envs.register(Recorded.name, Recorded)
 
 
-class Engine(Protocol):
-    """Generates a number of tokens after a prompt; their values do not matter."""
-
-    async def generate(self, prompt: Sequence[int], tokens: int) -> None: ...
+Generate = Callable[[Sequence[int], int], Awaitable[None]]
+"""An engine: generates a number of tokens after a prompt; their values do not matter."""
 
 
 class Seat:
     """The engine as an executor sees it for one trial: it answers by the record."""
 
-    def __init__(self, engine: Engine, record: Record) -> None:
-        self._engine = engine
+    def __init__(self, generate: Generate, record: Record) -> None:
+        self._generate = generate
         self._left = iter(record.tokens)
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any, **unused: Any) -> Any:
         """The next recorded reply, in vLLM's form."""
         tokens = next(self._left)
-        await self._engine.generate(prompt_token_ids, tokens)
+        await self._generate(prompt_token_ids, tokens)
         fill = tokens - len(ENDING)
         logprobs = [{FILLER: LOGPROB}] * fill + [{token: LOGPROB} for token in ENDING]
         return answer([FILLER] * fill + ENDING, logprobs)
 
 
 class Player:
-    """Our executor for trials of the recorded environment, with episodes of up to `turns` turns."""
+    """Our executor for recorded trials of up to `episodes` episodes, with a chat an episode and no limit of time."""
 
-    def __init__(self, config: LamerConfig, turns: int) -> None:
+    def __init__(self, size: Size, episodes: int = EPISODES) -> None:
         from openrlhf_lamer.integration.rollout.executor import executor_class
 
-        os.environ[ENV_VAR] = config.to_env()
-        self._executor = executor_class(Agent(env=Recorded.name, max_turns=turns, rules=RULES))()
+        os.environ[ENV_VAR] = LamerConfig(num_episodes=episodes, context="episode", timeout=1e9).to_env()
+        self._executor = executor_class(Agent(env=Recorded.name, max_turns=size.turns, rules=RULES))()
         self._executor.take(TOKENIZER)
 
-    async def play(self, record: Record, engine: Engine) -> Trial:
+    async def play(self, record: Record, generate: Generate) -> Trial:
         """Play a record as our own rollout actor does."""
-        policy = EnginePolicy(Seat(engine, record), SAMPLING)
+        policy = EnginePolicy(Seat(generate, record), SAMPLING)
         response = await self._executor.play(
             "", record.task, policy, sample=0, seed=None, max_new_tokens=MAX_NEW_TOKENS, max_length=LONGEST
         )

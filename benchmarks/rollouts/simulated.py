@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from openrlhf_lamer.offload import Offload, off_loop
+from openrlhf_lamer.offload import Offload
 
 T = TypeVar("T")
 
@@ -44,16 +44,12 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._clock.now
 
 
-class _Offload(Offload):
-    """Computes on the loop itself, where the clock stands still meanwhile."""
-
-    async def __call__(self, function: Callable[[], T], seconds: float) -> T:
-        return (
-            function() if isinstance(asyncio.get_running_loop(), _Loop) else await super().__call__(function, seconds)
-        )
+async def _compute(self: Offload, function: Callable[[], T], seconds: float) -> T:
+    """Compute on the loop itself, where the clock stands still meanwhile."""
+    return function()
 
 
-off_loop.__class__ = _Offload  # the object that everything calls
+Offload.__call__ = _compute
 
 
 @dataclass(frozen=True)
@@ -72,11 +68,11 @@ class Simulated:
     step: float
     reply: float
 
-    def run(self, course: Callable[[SimulatedEngine], Coroutine[Any, Any, T]]) -> tuple[T, float, list[Load]]:
-        """Result of `course` on a new engine, its seconds on a clock that begins at 0, and the engine's load."""
+    def run(self, course: Callable[[Any], Coroutine[Any, Any, T]]) -> tuple[T, float, list[Load]]:
+        """Result of `course`, which is given a new engine's `generate`; its seconds, from 0; and the engine's load."""
         engine = SimulatedEngine(self)
         with asyncio.Runner(loop_factory=_Loop) as runner:
-            result = runner.run(course(engine))
+            result = runner.run(course(engine.generate))
             return result, runner.get_loop().time(), engine.loads
 
 
