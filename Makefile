@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cp
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,alfworld]' \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,alfworld,webshop]' \
 		--override requirements/cpu-overrides.txt
 	touch $@
 

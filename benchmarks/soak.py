@@ -39,9 +39,10 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.envs import Step, Task, TextEnv
 from openrlhf_lamer.envs.minesweeper import MineSweeper
-from openrlhf_lamer.envs.sokoban import Sokoban
+from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
+from openrlhf_lamer.policies.engine import EnginePolicy
 from openrlhf_lamer.quickstart.model import build_tokenizer
 
 GROUP, TASKS = 8, 4
@@ -105,10 +106,15 @@ class Rollout(Process):
         self, prompt: str, label: str, params: Any, max_length: int, tokenizer: Any, num_samples: int
     ) -> list[dict[str, Any]]:
         """As the host's: the samples of one prompt, played at once."""
-        self._chat = self._chat or Chat(tokenizer)
-        executor = self._executors[Task.from_json(label).env]
+        if self._chat is None:
+            self._chat = Chat(tokenizer)
+            for executor in self._executors.values():
+                executor.take(tokenizer)
+        task, policy = Task.from_json(label), EnginePolicy(self, params)
+        limits = {"max_new_tokens": params.max_tokens, "max_length": max_length}
+        play = self._executors[task.env].play
         return await asyncio.gather(
-            *(executor.execute(prompt, label, params, max_length, tokenizer, self) for _ in range(num_samples))
+            *(play(prompt, task, policy, sample=sample, seed=None, **limits) for sample in range(num_samples))
         )
 
     async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:

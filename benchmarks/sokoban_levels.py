@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from statistics import fmean, median, quantiles
 
-from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
-from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
-from openrlhf_lamer.envs.sokoban_solver import Solver
+from openrlhf_lamer.envs.sokoban.levels import LONGEST, Level, generate
+from openrlhf_lamer.envs.sokoban.room import Room, bits, shift
+from openrlhf_lamer.envs.sokoban.solver import Solver
 
 EPISODES = 50
 """Random episodes on each level."""

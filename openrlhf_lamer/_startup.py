@@ -1,4 +1,4 @@
-"""What the `.pth` line of this package runs at interpreter start, and only in two kinds of process.
+"""Work of this package's `.pth` line at interpreter start, in two kinds of process only.
 
 1. `python -m openrlhf.cli.train_ppo_ray ...` with one of our flags, which the host would refuse: the process is
    replaced by `python -m openrlhf_lamer.cli.train_ppo_ray ...` with the same options and arguments.

@@ -1,10 +1,9 @@
 """From messages to token ids and back, through the model's own chat template.
 
-Sampled ids are never re-tokenised: a chat that goes on is the ids so far plus the
-ids of what the template puts between two replies. Text that comes from an
-environment or a remark passes `Chat.clean` first, so that it can make neither
-control tokens nor the tags that replies are parsed by; and a message makes no control
-tokens whatever it is put together from.
+Sampled ids are never re-tokenised: a chat that goes on consists of the ids so far and the
+ids of the text that the template puts between two replies. Text from an environment or a
+remark passes `Chat.clean` first, so that it forms neither control tokens nor the tags by
+which replies are parsed. A message as a whole forms no control tokens either.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from openrlhf_lamer import LamerError
 from openrlhf_lamer.cleaning import Breaker, marks, special_tokens
 
 TAGS = tuple(f"<{end}{tag}" for tag in ("action", "remark") for end in ("", "/"))
-"""How the tags begin that replies are parsed by."""
+"""Beginnings of the tags by which replies are parsed."""
 
 _PROBE = "\x00reply\x00"
 
@@ -28,7 +27,7 @@ class TemplateError(LamerError, ValueError):
 
 
 class ThinkingError(TemplateError):
-    """A chat template that makes the model think although it is told not to."""
+    """A chat template that makes the model think although thinking is switched off."""
 
 
 class Chat:
@@ -38,7 +37,7 @@ class Chat:
         tokenizer: A Hugging Face tokenizer with a chat template.
 
     Raises:
-        TemplateError: if there is no template, it drops or changes replies, or it leaves
+        TemplateError: There is no template, it drops or changes replies, or it leaves
             the model in thinking mode.
     """
 
@@ -62,15 +61,15 @@ class Chat:
         return self.encode(self._render([{"role": "user", "content": self._without_control(text)}]))
 
     def continuation(self, text: str, reply: Sequence[int]) -> tuple[int, ...]:
-        """Ids between a sampled reply and the next one, where the user says `text`.
+        """Ids between a sampled reply and the next one, with the user's message `text`.
 
-        What ends the reply is left out if the model sampled it itself.
+        The end of the reply is left out if the model sampled it.
         """
         ended = bool(self.end_of_reply) and tuple(reply[-len(self.end_of_reply) :]) == self.end_of_reply
         return self._between(text, ended)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`; control tokens in it count as such."""
+        """Token ids of `text`; control tokens in it are read as such."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -101,7 +100,7 @@ class Chat:
         return after
 
     def _end_of_reply(self, after: str) -> tuple[int, ...]:
-        """The control token that closes a reply: what the model samples last, if it stops by itself."""
+        """Control token that closes a reply: the last one that the model samples if it stops by itself."""
         match = self._special.match(after)
         return self.encode(match[0]) if match else ()
 
@@ -111,7 +110,7 @@ class Chat:
 
 
 def parse_tag(text: str, tag: str) -> str | None:
-    """Content of the one `<tag>…</tag>` in `text`; None if there is none, more than one, or an open end."""
+    """Content of the only `<tag>…</tag>` in `text`; None if there is none, more than one, or no closing tag."""
     opening, closing = f"<{tag}>", f"</{tag}>"
     if text.count(opening) != 1 or text.count(closing) != 1:
         return None

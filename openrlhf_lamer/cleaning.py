@@ -1,8 +1,8 @@
-"""Text from outside, made harmless: a tokenizer reads no control token in it, and nobody a tag of ours.
+"""Text from outside, made harmless: no tokenizer reads a control token in it, and no parser one of our tags.
 
-Words are broken up by a space after their first character, which leaves them legible; those of one character
-become a space. What counts is not their spelling alone. A tokenizer may normalise a text before it looks for its
-tokens, and two texts that are put side by side may come to a word that neither of them holds.
+A space after its first character breaks up a word and leaves it legible; a word of one character becomes a
+space. Spelling is not all that counts: a tokenizer may normalise a text before it looks for its tokens, and two
+texts side by side may form a word that neither of them contains.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _PLAIN = re.compile(r"[\t\n\r -~]*")
 
 
 class Breaker:
-    """Breaks up `words` in a text, in whatever case and disguise; a blank among them is left.
+    """Breaks up `words` in a text, in any case and disguise; a blank among them stays.
 
-    Disguises are what normalisers undo: look-alikes of compatibility (`＜`), accents, and characters that
-    do not show. A text that holds a word in disguise is folded as a whole; others keep every character.
+    A disguise is anything that normalisers undo: compatibility look-alikes (`＜`), accents, and invisible
+    characters. A text with a disguised word is folded as a whole; any other text keeps every character.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
         words = list(words)
         spellings = {spelling.lower() for word in words for spelling in (word, _fold(word)) if len(spelling) > 1}
-        # A letter that only remains of a token when its accent is gone is kept.
+        # A plain letter that is left of a token without its accent is kept.
         folded = {fold for word in words if len(word) == 1 and len(fold := _fold(word)) == 1 and not fold.isalnum()}
         single = {word for word in words if len(word) == 1} | folded
         self._single = re.compile("|".join(map(re.escape, sorted(single))) or r"(?!)", re.IGNORECASE)
@@ -39,13 +39,10 @@ class Breaker:
         self._longest = max(map(len, self._unfinished), default=0)
 
     def __call__(self, text: str) -> str:
-        """`text` with the words in it broken up, one included that is left unfinished at its end.
-
-        Doing it twice changes nothing more.
-        """
+        """`text` with its words broken up, including an unfinished one at its end. Idempotent."""
         text = self._break(text)
         if not _PLAIN.fullmatch(text):
-            text = text.encode(errors="replace").decode()  # half of a surrogate pair, which tokenizers refuse
+            text = text.encode(errors="replace").decode()  # half a surrogate pair, which tokenizers refuse
             folded = _fold(text)
             broken = self._break(folded)
             text = text if broken == folded else broken
@@ -61,20 +58,20 @@ class Breaker:
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """The control tokens of `tokenizer`."""
+    """Control tokens of `tokenizer`."""
     added = tokenizer.added_tokens_decoder.values()
     return {*map(str, tokenizer.all_special_tokens), *(str(token) for token in added if token.special)}
 
 
 def marks(tokenizer: Any) -> set[str]:
-    """Tokens that are no control tokens by name and still mean something to the model, such as `<think>`."""
+    """Tokens that are not declared as control tokens but mean something to the model, such as `<think>`."""
     return {
         str(token) for token in tokenizer.added_tokens_decoder.values() if re.fullmatch(r"</?[^\s<>]+>", str(token))
     }
 
 
 def _fold(text: str) -> str:
-    """The plainest spelling that a normaliser may make of `text`."""
+    """Plainest spelling that a normaliser may turn `text` into."""
     return unicodedata.normalize("NFC", "".join(filter(_shows, unicodedata.normalize("NFKD", text))))
 
 

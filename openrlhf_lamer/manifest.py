@@ -1,6 +1,6 @@
-"""Files of the frozen panels below `manifests/`: reading one, its hash, and the states that panels hold out.
+"""Files of the frozen panels below `manifests/`: their content, their hash, and the states that they hold out.
 
-A file carries a hash of itself, so that a changed one is refused.
+A file states a hash of its content, so that a changed file is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "reinstall openrlhf-lamer"
 
 
 class PanelError(LamerError, ValueError):
-    """A panel that does not exist, whose file was changed, or whose data is not what it says."""
+    """A panel does not exist, its file was changed, or its data differs from it."""
 
 
 def names() -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def held_out(env: TextEnv) -> frozenset[str]:
-    """Initial states of the evaluation tasks of `env`: those of all panels that its options fit."""
+    """Initial states of the evaluation tasks of `env`, from all panels whose options it has."""
     fitting = (read(name) for name in names() if name.startswith(f"{env.name}/"))
     return frozenset(
         row["state"]
@@ -67,12 +67,12 @@ def held_out(env: TextEnv) -> frozenset[str]:
 
 
 def state_hash(observation: Observation, anchor: str) -> str:
-    """Hash of an initial state: its text, its admissible actions, and the environment's own key of it."""
+    """Hash of an initial state: its text, its admissible actions, and the environment's anchor."""
     return content_hash([observation.text, list(observation.admissible), anchor])[:32]
 
 
 def content_hash(content: Any) -> str:
-    """SHA-256 of plain data, by its canonical JSON."""
+    """SHA-256 of plain data in canonical JSON."""
     return sha256(to_json(content).encode()).hexdigest()
 
 

@@ -1,10 +1,10 @@
-"""Frozen evaluation panels: which tasks, in which order, and a hash of how each one begins.
+"""Frozen evaluation panels: tasks in a fixed order, each with a hash of its initial state.
 
-A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The file holds a hash of every
-task's initial state, so that `verify` shows whether this machine builds the very same tasks.
+A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The hashes of the
+initial states let `verify` check whether this machine builds the very same tasks.
 
-Some panels are the whole of a data set that is not bundled (ALFWorld's official games). Such a file lists no tasks:
-they are listed from the data, by split, and counted.
+Some panels are all of a data set that is not bundled (ALFWorld's official games). Their files list no tasks:
+the tasks are listed from the data, by split, and counted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from openrlhf_lamer.records import Task
 
 @dataclass(frozen=True)
 class Ceilings:
-    """How much of a panel can be won in one attempt; `scripts/ceilings.py` computes it.
+    """Shares of a panel that can be won in one attempt, computed by `scripts/ceilings.py`.
 
     Attributes:
         turns: Turns of the attempt.
-        clairvoyant: Share of the tasks that a player who sees everything wins. No one wins more, whatever the
-            number of attempts.
-        exact_probability: Share that a player wins who knows each cell's exact probability of a mine and opens
-            the safest one; None where the game hides nothing.
+        clairvoyant: Share of the tasks that a player who sees everything wins. No player wins more, in any number of
+            attempts.
+        exact_probability: Share won by a player who knows each cell's exact probability of a mine and opens
+            the safest one; None if the game hides nothing.
     """
 
     turns: int
@@ -41,15 +41,15 @@ class Panel:
 
     Attributes:
         name: Path of its file below `manifests`, without the suffix.
-        about: What it is for, in a sentence.
+        about: Description in a sentence.
         env: The environment.
         options: Options of the environment, the same for all tasks.
         split: The split that the tasks come from.
-        size: How many tasks it has.
-        version: Rises when the panel gets other tasks. Results on different versions can't be compared.
+        size: Number of tasks.
+        version: Number that rises when the tasks change. Results on different versions can't be compared.
         max_turns: Turns of an attempt in evaluation; None for the agent's.
-        ceilings: How much can be won, where that is known.
-        states: Each bundled task, in order, with the `state_hash` of its beginning.
+        ceilings: Shares that can be won, if known.
+        states: Bundled tasks by id, in order, each with the `state_hash` of its initial state.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Panel:
         return tasks
 
     def beginnings(self) -> Iterator[tuple[Task, str]]:
-        """Each task and the `state_hash` of its beginning, as this machine builds it."""
+        """Tasks, each with the `state_hash` of its initial state as this machine builds it."""
         env = envs.make(self.env, **self.options)
         try:
             for task in self.tasks():
@@ -91,7 +91,7 @@ class Panel:
 
 
 def load(name: str) -> Panel:
-    """Read a panel; raises `PanelError` where there is none of this name or its file was changed."""
+    """Read a panel; raises `PanelError` if no panel has this name or its file was changed."""
     body = read(name)
     if (ceilings := body.get("ceilings")) is not None:
         body["ceilings"] = Ceilings(**ceilings)
@@ -106,7 +106,7 @@ def load(name: str) -> Panel:
 
 
 def dump(panel: Panel) -> str:
-    """The content of the panel's file, a task a line."""
+    """Content of the panel's file, one task per line."""
     head = {key: getattr(panel, key) for key in ("name", "about", "env", "options", "split", "size", "version")}
     head |= {} if panel.max_turns is None else {"max_turns": panel.max_turns}
     head |= {} if panel.ceilings is None else {"ceilings": asdict(panel.ceilings)}
@@ -123,10 +123,10 @@ def dump(panel: Panel) -> str:
 
 
 def verify(panel: Panel, report: Callable[[], None] = lambda: None) -> list[str]:
-    """Build the beginning of every task; returns the ids of those that begin otherwise than they should.
+    """Build the initial state of every task; returns the ids of tasks whose state has another hash.
 
     Args:
-        panel: The panel. One that is listed from data has no hashes: only that its tasks can be set up is seen.
+        panel: The panel. One that is listed from data has no hashes: its tasks are only set up.
         report: Called after each task.
 
     Raises:

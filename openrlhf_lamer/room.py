@@ -1,21 +1,20 @@
-"""How many tokens a prompt and its reply take at most: the default length of training and evaluation, and its check.
+"""Most tokens of a prompt with its reply: the default length of training and evaluation, and its check.
 
-A trial that goes badly is written down, with its agent's own templates: every attempt uses all its turns and is
-lost, and every state is as long as the environment's get (`TextEnv.long_states`). Its longest prompt is what has to
-fit, and after it a reply of full length. Replies that stand in a prompt, in a chat that goes on, are counted at a
-quarter of their limit, but at least at 256 tokens or the limit.
+The figure comes from a trial that goes badly, rendered by its agent's templates: every attempt uses all its turns and
+is lost, and every state is as long as the environment's states get (`TextEnv.long_states`). The longest prompt of this
+trial must fit, together with a reply of full length. An earlier reply in a prompt, in a chat that goes on, counts as a
+quarter of its limit, but at least as 256 tokens (or the limit, if that is less).
 
-Tokens are estimated, since the figure must not wait for a model: as Qwen's tokenizers cut a text, and up to 15% above
-what they make of the bundled prompts.
+Tokens are estimated, because no model need be at hand: a text is cut as Qwen's tokenizers cut it, and the estimate is
+up to 15% above their count for the bundled prompts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import regex
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
@@ -27,47 +26,51 @@ from openrlhf_lamer.records import Episode, Phase, Stop, Turn
 from openrlhf_lamer.vocabulary import ContextPolicy
 
 LEAST = 4096
-"""Tokens that a default length never goes below, unless the model's own limit does."""
+"""Least default length in tokens, unless the model's limit is lower."""
 
 STEP = 256
 """A length is a multiple of this."""
 
 EARLIER = 256
-"""Tokens that a reply in a chat is counted at, unless a quarter of its limit is more, or its limit is less."""
+"""Tokens that an earlier reply counts as, unless a quarter of its limit is more or its limit is less."""
 
 BEGINNING, MESSAGE = 24, 16
-"""Tokens that chat templates put before the first message (a system prompt), and around a message and a reply."""
+"""Tokens that chat templates add before the first message (a system prompt), and around a message and a reply."""
 
 ACTION = "search[some words that say what is wanted]"
 """An action as long as those of games that are played by words."""
 
 
 class RoomError(LamerError, ValueError):
-    """A length that can't be; the message names the flag, and ends with `; ` and what to do."""
+    """An impossible length; the message names the flag, and ends with `; ` and a remedy."""
 
 
-_PIECES = regex.compile(r"(?:[^\r\n\p{L}\p{N}])?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_NUMBER = r"\d²³¹¼-¾⁰⁴-⁹₀-₉⅐-ↂↅ-↉①-⒛⓪-⓿"
+_PIECES = re.compile(
+    rf"(?:[^\w\r\n]|_)?[^\W_{_NUMBER}]+|[{_NUMBER}]| ?(?:[^\w\s]|_)+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PIECE = 6
-"""Bytes of a piece that make a token: common words are one, rarer and longer ones several."""
+"""Bytes of a piece per token: a common word is one token, a rare or long one several."""
 
 
 def estimate(text: str) -> int:
-    """Tokens of a text, rather too many than too few."""
+    """Estimated tokens of a text, rather too many than too few."""
     return sum(-(-len(piece.encode()) // _PIECE) for piece in _PIECES.findall(text))
 
 
 def needed(agent: Agent, config: LamerConfig, max_new_tokens: int, options: Iterable[Mapping[str, Any]] = ({},)) -> int:
-    """Tokens that the longest prompt of a trial and its reply take.
+    """Tokens of the longest prompt of a trial, with its reply.
 
     Args:
         agent: The agent.
         config: Attempts, turns, context, memory, options of the environment.
         max_new_tokens: Most tokens of a reply.
-        options: What tasks say of their environment, over `config.env_options`; the longest counts.
+        options: The tasks' options of the environment, over `config.env_options`; the longest prompt counts.
 
     Raises:
-        TaskError: The environment does not take the options.
-        Exception: Whatever the environment or the templates raise.
+        TaskError: The environment refuses the options.
+        Exception: Any error of the environment or the templates.
     """
     prompts = [_longest_prompt(agent, config, max_new_tokens, each) for each in options]
     return -(-(max(prompts) + max_new_tokens) // STEP) * STEP
@@ -83,20 +86,20 @@ def settle(
     given: int | None = None,
     model: int | None = None,
 ) -> tuple[int, str]:
-    """The length to run with, and a warning where trials don't fit into it; the warning is empty where they do.
+    """Length to run with, and a warning if trials don't fit into it (empty if they do).
 
     Args:
         agent: As in `needed`; so are `config`, `max_new_tokens` and `options`.
-        flag: Name of the flag that gives the length, with the dashes.
-        given: What the user gave by it, if anything.
-        model: Tokens that the model takes at most, None if unknown.
+        flag: Name of the flag that sets the length, with its dashes.
+        given: Value that the user gave, if any.
+        model: Most tokens that the model takes; None if unknown.
 
     Raises:
-        RoomError: The model takes less, or nothing is given and the prompts can't be rendered.
+        RoomError: The model takes fewer tokens, or no length is given and the prompts can't be rendered.
     """
     try:
         least = needed(agent, config, max_new_tokens, options)
-    except Exception as error:  # a user's templates and environment may raise anything
+    except Exception as error:  # a user's templates or environment may raise anything
         if given is None:
             raise RoomError(f"{flag}: the length of prompts can't be told ({error!r}); give {flag}") from error
         least = 0
@@ -137,12 +140,12 @@ def _longest_prompt(agent: Agent, config: LamerConfig, max_new_tokens: int, opti
 class _Message:
     text: str
     begins: bool
-    """It begins a new chat."""
+    """Whether it begins a new chat."""
 
 
 @dataclass
 class _BadTrial:
-    """A trial in which every attempt uses all its turns, is lost, and sees `states` again and again."""
+    """A trial whose attempts all use all their turns, are lost, and go through `states` in turn."""
 
     agent: Agent
     config: LamerConfig
@@ -192,7 +195,7 @@ class _BadTrial:
         )
 
     def _state(self, index: int) -> Observation:
-        """The state before turn `index`: the initial one, then the others over and over."""
+        """State before turn `index`: the initial one, then the others in rotation."""
         later = self.states[1:]
         return later[(index - 1) % len(later)] if index and later else self.states[0]
 

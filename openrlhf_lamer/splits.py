@@ -1,15 +1,15 @@
-"""Which seeds make up a split, so that no evaluation task is among the training tasks.
+"""Seeds of a split, chosen so that no evaluation task is among the training tasks.
 
-Seeds of `train` and `eval` come from disjoint ranges, but two seeds may draw the same board. So a seed of `train`
-whose initial state is held out is left out, and the state as a whole decides, by its `manifest.state_hash`:
+Seeds of `train` and `eval` come from disjoint ranges, but two seeds may draw the same board. So `train` leaves out
+each seed whose initial state is held out. The hash of the whole state (`manifest.state_hash`) decides:
 
-- Where panels are bundled for the environment and its options, the states that their tasks begin in are held out.
-- Else, where there are at most `FEW` initial states, about half of them are held out: those whose hash is even. The
+- If panels are bundled for the environment and its options, the initial states of their tasks are held out.
+- Otherwise, if there are at most `FEW` initial states, about half of them are held out: those with an even hash. The
   split `eval` then has each of these once.
-- Else nothing is: seeds that begin alike are too rare.
+- Otherwise none is held out: seeds with the same initial state are too rare.
 
-Task number i of `train` has seed i. If that one is left out, seed i + `STRIDE` stands for it, else i + 2 `STRIDE`, and
-so on: a task's number says what it is, whatever tasks are asked for with it.
+Task number i of `train` has seed i. If that seed is left out, seed i + `STRIDE` replaces it, or else i + 2 `STRIDE`,
+and so on: a task depends on its number only, not on the other tasks that are asked for.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from openrlhf_lamer.envs.base import TextEnv
 
 STRIDE = 2**24
-"""Between a seed that is left out and the one that stands for it. So many training tasks have a number."""
+"""Distance from a seed that is left out to its replacement; also the number of tasks of `train`."""
 
 FEW = 2**21
-"""With more initial states than this, 4,096 training tasks hold at most one or two of 128 evaluation tasks."""
+"""Above this number of initial states, 4,096 training tasks hold at most one or two of 128 evaluation tasks."""
 
 SCANNED = 2**15
-"""Evaluation seeds that are looked through for different states, where these are few."""
+"""Evaluation seeds that are searched for different states, if these are few."""
 
 
 def split_tasks(
@@ -44,17 +44,17 @@ def split_tasks(
     first: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> list[Task]:
-    """Tasks number `first` to `first + num` of a split that is a range of seeds, without what is held out of it.
+    """Tasks number `first` to `first + num` of a split that is a range of seeds, without those held out.
 
     Args:
         cls: The environment.
         split: "train" or "eval".
-        num: How many; None for 128, or as many as there are.
+        num: Number of tasks; None for 128, or for all if there are fewer.
         first: Number of the first one.
-        options: Options of the environment that belong to the tasks.
+        options: Options of the environment that the tasks carry.
 
     Raises:
-        ValueError: The split has not that many tasks, or an option is wrong.
+        ValueError: The split has fewer tasks, or an option is wrong.
     """
     options, asked = dict(options or {}), PANEL_SIZE if num is None else num
     if not cls.repeats:
@@ -78,23 +78,23 @@ def split_tasks(
 
 
 def left_out(tasks: Sequence[Task], first: int = 0) -> int:
-    """How many seeds were left out for the training tasks from number `first` on, as `split_tasks` gave them."""
+    """Number of seeds that `split_tasks` left out for the training tasks from number `first` on."""
     above = [task.seed - number for number, task in enumerate(tasks, first) if task.seed is not None]
     return sum(each // STRIDE for each in above if each % STRIDE == 0)
 
 
 def _replaced(env: TextEnv, task: Task, held: Callable[[str], bool]) -> Task:
-    """`task`, or the first that may stand for it and isn't held out."""
+    """`task` if it isn't held out, otherwise its first replacement that isn't."""
     number = task.seed or 0
     for seed in SEEDS["train"][number::STRIDE]:
         found = Task(task.env, seed=seed, options=task.options, split=task.split)
         if not held(_state(env, found)):
             return found
-    raise ValueError(f"{env.name}: task number {number} of 'train' begins as an evaluation task under every seed")
+    raise ValueError(f"{env.name}: task number {number} of 'train' begins as an evaluation task with every seed")
 
 
 def _different(env: TextEnv, num: int | None, first: int, options: Mapping[str, Any]) -> list[Task]:
-    """Evaluation tasks number `first` to `first + num` of an environment with few states: no two begin alike."""
+    """Evaluation tasks number `first` to `first + num` of an environment with few states, no state twice."""
     wanted = first + (PANEL_SIZE if num is None else num)
     found = list(islice(_held(env, options), wanted))
     if first < 0 or len(found) < (first + 1 if num is None else wanted):

@@ -1,7 +1,7 @@
 """Task sets: seeds by split, and the prompt dataset that OpenRLHF reads.
 
-Training and evaluation seeds come from disjoint ranges. That keeps the seeds apart, but two seeds may
-draw the same board: `openrlhf_lamer.splits` keeps the boards apart.
+Training and evaluation seeds come from disjoint ranges. Two seeds may still draw the same board:
+`openrlhf_lamer.splits` keeps the boards apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PANEL_SIZE = 128
 def seeded_tasks(
     env: str, split: str, num: int, *, first: int = 0, options: Mapping[str, Any] | None = None
 ) -> list[Task]:
-    """The tasks of the seeds number `first` to `first + num` of a split, none left out.
+    """Tasks of the seeds number `first` to `first + num` of a split, with none left out.
 
     For task sets use `TextEnv.tasks`, which keeps training and evaluation apart.
     """
@@ -34,7 +34,7 @@ def seeded_tasks(
 
 
 def dataset_rows(tasks: Sequence[Task]) -> Iterator[dict[str, str]]:
-    """Rows of the prompt dataset: what the host reads, with the task as its label."""
+    """Rows of the prompt dataset in the host's columns, with the task as the label."""
     for task in tasks:
         yield {"input": task.id, "label": task.to_json(), "datasource": task.env}
 
@@ -48,13 +48,13 @@ def write_dataset(path: Path, tasks: Sequence[Task]) -> None:
 
 
 def read_dataset(path: Path) -> list[Task]:
-    """The tasks of a prompt dataset in JSON lines; raises `SchemaError` that names the line which holds none."""
+    """Tasks of a prompt dataset in JSON lines; raises `SchemaError`, which names the first line without a task."""
     tasks = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:
             tasks.append(Task.from_json(json.loads(line)["label"]))
         except (ValueError, LookupError, TypeError) as error:
             what = str(error) if isinstance(error, SchemaError) else f"no task in a column 'label' ({error!r})"
-            remedy = "make it anew with `openrlhf-lamer prepare tasks`"
+            remedy = "make it again with `openrlhf-lamer prepare tasks`"
             raise SchemaError(f"{path}, line {number}: {what}; {remedy}") from error
     return tasks

@@ -1,7 +1,7 @@
-"""A chat without a tokenizer, for players that take and give text: servers behind a chat API, and scripts.
+"""A chat without a tokenizer, for players that exchange text: servers behind a chat API, and scripts.
 
-The trial loop works on ids. Here an id is a character's code point, and what stands between messages are
-ids beyond Unicode, so that no text can make one. Counts of "tokens" are therefore counts of characters.
+The trial loop works on ids. Here an id is a character's code point, and messages are separated by
+ids beyond Unicode, which no text contains. Counts of "tokens" are therefore counts of characters.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from openrlhf_lamer.chat import TAGS, Chat
 from openrlhf_lamer.cleaning import Breaker
 
 USER, ASSISTANT, END = range(sys.maxunicode + 1, sys.maxunicode + 4)
-"""What begins a user's message, what begins a reply, and what ends it."""
+"""Ids that begin a user's message, begin a reply, and end a reply."""
 
 
 USUAL_CONTROL = ("<|", "<s>", "</s>", "<think>", "</think>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]")
-"""What control tokens of the usual models are, or begin with: a server may read them in a message."""
+"""Control tokens of common models, or their beginnings: a server may read them in a message."""
 
 
 class TextChat(Chat):
@@ -26,7 +26,7 @@ class TextChat(Chat):
     end_of_reply = (END,)
 
     def __init__(self) -> None:
-        """There is no tokenizer to be checked, nor asked what its control tokens are."""
+        """Set up without a tokenizer: there is none to check or to ask for its control tokens."""
         self._clean = Breaker({*TAGS, *USUAL_CONTROL})
 
     def opening(self, text: str) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class TextChat(Chat):
 
 
 def messages(prompt: Sequence[int]) -> list[dict[str, str]]:
-    """The messages of a prompt that a `TextChat` made, in the form of the chat APIs."""
+    """Messages of a prompt that a `TextChat` made, in the format of chat APIs."""
     found: list[tuple[str, list[str]]] = []
     for each in prompt:
         if each == USER:

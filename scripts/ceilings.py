@@ -1,13 +1,13 @@
-"""How much of a panel one attempt can win: by a player who sees everything, and by one who knows the odds.
+"""Shares of a panel that one attempt can win: by a player who sees everything, and by one who knows the odds.
 
     python scripts/ceilings.py [PANEL ...]
 
-The clairvoyant player follows the environment's oracle. In MineSweeper that takes the fewest openings there are: one
-for each blank region, and one for each other cell that no blank cell opens. In Sokoban it is the level's solution.
+The clairvoyant player follows the environment's oracle. In MineSweeper the oracle needs the fewest openings possible:
+one for each blank region, and one for each other cell that no blank cell opens. In Sokoban it plays the solution.
 
-The other player of MineSweeper lists all ways to lay the mines that agree with the open cells, each as likely as any
-other (which is exact: the generator draws mines and first cell evenly), and opens the closed cell that has a mine in
-the fewest of them; of equal ones the first, row by row.
+The other player of MineSweeper lists all layouts of mines that agree with the open cells. They are equally likely (this
+is exact: the generator draws the mines and the first cell uniformly). It opens the closed cell that is a mine in the
+fewest layouts, the first one row by row if several are equal.
 
 `scripts/make_manifests.py` writes both shares into the panels.
 """
@@ -29,11 +29,11 @@ from openrlhf_lamer.envs import Task, TextEnv
 from openrlhf_lamer.panels import Ceilings, Panel
 
 MEASURED = ("sokoban", "minesweeper")
-"""Environments whose panels get ceilings: their oracles take the fewest turns, as far as a limit of turns matters."""
+"""Environments whose panels get ceilings: their oracles need the fewest turns, wherever a limit of turns matters."""
 
 
 def ceilings(panel: Panel) -> Ceilings | None:
-    """The ceilings of a panel with its tasks; None for an environment that has none."""
+    """Ceilings of a panel with its tasks; None if its environment is not in `MEASURED`."""
     if panel.env not in MEASURED:
         return None
     turns = panel.max_turns or load_agent(f"openrlhf_lamer.agents.{panel.env}")[0].max_turns
@@ -56,7 +56,7 @@ def _oracle_wins(env: TextEnv, task: Task, turns: int) -> bool:
 
 
 class ExactPlayer:
-    """Opens the cell of MineSweeper that is least likely to be a mine."""
+    """MineSweeper player that opens the cell least likely to be a mine."""
 
     def __init__(self, env: TextEnv, task: Task) -> None:
         self._env = env
@@ -76,12 +76,12 @@ class ExactPlayer:
         return False
 
     def mined(self) -> dict[int, int]:
-        """Closed cells, row by row, and in how many of the layouts that are left they are mines."""
+        """Closed cells, row by row, each with the number of remaining layouts in which it is a mine."""
         closed = (cell for cell in range(self._size * self._size) if cell not in self._known)
         return {cell: int(_bit(self._layouts, cell).sum()) for cell in closed}
 
     def safest(self) -> int:
-        """The closed cell that is a mine in the fewest layouts; of equal ones the first."""
+        """Closed cell that is a mine in the fewest layouts; the first of equal ones."""
         mined = self.mined()
         return min(mined, key=mined.__getitem__)
 
@@ -99,7 +99,7 @@ class ExactPlayer:
 
 @cache
 def _layouts(cells: int, mines: int) -> np.ndarray:
-    """All ways to lay the mines, each as a number with a bit for every cell; at most 64 cells."""
+    """All layouts of the mines, each as a number with a bit for every cell; at most 64 cells."""
     flat = np.fromiter(chain.from_iterable(combinations(range(cells), mines)), np.uint64, comb(cells, mines) * mines)
     return (np.uint64(1) << flat.reshape(-1, mines)).sum(axis=1, dtype=np.uint64)
 
@@ -117,7 +117,7 @@ def _around(size: int, cell: int) -> Iterator[int]:
 
 
 def main() -> None:
-    """Print the ceilings of the panels named on the command line, or of all that have some."""
+    """Print the ceilings of the panels named on the command line, or of all panels that have ceilings."""
     print(f"{'panel':<28}{'turns':>6}{'clairvoyant':>13}{'exact probability':>19}")
     for name in sys.argv[1:] or manifest.names():
         if (found := ceilings(panels.load(name))) is not None:

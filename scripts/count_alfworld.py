@@ -1,9 +1,9 @@
-"""Count the official ALFWorld training games again, for the table that generated games are drawn from.
+"""Count the official ALFWorld training games again, for the table from which games are generated.
 
     ALFWORLD_DATA=~/alfworld python scripts/count_alfworld.py
 
-replaces `openrlhf_lamer/envs/alfworld/counts.json`. Another table makes other games: count up
-`generator.VERSION` with it and make the generated panels again (`scripts/make_manifests.py`).
+replaces `openrlhf_lamer/envs/alfworld/counts.json`. Another table generates other games: then raise
+`generator.VERSION` and make the generated panels again (`scripts/make_manifests.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WALKED = "valid_seen"
 
 
 def main() -> int:
-    """Write the table; 1 where the official training games are not all there."""
+    """Write the table; returns 1 if official training games are missing."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     folder = catalogue.official_folder()
     try:
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def dump(table: dict[str, Any]) -> str:
-    """JSON with a line for each innermost group, so that versions can be compared."""
+    """JSON with one line per innermost group, so that versions can be compared."""
     return _lines(table, "") + "\n"
 
 

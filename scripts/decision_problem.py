@@ -1,14 +1,14 @@
-"""A decision problem of two episodes, small enough to enumerate, and the gradient that credit is to estimate.
+"""A decision problem of two episodes, small enough to enumerate, and the gradient that credit should estimate.
 
 An episode begins in a hall and has at most 3 turns. In the hall, `on` leads into the room and `wait` costs 0.1. In the
 room, `grab` ends the episode with the prize and `leave` ends it with a consolation. Grabbing in the first episode
-wins and ends the trial; an episode otherwise lost is followed by a reflection, whose remark is `good` or `bad` (which
-costs 0.5), and by the second episode, whose prize depends on the remark. The policy decides by the episode, the
-room and, in the second episode, the remark that it remembers: 7 decisions of two actions, the softmax of each having
-one free logit. The policy so decides when to stop, states come again, and equal states come with unequal memories.
+wins and ends the trial. Otherwise a reflection follows, whose remark is `good` or `bad` (which costs 0.5), and then the
+second episode, whose prize depends on the remark. The policy decides by the episode, the room and, in the second
+episode, the remark that it remembers: 7 decisions between two actions, each a softmax with one free logit. So the
+policy decides when to stop, states recur, and equal states come with different memories.
 
-There are 50 different trials, so the target E[Σ_t ∇log π(a_t|s_t) · G_t] is a sum; a sampled batch is a
-draw among them.
+There are 50 different trials, so the target E[Σ_t ∇log π(a_t|s_t) · G_t] is a sum; a sampled batch is drawn
+from them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from openrlhf_lamer.advantage.table import FloatArray, IntArray
 TURNS = 3
 HALL, ROOM = 0, 1
 FIRST, REMARK, AFTER_GOOD, AFTER_BAD = 0, 2, 3, 5
-"""Where in the logits the decisions of an episode begin (the hall's, then the room's), and the remark's."""
+"""Index of an episode's first logit (the hall's; the room's follows), and of the remark's."""
 LOGITS = np.array([0.3, -0.6, 0.4, 0.8, 0.2, -0.3, 0.5])
 """Logit of the first action (on, grab, good) in each decision."""
 NAMES = ("hall", "room", "remark", "hall | good", "room | good", "hall | bad", "room | bad")
 PRIZES = {FIRST: (1.0, 0.2), AFTER_GOOD: (3.0, 0.2), AFTER_BAD: (0.5, 1.0)}
-"""What grabbing and leaving pay, by the episode."""
+"""Rewards of grabbing and of leaving, by the episode."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One turn: which decision it was, which of the two actions was taken, where, and what it earned."""
+    """One turn: the index of its decision, the action (0 or 1), the place, the turn's number and the reward."""
 
     logit: int
     action: int
@@ -47,7 +47,7 @@ class Decision:
 
 
 def episodes(first_logit: int, place: int = HALL, turn: int = 0) -> Iterator[tuple[bool, tuple[Decision, ...]]]:
-    """Every course that an episode can take from here on, and whether it ends by grabbing."""
+    """Every possible rest of an episode from here, with whether it ends by grabbing."""
     if turn == TURNS:
         yield False, ()
         return
@@ -62,13 +62,13 @@ def episodes(first_logit: int, place: int = HALL, turn: int = 0) -> Iterator[tup
 
 @dataclass(frozen=True)
 class Problem:
-    """All trials of the problem, one after the other in one table, with what the gradient needs.
+    """All trials of the problem, one after the other in one table, with the inputs of the gradient.
 
     Attributes:
         table: The turns of every trial, as one group.
-        logit: The turn's decision, which is the index of its logit; [turns].
+        logit: Index of the turn's logit, one for each decision; [turns].
         score: ∂ log π / ∂ logit of the action taken; [turns].
-        probability: Of each trial; [trials].
+        probability: Probability of each trial; [trials].
     """
 
     table: TurnTable
@@ -78,7 +78,7 @@ class Problem:
 
     @classmethod
     def enumerate(cls, logits: FloatArray = LOGITS, bad_remark: float = -0.5) -> Problem:
-        """Every trial under the policy with these logits; `bad_remark` is what a bad remark earns."""
+        """Every trial under the policy with these logits; `bad_remark` is the reward of a bad remark."""
         first_action = 1 / (1 + np.exp(-logits))
         # Columns: trial, episode, turn, phase, reward, anchor, action, memory (0: none, else the remark), logit, score.
         rows: list[tuple[float, ...]] = []
@@ -121,7 +121,7 @@ class Problem:
         return np.bincount(self.logit, weights=self.weight * self.score * credit).astype(np.float64)
 
     def target(self, config: CreditConfig) -> FloatArray:
-        """What credit is to estimate: the gradient with G as the credit; [logits]."""
+        """Gradient that credit should estimate, with G as the credit; [logits]."""
         return self.gradient(with_returns(self.table, config).returns)
 
     def own_share(self, config: CreditConfig) -> FloatArray:
@@ -131,8 +131,8 @@ class Problem:
         return self.gradient(means[table.trial])
 
     def true_values(self, config: CreditConfig) -> FloatArray:
-        """E[G_t | what stands before turn t]: what a perfect critic says; [turns]."""
-        # The logit is the episode, the room and the remark; with the turn, no more of the past matters to what follows.
+        """E[G_t | everything before turn t], the values of a perfect critic; [turns]."""
+        # The logit tells the episode, the room and the remark; with the turn, nothing else of the past matters later.
         state = codes(self.logit, self.table.turn * self.table.plays)
         returns = with_returns(self.table, config).returns
         return (np.bincount(state, weights=self.weight * returns) / np.bincount(state, weights=self.weight))[state]
@@ -157,9 +157,9 @@ class Estimate:
     """A mean gradient estimate over groups, against the target.
 
     Attributes:
-        target: Exact; [logits].
-        mean: Over the groups; [logits].
-        covariance: Of the mean; [logits, logits].
+        target: Exact gradient; [logits].
+        mean: Mean over the groups; [logits].
+        covariance: Covariance of the mean; [logits, logits].
     """
 
     target: FloatArray
@@ -168,7 +168,7 @@ class Estimate:
 
     @property
     def bias(self) -> FloatArray:
-        """Mean less target; [logits]."""
+        """Mean minus target; [logits]."""
         return self.mean - self.target
 
     @property
@@ -177,23 +177,23 @@ class Estimate:
         return np.sqrt(np.diag(self.covariance))
 
     def p_value(self, expected_bias: FloatArray | float = 0.0) -> float:
-        """Of a joint chi-square test that the bias is `expected_bias` in all components."""
+        """p-value of a joint chi-square test that the bias is `expected_bias` in all components."""
         off = self.bias - expected_bias
         return float(chi2.sf(off @ np.linalg.solve(self.covariance, off), len(off)))
 
     @property
     def length(self) -> float:
-        """Of the target."""
+        """Length of the target."""
         return float(np.linalg.norm(self.target))
 
     @property
     def cosine(self) -> float:
-        """Between the mean and the target."""
+        """Cosine between the mean and the target."""
         return float(self.mean @ self.target / np.linalg.norm(self.mean) / self.length)
 
     @property
     def scale(self) -> float:
-        """Length of the mean's part along the target, over the target's."""
+        """Length of the mean's projection on the target, divided by the target's."""
         return float(self.mean @ self.target / self.length**2)
 
 
@@ -209,7 +209,7 @@ def measure(
 ) -> Estimate:
     """The mean over groups of (1/n) Σ_i Σ_t ∇log π(a_t|s_t) · A_t: summed over turns, no further normalisation.
 
-    `values` is what a critic says of each turn of `problem.table`.
+    `values` are a critic's values of the turns of `problem.table`.
     """
     table, row = problem.sample(trials, group_size, seed)
     if values is not None:

@@ -1,10 +1,10 @@
-"""Make the frozen evaluation panels that come along in `openrlhf_lamer/manifests`.
+"""Make the frozen evaluation panels that are bundled in `openrlhf_lamer/manifests`.
 
     python scripts/make_manifests.py [PANEL ...]
 
-A panel that exists is replaced. Where that gives it other tasks, every published figure on it is void, and its version
-in `PANELS` must rise. Where its data is missing, the tasks of the file are kept. To see that the panels stand, run
-`openrlhf-lamer tasks --verify`.
+An existing panel is replaced. If it gets other tasks, every published figure on it is void, and its version in
+`PANELS` must rise. If its data is missing, the tasks of the file are kept. `openrlhf-lamer tasks --verify` checks
+the panels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openrlhf_lamer.records import Task
 from openrlhf_lamer.tasks import PANEL_SIZE, SEEDS, seeded_tasks
 
 LONG = {3: 20, 4: 20, 5: 25, 6: 30}
-"""Turns by the number of mines, of panels where they suffice: a player who knows the odds never runs out of them."""
+"""Turns of the long panels by number of mines: a player who knows the odds never runs out of them."""
 
 PANELS = (
     *(
@@ -98,17 +98,17 @@ PANELS = (
         version=2,
     ),
 )
-"""Panels without their states. One whose split is not a range of seeds is all of it, and is written without its
-tasks where the data is missing: it is listed from the data then, and counted."""
+"""Panels without their states. A panel whose split is not a range of seeds is the whole split. If its data is missing,
+it is written without tasks; these are then listed from the data, and counted."""
 
 
 def made(panel: Panel) -> Panel:
-    """The panel with its tasks and their states, as this machine builds them."""
+    """`panel` with its tasks and their states, as this machine builds them."""
     found: dict[str, tuple[Task, str]] = {}
     with closing(envs.make(panel.env, **panel.options)) as env:
         for task in _candidates(panel):
             state = manifest.state_hash(env.reset(task), env.anchor())
-            # Two seeds may begin alike; a panel holds no task twice.
+            # Two seeds may have the same initial state; a panel holds each state once.
             found.setdefault(state, (task, state))
             if len(found) == panel.size:
                 break
@@ -119,7 +119,7 @@ def made(panel: Panel) -> Panel:
 
 
 def kept(panel: Panel) -> Panel | None:
-    """The panel with the tasks that its file has; None where there is no file, or one of another version."""
+    """`panel` with the tasks of its file; None if there is no file, or one of another version or size."""
     try:
         there = panels.load(panel.name)
     except manifest.PanelError:
@@ -136,7 +136,7 @@ def _candidates(panel: Panel) -> list[Task]:
 
 
 def main() -> int:
-    """Write the chosen panels; 1 where one could not be made."""
+    """Write the chosen panels; returns 1 if one could not be made."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("panels", nargs="*", metavar="PANEL", help="names; by default all")
     chosen = parser.parse_args().panels

@@ -1,4 +1,4 @@
-"""Render the prompts of the agents that come along into `docs/prompts`, from their templates.
+"""Render the prompts of the bundled agents into `docs/prompts`, from their templates.
 
     python scripts/render_prompts.py
 
@@ -12,11 +12,10 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any, Literal
 
-from openrlhf_lamer import agents, envs
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
@@ -28,9 +27,8 @@ from openrlhf_lamer.trial import run_trial
 
 PAGES = Path(__file__).parent.parent / "docs" / "prompts"
 
-AGENTS = tuple(
-    sorted(module.name for module in iter_modules(agents.__path__) if module.name not in ("base", "loading"))
-)
+AGENTS = envs.names(plugins=False)
+"""Bundled agents, which are named like their environments."""
 
 REMARK = "The reasoning comes here. <remark>What to do differently comes here.</remark>"
 
@@ -39,7 +37,7 @@ TURNS = 4
 
 
 class Letters:
-    """A tokenizer whose tokens are letters, and whose chat template marks nothing but turns."""
+    """A tokenizer whose tokens are letters and whose chat template only marks the ends of messages."""
 
     chat_template = "letters"
     all_special_tokens = ("\f",)
@@ -50,11 +48,11 @@ class Letters:
         return "".join(f"{message['content']}\f" for message in messages)
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        """A letter's number."""
+        """Code points of the letters."""
         return {"input_ids": [ord(letter) for letter in text]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """Back to letters."""
+        """Letters of the ids."""
         text = "".join(map(chr, ids))
         return text.replace("\f", "") if skip_special_tokens else text
 
@@ -71,12 +69,12 @@ class Loser(ScriptedPolicy):
         return f"The reasoning comes here. <action>{env.random_action(self._rng)}</action>"
 
     def reflect(self, env: TextEnv) -> str:
-        """What stands for a reflection."""
+        """Placeholder of a reflection."""
         return REMARK
 
 
 def lost_trial(agent: Agent, context: Literal["turn", "trial"]) -> Trial:
-    """The first trial of which the first attempt takes all its turns and is lost."""
+    """First trial whose first attempt uses all its turns and is lost."""
     chat = Chat(Letters())
     config = LamerConfig(num_episodes=2, max_turns=TURNS, context=context)
     for task in envs.lookup(agent.env).tasks("train", 100):
@@ -89,12 +87,12 @@ def lost_trial(agent: Agent, context: Literal["turn", "trial"]) -> Trial:
 
 
 def messages(turn: Turn) -> list[str]:
-    """What the user said, and the replies in between, in the prompt of a turn."""
+    """Messages in the prompt of a turn: the user's, and the replies between them."""
     return Letters().decode(list(turn.prompt_ids), skip_special_tokens=False).rstrip("\f").split("\f")
 
 
 def page(name: str) -> str:
-    """The page of one agent, in Markdown. Raises `TaskError` where its environment is not installed."""
+    """Page of one agent, in Markdown. Raises `TaskError` if its environment is not installed."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{name}")
     fresh, going_on = lost_trial(agent, "turn"), lost_trial(agent, "trial")
     (first, *_, last), reflection = fresh.episodes[0].turns, fresh.episodes[0].reflection
@@ -128,12 +126,12 @@ def page(name: str) -> str:
 
 
 def block(text: str) -> str:
-    """Text as it is."""
+    """Verbatim text in Markdown."""
     return f"```text\n{text.strip()}\n```"
 
 
 def main() -> int:
-    """Write all pages; 1 where one could not be made."""
+    """Write all pages; returns 1 if one could not be made."""
     missing = 0
     PAGES.mkdir(parents=True, exist_ok=True)
     for name in AGENTS:

@@ -1,9 +1,9 @@
-"""Measures what each estimator is unbiased for, and writes the table and the plot of docs/credit.md.
+"""Measure the bias of each estimator, and write the table and the plot of docs/credit.md.
 
     python scripts/unbiasedness.py [--trials 1024000] [--docs docs]
 
-The problem, its target and the measurement are those of `decision_problem.py`; tests/test_unbiased.py holds
-the estimators to the same claims with fewer trials.
+`decision_problem.py` defines the problem, its target and the measurement; tests/test_unbiased.py checks
+the same claims with fewer trials.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ COLOURS = {True: "#2a6f97", False: "#c8553d"}
 
 @dataclass(frozen=True)
 class Setting:
-    """An estimator in one setting, and what its docstring claims.
+    """An estimator in one setting, with the claim of its docstring.
 
     Attributes:
-        name: A registered estimator, or a baseline below that is none.
-        unbiased: Whether its docstring says that it is unbiased for the target.
-        options: Of `CreditConfig`.
-        critic: What the critic says: nothing (0), the truth, or something wrong about each decision.
+        name: A registered estimator, or one of `BASELINES`.
+        unbiased: Whether its docstring claims that it is unbiased for the target.
+        options: Fields of `CreditConfig`.
+        critic: Values of the critic: none, zero, the true ones, or wrong ones for each decision.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The setting where it is not the default, in short."""
+        """Short text of everything that differs from the default."""
         options = [key if value is True else f"{key}={value}" for key, value in self.options.items()]
         critic = {"none": [], "zero": ["V = 0"], "true": ["V exact"], "wrong": ["V wrong"]}[self.critic]
         return ", ".join(options + critic) or "default"
 
     def measure(self, problem: Problem, trials: int, group_size: int = GROUP_SIZE, seed: int = 0) -> Estimate:
-        """The mean gradient estimate in this setting, against the target of the form of return that it uses."""
+        """Mean gradient estimate in this setting, against the target for its form of return."""
         config = CreditConfig(**self.options)
         if self.name in BASELINES:
             return measure(problem, BASELINES[self.name], config, trials=trials, group_size=group_size, seed=seed)
@@ -71,13 +71,13 @@ class Setting:
 
 
 def turn_index(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """G against the mean of the group's turns of one index: what is often done, and biased where lengths differ."""
+    """G minus the mean of the group's turns of the same index: common, and biased if lengths differ."""
     index = codes(table.group, table.episode, table.turn)
     return normalise(table.returns, index, np.ones(len(table)), "mean")
 
 
 def others_at_anchor(table: TurnTable, config: CreditConfig) -> FloatArray:
-    """G against the other trials' mean in the same state, where there are any: unbiased, whatever they remember."""
+    """G minus the other trials' mean in the same state, if there are any: unbiased for any memories."""
     anchor = anchor_groups(table, reference=False)
     own = codes(anchor, table.trial)
     weight = share(np.ones(len(table)), own)
@@ -90,7 +90,7 @@ BASELINES: dict[str, Callable[[TurnTable, CreditConfig], FloatArray]] = {
     "mean by turn index": turn_index,
     "other trials by anchor": others_at_anchor,
 }
-"""Baselines that the package does not offer, for comparison."""
+"""Baselines for comparison that the package does not offer."""
 
 SETTINGS = (
     Setting("lamer_rloo", True),
@@ -116,7 +116,7 @@ SETTINGS = (
 
 
 def markdown(results: Sequence[tuple[Setting, Estimate]], trials: int) -> str:
-    """The table of the documentation."""
+    """Table for the documentation."""
     lines = [
         f"{trials:,} trials in groups of {GROUP_SIZE}, the same for all.",
         "",
@@ -142,7 +142,7 @@ def _p(value: float) -> str:
 
 
 def plot(results: Sequence[tuple[Setting, Estimate]], file: Path) -> None:
-    """Each setting's bias in the seven components, with two standard errors."""
+    """Plot each setting's bias in the seven components, with two standard errors."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -178,7 +178,7 @@ def plot(results: Sequence[tuple[Setting, Estimate]], file: Path) -> None:
 
 
 def write_table(page: Path, table: str) -> None:
-    """Put the table between the page's two marks."""
+    """Write the table between the page's two markers."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[-1]:
         raise SystemExit(f"{page} has no place for the table: put the lines {BEGIN} and {END} there")

@@ -1,8 +1,8 @@
-"""Plays games with ALFWorld as it comes, in a process of its own: importing it touches the user's home and environment.
+"""Plays games with ALFWorld as it comes, in another process: importing it touches the user's home and environment.
 
     python alfworld_stock.py STEPS GAME ...
 
-prints a JSON list: for each game its transcript, as `transcript` in `test_alfworld.py` makes it of ours.
+prints a JSON list: for each game its transcript, as `transcript` in `alfworld_games.py` makes it of ours.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def transcript(path: str, steps: int) -> list[list[Any]]:
 
 
 if __name__ == "__main__":
-    steps, *paths = sys.argv[1:]  # read before the engine writes arguments of its own there
+    steps, *paths = sys.argv[1:]  # read before the engine writes its own arguments there
     print(json.dumps([transcript(path, int(steps)) for path in paths]))

@@ -1,4 +1,4 @@
-"""What several test files share: a small tokenizer, its chat, and a way to play a trial."""
+"""Fixtures that several test files share: a small tokenizer, its chat, and a way to play a trial."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CORPUS = [
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_games(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What environments keep between runs goes to a folder of this session, not to the user's."""
+    """Keep environments' files of this session in a folder of its own, not in the user's."""
     os.environ["OPENRLHF_LAMER_CACHE"] = str(tmp_path_factory.mktemp("kept"))
 
 

@@ -10,7 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,12 +129,12 @@ class TestYourOwnEnvironment:
     PAGE = "your-own-environment.md"
 
     @pytest.fixture(autouse=True)
-    def written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         """The page's game as a file in the current folder."""
-        monkeypatch.setattr(registry, "_known", dict(registry._known))
         monkeypatch.chdir(tmp_path)
         (tmp_path / "guess.py").write_text(blocks(self.PAGE, "python")[0])
-        return tmp_path
+        with registry.scoped():
+            yield tmp_path
 
     def test_it_is_forty_lines_at_most(self) -> None:
         code = [blocks(self.PAGE, "python")[0], *blocks(self.PAGE, "bash")[0].splitlines()[1:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,27 +119,49 @@ def test_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     expect(diagnosis.host(), ERROR, "not installed", "openrlhf==0.11.2")
 
 
-def test_alfworlds_data(tmp_path: Path) -> None:
-    if data.alfworld(None).verdict is WARNING:
+@pytest.fixture
+def data_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path | None], Check]:
+    """The one check of an environment's data, with its variable set to a folder or not set."""
+
+    def look(env: str, folder: Path | None) -> Check:
+        variable = f"{env.upper()}_DATA"
+        monkeypatch.delenv(variable, raising=False)
+        if folder is not None:
+            monkeypatch.setenv(variable, str(folder))
+        (check,) = data.checks(env)
+        return check
+
+    return look
+
+
+def test_alfworlds_data(tmp_path: Path, data_of: Callable[[str, Path | None], Check]) -> None:
+    if data_of("alfworld", None).verdict is WARNING:
         pytest.skip("alfworld is not installed")
-    expect(data.alfworld(None), OK, "generated games")
-    expect(data.alfworld(str(tmp_path)), ERROR, "json_2.1.1", "alfworld-download")
+    expect(data_of("alfworld", None), OK, "generated games")
+    expect(data_of("alfworld", tmp_path), ERROR, "json_2.1.1", "alfworld-download")
     (tmp_path / "json_2.1.1").mkdir()
-    expect(data.alfworld(str(tmp_path)), ERROR, "no games")
-    expect(data.alfworld(str(DATA / "alfworld")), WARNING, "valid_seen 6 of 140", "train 0 of 3553")
+    expect(data_of("alfworld", tmp_path), ERROR, "no games")
+    expect(data_of("alfworld", DATA / "alfworld"), WARNING, "valid_seen 6 of 140", "train 0 of 3553")
 
 
-def test_webshops_data(tmp_path: Path) -> None:
-    expect(data.webshop(None), OK, "synthetic")
-    expect(data.webshop(str(tmp_path / "gone")), ERROR, "no folder")
+def test_webshops_data(tmp_path: Path, data_of: Callable[[str, Path | None], Check]) -> None:
+    if data_of("webshop", None).verdict is WARNING:
+        pytest.skip("the extra webshop is not installed")
+    expect(data_of("webshop", None), OK, "synthetic")
+    expect(data_of("webshop", tmp_path / "gone"), ERROR, "no folder")
     folder = tmp_path / "shop"
     shutil.copytree(DATA / "webshop", folder)
-    expect(data.webshop(str(folder)), ERROR, "not been prepared", "prepare webshop", "--goals generated")
+    expect(data_of("webshop", folder), ERROR, "not been prepared", "prepare webshop", "--goals generated")
     stored.prepare(folder, None, "human")
-    expect(data.webshop(str(folder)), OK, "human goals")
+    expect(data_of("webshop", folder), OK, "human goals")
     with (folder / "openrlhf-lamer-human-all" / "goals.jsonl").open("a") as file:
         file.write("x")
-    expect(data.webshop(str(folder)), ERROR, "size", "prepare webshop")
+    expect(data_of("webshop", folder), ERROR, "size", "prepare webshop")
+
+
+def test_only_environments_with_data_are_looked_at() -> None:
+    assert [check.name for check in data.checks()] == ["ALFWorld's data", "WebShop's data"]
+    assert data.checks("sokoban") == data.checks("chess") == []
 
 
 def test_agents(tmp_path: Path) -> None:

@@ -70,6 +70,31 @@ def test_turns_that_the_user_gives_are_those_of_both(turns: Callable[..., list[i
     assert turns(patient, evaluating=False, max_turns=4) == turns(patient, evaluating=True, max_turns=4) == [4, 4]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stock_host_gets_one_row_whatever_the_context_or_an_error(
+    chat: Chat, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setenv(ENV_VAR, LamerConfig(num_episodes=2, context="turn", retries=0).to_env())
+
+    async def generate(prompt_token_ids: list[int], sampling_params: Any) -> Any:
+        outputs = [SimpleNamespace(token_ids=chat.encode("nothing"), logprobs=None, finish_reason="stop")]
+        return SimpleNamespace(outputs=[] if fails else outputs)
+
+    executor = executor_class(Agent("minesweeper", max_turns=2))()
+    params, engine = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None), SimpleNamespace(generate=generate)
+    label = Task("minesweeper", seed=1).to_json()
+    playing = executor.execute("p", label, params, 9000, tokenizer, engine)
+    if fails:
+        with pytest.raises(RuntimeError, match=r"minesweeper:seed=1: generate: .*no reply"):
+            asyncio.run(playing)
+        return
+    response = asyncio.run(playing)
+    ids, said = response["observation_tokens"], list(chat.encode("nothing"))
+    assert len(response["action_ranges"]) == len(response["trial"].turns) == 5
+    assert all(ids[start:end] == said for start, end in response["action_ranges"])
+    assert response["rollout_log_probs"] is None
+
+
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_the_rollout_actor_says_which_it_is(evaluating: bool) -> None:
     pytest.importorskip("vllm")

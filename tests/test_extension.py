@@ -1,4 +1,4 @@
-"""A package of someone else, really installed: found through its entry points, in a process of its own."""
+"""A third party's package, installed by pip: found through its entry points, in another process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
 PACKAGE = Path(__file__).parent / "test_package"
 
@@ -79,6 +81,45 @@ def test_the_commands_know_it(installed: Path, tmp_path: Path) -> None:
     assert [(row["won"], row["score"]) for row in rows] == [(True, 1.0)] * 5, result.stderr
     result = python(installed, *command, "prepare", "tasks", "--env", "corridor", "--num", "4", "--out", str(tmp_path))
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 4, result.stderr
+
+
+def test_the_commands_list_it(installed: Path) -> None:
+    command = ["-m", "openrlhf_lamer.cli.main"]
+    lines = python(installed, *command, "prepare", "--help").stdout.splitlines()
+    assert [line.split()[1:5] for line in lines if "corridor" in line] == [["corridor", "Draw", "a", "corridor."]]
+    assert "Rooms to draw." in python(installed, *command, "prepare", "corridor", "--help").stdout
+    assert python(installed, *command, "prepare", "corridor", "--rooms", "3").stdout == "[ ][ ][ ]\n"
+    refused = python(installed, *command, "prepare", "corridor", "--rooms", "1")
+    assert (refused.returncode, "error: --rooms 1: a corridor has two rooms" in refused.stderr) == (2, True)
+    assert "corridor" in python(installed, *command, "play", "chess").stderr.partition("there are: ")[2]
+    look = "from openrlhf_lamer.doctor import data; print([check.found for check in data.checks('corridor')])"
+    assert python(installed, "-c", look).stdout == "['corridors come from seeds']\n"
+
+
+def test_its_own_notion_of_a_mistake_is_measured(installed: Path, tmp_path: Path) -> None:
+    """Both trials dig in room 3 and say so; one digs there again, on another way, and one digs elsewhere."""
+
+    def lost(*turns: tuple[str, int], remark: str | None = None) -> Episode:
+        played = (
+            Turn(Phase.PLAY, 0, 0, (1,), (2,), None, "", did, True, 0.0, "", f"Room {n} of 5.") for did, n in turns
+        )
+        reflection = remark and Turn(Phase.REFLECT, 0, 0, (1,), (2,), None, "", remark, True, 0.0, "", "")
+        return Episode(tuple(played), Stop.LOST, "", reflection or None)
+
+    first = lost(("left", 4), ("dig", 3), remark="Nothing was in #3.")
+    seconds = lost(("right", 2), ("dig", 3)), lost(("dig", 4))
+    trials = [Trial(Task("corridor", seed=n), (first, second)) for n, second in enumerate(seconds)]
+    file = tmp_path / "trials.jsonl"
+    file.write_text("".join(f"{trial.to_json()}\n" for trial in trials))
+
+    def figures(installed: Path | None) -> dict[str, float]:
+        result = python(installed, "-m", "openrlhf_lamer.cli.main", "analyze", str(file), "--json")
+        rows = json.loads(result.stdout)["rows"]
+        return {row["figure"]: row["value"]["value"] for row in rows if row["cases"] and row["value"]}
+
+    own, as_text = figures(installed), figures(None)
+    assert (own["known"], own["names"], own["avoided/named"]) == (1.0, 1.0, 0.5)
+    assert (as_text["known"], as_text["names"], as_text["avoided/not named"]) == (1.0, 0.0, 1.0)
 
 
 def test_without_it_there_is_no_such_environment() -> None:

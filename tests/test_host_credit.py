@@ -9,25 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from host_stand_ins import failed, samples_of, torch
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
-
-pytest.importorskip("openrlhf")
-pytest.importorskip("vllm")
-
-import torch
-
-from openrlhf_lamer.integration import cpu
-
-if not cpu.cuda_available():
-    cpu.install()  # the host imports CUDA's packages otherwise
-
-from openrlhf_lamer.integration.rollout.sample import TrialExperience
 from openrlhf_lamer.integration.training.batch import RowBatch, TooManyFailuresError, TrialBatch
 from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit, credit_config
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.training.logs import batch_metrics
+from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
 GROUP = 4
 Maker = Callable[..., LamerExperienceMaker]
@@ -67,26 +56,6 @@ def make_trial(rng: random.Random, seed: int, growing: bool, episodes: int = 2) 
     return Trial(Task("minesweeper", seed=seed), tuple(played))
 
 
-def failed(seed: int) -> Trial:
-    return Trial(Task("minesweeper", seed=seed), (), Failure(FailureKind.ENGINE, "generate", "boom"))
-
-
-def samples_of(trials: list[Trial], config: LamerConfig) -> list[TrialExperience]:
-    return [
-        TrialExperience.from_response(
-            {
-                "prompt": "p",
-                "label": "l",
-                "reward": trial.scalar_return(config.gamma_traj),
-                "scores": float(trial.won),
-                "truncated": False,
-                "trial": trial,
-            }
-        )
-        for trial in trials
-    ]
-
-
 def batch_of(growing: bool, seed: int = 0, groups: int = 2) -> list[Trial]:
     rng = random.Random(seed)
     return [make_trial(rng, group, growing) for group in range(groups) for _ in range(GROUP)]
@@ -103,7 +72,7 @@ def test_each_sampled_token_carries_its_turns_advantage_and_no_other_token_any(
 ) -> None:
     trials = batch_of(growing)
     made = maker(estimator)
-    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
     batch = made.batch
     assert batch is not None
     assert batch.rows is not None
@@ -156,7 +125,7 @@ def test_a_critic_is_read_and_taught_at_the_tokens_of_each_turn(
     config = LamerConfig(train_reflection=train_reflection)
     trials = batch_of(growing, seed=4)
     made = maker("lamer_ppo", config=config, ranks=ranks)
-    experiences = made.make_experience_batch(samples_of(trials, config))
+    experiences = made.make_experience_batch(samples_of(trials, config.gamma_traj))
     assert made.batch is not None
     assert made.batch.rows is not None
     assert made.batch.advantages is not None
@@ -209,7 +178,7 @@ def test_hgpo_compares_the_memory_that_was_configured(maker: Maker, monkeypatch:
 
     monkeypatch.setattr(TurnTable, "from_trials", spy)
     config = LamerConfig.model_validate({"memory": "reflection", "hgpo.depth": 1})
-    maker("lamer_hgpo", config=config).make_experience_batch(samples_of(batch_of(False), config))
+    maker("lamer_hgpo", config=config).make_experience_batch(samples_of(batch_of(False), config.gamma_traj))
     assert asked == ["reflection"]
 
 
@@ -232,7 +201,7 @@ def test_the_configuration_reaches_the_estimator_whole() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(maker: Maker, ranks: int) -> None:
     made = maker("lamer_gigpo", ranks=ranks)
-    experiences = made.make_experience_batch(samples_of(batch_of(False, seed=3), made.config))
+    experiences = made.make_experience_batch(samples_of(batch_of(False, seed=3), made.config.gamma_traj))
     assert len(experiences) % ranks == 0
     share = len(experiences) // ranks
     rows = [sum(len(e.sequences) for e in experiences[r * share : (r + 1) * share]) for r in range(ranks)]
@@ -243,7 +212,7 @@ def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(maker: Maker,
 def test_fillers_change_no_mean_that_is_logged(maker: Maker) -> None:
     made = maker("lamer_gigpo")
     trials = batch_of(False, seed=5)
-    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
     assert made.batch is not None
     assert made.batch.rows is not None
     assert made.batch.rows.filled > 0
@@ -293,7 +262,7 @@ def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(
 ) -> None:
     trials = batch_of(growing, seed=1)
     made = maker(estimator, gamma=gamma)
-    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
     expected = host_on_one_row_a_trial(maker, estimator, trials, gamma)
     found: dict[int, list[float]] = {i: [] for i in range(len(trials))}
     assert made.batch is not None
@@ -308,7 +277,7 @@ def test_stock_estimators_are_the_hosts_own_on_the_whole_trial(
 
 def test_stock_gae_gives_every_token_a_value_target(maker: Maker) -> None:
     made = maker("gae")
-    experiences = made.make_experience_batch(samples_of(batch_of(False), made.config))
+    experiences = made.make_experience_batch(samples_of(batch_of(False), made.config.gamma_traj))
     for experience in experiences:
         assert torch.isfinite(experience.advantages).all()
         assert (experience.returns[~experience.action_mask.bool()] == 0).all()
@@ -320,7 +289,7 @@ def test_a_group_with_a_failed_trial_is_baselined_on_the_others(maker: Maker, es
     trials = batch_of(False)
     trials[1] = failed(0)
     made = maker(estimator)
-    experiences = made.make_experience_batch(samples_of(trials, made.config))
+    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
     assert made.batch is not None
     assert made.batch.rows is not None
     assert 1 not in made.batch.rows.owner
@@ -342,18 +311,18 @@ def test_too_many_failures_abort_with_the_last_ones(maker: Maker) -> None:
     with pytest.raises(
         TooManyFailuresError, match=r"(?s)3 of 8 trials failed \(3 engine in generate\).*max_failed_share 0.25.*boom"
     ):
-        made.make_experience_batch(samples_of(trials, made.config))
+        made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
 
 
 def test_a_group_of_two_tasks_is_refused() -> None:
     trials = batch_of(False)
     trials[0], trials[4] = trials[4], trials[0]
     with pytest.raises(RuntimeError, match="several tasks"):
-        TrialBatch.of(samples_of(trials, LamerConfig()), GROUP, 1.0)
+        TrialBatch.of(samples_of(trials, LamerConfig().gamma_traj), GROUP, 1.0)
 
 
 def test_a_failed_trial_has_no_score() -> None:
-    (sample,) = samples_of([failed(0)], LamerConfig())
+    (sample,) = samples_of([failed(0)], LamerConfig().gamma_traj)
     assert sample.scores is None
 
 
@@ -376,7 +345,7 @@ def test_the_log_of_a_batch_is_flat_and_by_phase_and_episode(maker: Maker) -> No
     config = LamerConfig(num_episodes=2)
     first, second = batch_of(False, seed=6)[:GROUP], batch_of(False, seed=6)[GROUP:]
     made = maker("lamer_gigpo", config=config)
-    made.make_experience_batch(samples_of([*map(without_rewards, first), *second], config))
+    made.make_experience_batch(samples_of([*map(without_rewards, first), *second], config.gamma_traj))
     assert made.batch is not None
     assert made.batch.advantages is not None
     logged = batch_metrics(made.batch, config)

@@ -256,7 +256,7 @@ def test_sokoban_tells_the_moves_that_were_played_and_why_it_ended(
     rows = ("#####", "#P__#", "#_X_#", "#O__#", "#####")
     board = "\n".join(f"{row}: {' '.join(cells)}" for row, cells in enumerate(rows))
     agent = load_agent("openrlhf_lamer.agents.sokoban")[0]
-    from openrlhf_lamer.envs.sokoban import Sokoban
+    from openrlhf_lamer.envs.sokoban.env import Sokoban
 
     reset = Sokoban.reset
     monkeypatch.setattr(Sokoban, "reset", lambda env, task: reset(env, Task("sokoban", spec={"board": board})))

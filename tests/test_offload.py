@@ -17,6 +17,7 @@ from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.minesweeper import MineSweeper
 from openrlhf_lamer.envs.session import OpenSession, ThreadedSession, open_inline
 from openrlhf_lamer.offload import PATIENCE, Offload, OverdueError
@@ -265,9 +266,8 @@ class Hanging(MineSweeper):
 
 
 @pytest.fixture
-def trials(chat: Chat, minesweeper: Agent, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Trial]]:
+def trials(chat: Chat, minesweeper: Agent) -> Iterator[Callable[..., list[Trial]]]:
     """Plays a trial on each of six boards, all at once."""
-    monkeypatch.setattr("openrlhf_lamer.envs.registry._known", {"minesweeper": Hanging})
 
     def play(open_session: OpenSession, agent: Agent = minesweeper, **config: Any) -> list[Trial]:
         async def together() -> list[Trial]:
@@ -289,7 +289,8 @@ def trials(chat: Chat, minesweeper: Agent, monkeypatch: pytest.MonkeyPatch) -> C
 
         return [replace(trial, environment_seconds=0.0, generation_seconds=0.0) for trial in asyncio.run(together())]
 
-    return play
+    with registry.scoped(minesweeper=Hanging):
+        yield play
 
 
 async def threaded(make: Any, seconds: float = 0.5) -> ThreadedSession:

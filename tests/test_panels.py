@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -308,13 +308,13 @@ class Quarry(MineSweeper):
 
 
 @pytest.fixture
-def quarry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Quarry]:
-    monkeypatch.setattr(registry, "_known", {"quarry": Quarry})
+def quarry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Quarry]]:
     monkeypatch.setattr(manifest, "MANIFESTS", tmp_path)
     path = tmp_path / "quarry" / "official" / "valid.json"
     path.parent.mkdir(parents=True)
     path.write_text(panels.dump(Panel("quarry/official/valid", "All of it.", "quarry", {}, "valid", 3)), "utf-8")
-    return Quarry
+    with registry.scoped(quarry=Quarry):
+        yield Quarry
 
 
 class TestListedFromData:

@@ -64,7 +64,7 @@ class TestPlayers:
         (row,) = lines("sokoban", "--player", "oracle", "--max-turns", "1")
         assert (row["won"], row["score"], row["turns"]) == (False, 0.0, 1)
 
-    def test_a_score_is_what_the_environment_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_score_is_what_the_environment_says(self) -> None:
         class Scored(MineSweeper):
             name = "scored"
 
@@ -72,8 +72,8 @@ class TestPlayers:
                 step = super().step(action)
                 return envs.Step(step.observation, 0.0, True, False, False, True, {"task_score": 0.25})
 
-        monkeypatch.setattr(registry, "_known", {"scored": Scored})
-        assert lines("scored", "--player", "random")[0]["score"] == 0.25
+        with registry.scoped(scored=Scored):
+            assert lines("scored", "--player", "random")[0]["score"] == 0.25
 
 
 class TestReplays:
@@ -110,15 +110,15 @@ class TestPeople:
         result = play("minesweeper", "--seed", "3", "--json", typed="(1, 1)\n")
         assert json.loads(result.stdout) == {"task": "minesweeper:seed=3", "won": False, "score": 0.0, "turns": 1}
 
-    def test_a_number_stands_for_a_listed_action(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_number_stands_for_a_listed_action(self) -> None:
         class Listed(MineSweeper):
             name = "listed"
 
             def reset(self, task: Task) -> Observation:
                 return Observation(super().reset(task).text, ("(9, 9)", "(1, 1)"))
 
-        monkeypatch.setattr(registry, "_known", {"listed": Listed})
-        result = play("listed", "--seed", "3", typed="2\n")
+        with registry.scoped(listed=Listed):
+            result = play("listed", "--seed", "3", typed="2\n")
         assert "2  (1, 1)" in result.output
         assert "turn 1: (1, 1)" in result.output
 

@@ -1,4 +1,4 @@
-"""What is measured of reflections, on trials where the right answer can be told by hand."""
+"""Measures of reflections, on trials whose right answer is known by hand."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.evaluation.mistakes import READINGS, reading
-from openrlhf_lamer.evaluation.reflections import NAMED, SILENT, UNNAMED, Reflections, analyse, grams, sameness
+from openrlhf_lamer.evaluation.reflections import NAMED, SILENT, UNNAMED, Reflections, analyse, grams, reading, sameness
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy, ScriptedPolicy
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 
@@ -59,8 +58,8 @@ def trial(*episodes: Episode, env: str = "minesweeper", seed: int = 0) -> Trial:
     ],
 )
 def test_a_remark_names_a_cell(remark: str, names: bool) -> None:
-    assert reading("minesweeper").names(remark, "(3, 4)") is names
-    assert reading("minesweeper").names(remark, "3,4") is names
+    assert reading("minesweeper").mentions(remark, "(3, 4)") is names
+    assert reading("minesweeper").mentions(remark, "3,4") is names
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_a_remark_names_a_cell(remark: str, names: bool) -> None:
     ],
 )
 def test_a_remark_names_moves(remark: str, action: str, names: bool) -> None:
-    assert reading("sokoban").names(remark, action) is names
+    assert reading("sokoban").mentions(remark, action) is names
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_a_remark_names_moves(remark: str, action: str, names: bool) -> None:
     ],
 )
 def test_a_remark_names_a_command(remark: str, action: str, names: bool) -> None:
-    assert reading("webshop").names(remark, action) is names
+    assert reading("webshop").mentions(remark, action) is names
 
 
 def test_the_next_episode_is_held_against_the_mine_that_was_hit() -> None:
@@ -150,7 +149,7 @@ BOARD = "\n".join(f"{row}: {' '.join(cells)}" for row, cells in enumerate(ROWS))
 
 
 def test_sokobans_mistake_is_the_move_after_which_no_solution_is_left() -> None:
-    read = READINGS["sokoban"].played
+    read = reading("sokoban").played
     pushed_right = read(episode("down, right, up", board=BOARD))
     assert pushed_right.mistake == pushed_right.moves[-1]
     assert (pushed_right.moves[-1].action, pushed_right.moves[-1].words) == ("right", "down, right")

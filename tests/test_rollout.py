@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stand_ins import generator_strategy
 
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
 from openrlhf_lamer.integration import cpu
@@ -69,13 +70,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def generator(engines: list[Any], tokenizer: Any, *, limit: int | None, seeded: bool) -> Any:
     from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator
 
-    args = SimpleNamespace(
-        rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=2, vllm_generate_batch_size=4),
-        train=SimpleNamespace(seed=5, partial_rollout_enable=False, full_determinism_enable=seeded),
-        algo=SimpleNamespace(advantage=SimpleNamespace(is_correction_level="token"), dynamic_filtering_enable=False),
-        vllm=SimpleNamespace(enable_sleep=False),
-    )
-    strategy: Any = SimpleNamespace(args=args)
+    strategy = generator_strategy(4, 2, 4, seed=5, seeded=seeded, correction="token")
     prompts: Any = SimpleNamespace(sampler=None)
     tasks = [Task("minesweeper", seed=seed, options=OPTIONS) for seed in range(3)]
     panel = [(None, [task.id], [task.to_json()], [None]) for task in tasks]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from stand_ins import LONG, PLAY, Counted, Long, Replies, played
 from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, room
@@ -21,91 +22,17 @@ from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import ConfigError, LamerConfig
 from openrlhf_lamer.doctor import Verdict, data
 from openrlhf_lamer.doctor.model import context_length
-from openrlhf_lamer.envs.base import Observation, Step, TextEnv, draw_action
+from openrlhf_lamer.envs.base import Observation, draw_action
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Phase, Task
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
-from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
-from openrlhf_lamer.vocabulary import RewardScheme
 
 GAMES = ("sokoban", "minesweeper", "webshop", "alfworld")
 CONTEXTS = ("turn", "episode", "trial")
-PLAY, REFLECT = range(2)
-
-
-class Long(TextEnv):
-    """Shows its long states in turn, and is never won; its actions are refused nowhere."""
-
-    name = "long"
-
-    def __init__(self, words: int = 30, reward: RewardScheme = "sparse") -> None:
-        super().__init__(reward)
-        self.words, self.turn = words, 0
-
-    def long_states(self) -> tuple[Observation, ...]:
-        def state(length: int) -> Observation:
-            return Observation("see " * length, ("go", "stay"))
-
-        return state(2 * self.words), state(self.words), state(3 * self.words)
-
-    def reset(self, task: Task) -> Observation:
-        self.turn = 0
-        return self.long_states()[0]
-
-    def step(self, action: str) -> Step:
-        state = self.long_states()[1 + self.turn % 2]
-        self.turn += 1
-        return Step(state, 0.0, False, False, won=False, valid=True)
-
-    def anchor(self) -> str:
-        return str(self.turn)
-
-    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
-        return 0.0, 10.0
 
 
 envs.register("long", Long)
-LONG = Agent("long", max_turns=5, window=3, rules="Look at {{ env.words }} words.")
-
-
-class Counted(TextChat):
-    """A chat of as many ids as `room` reckons with; a reply says what its first id stands for."""
-
-    def __init__(self, said: Sequence[str]) -> None:
-        super().__init__()
-        self.said = said
-
-    def opening(self, text: str) -> tuple[int, ...]:
-        return (0,) * (room.BEGINNING + room.MESSAGE + room.estimate(text))
-
-    def continuation(self, text: str, reply: Sequence[int]) -> tuple[int, ...]:
-        return (0,) * (room.MESSAGE + room.estimate(text))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.said[ids[0]]
-
-
-class Replies:
-    """Replies of a fixed length; remembers how long prompts were."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.prompts: list[int] = []
-
-    async def generate(self, request: Request) -> Generation:
-        self.prompts.append(len(request.prompt_ids))
-        kind = PLAY if request.phase is Phase.PLAY else REFLECT
-        return Generation((kind,) * self.length, None, truncated=False)
-
-
-def played(agent: Agent, config: LamerConfig, said: Sequence[str], reply: int) -> list[int]:
-    """Lengths of the prompts of a trial in which every reply says `said`, one of play and one of reflection."""
-    replies = Replies(reply)
-    task = Task(agent.env, seed=0)
-    trial = run_trial(task, agent, replies, Counted(said), config, max_new_tokens=reply, max_length=1 << 30)
-    assert asyncio.run(trial).failure is None
-    return replies.prompts
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

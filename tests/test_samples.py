@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stand_ins import generator_strategy
 
 pytest.importorskip("openrlhf")
 
@@ -124,17 +125,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     ) -> tuple[Any, Simulated]:
         simulated = Simulated(2, seed, outcome)
         monkeypatch.setattr(module.queue, "SimpleQueue", lambda: simulated)
-        args = SimpleNamespace(
-            rollout=SimpleNamespace(batch_size=SIZE, n_samples_per_prompt=SAMPLES, vllm_generate_batch_size=generated),
-            train=SimpleNamespace(seed=42, partial_rollout_enable=partial, full_determinism_enable=False),
-            algo=SimpleNamespace(
-                advantage=SimpleNamespace(is_correction_level="off"),
-                dynamic_filtering_enable=filtering,
-                dynamic_filtering_range=(0, 1),
-            ),
-            vllm=SimpleNamespace(enable_sleep=False),
-        )
-        strategy: Any = SimpleNamespace(args=args)
+        settings: Any = {"partial": partial, "filtering": filtering}
+        strategy = generator_strategy(SIZE, SAMPLES, generated, seed=42, **settings)
         config = LamerConfig(max_concurrent_trials=limit)
         nothing: Any = None
         generator = LamerSamplesGenerator(strategy, loader(), loader(shuffle=False), nothing, simulated.actors, config)

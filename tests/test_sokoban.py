@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrlhf_lamer.envs import Task, TaskError, make
-from openrlhf_lamer.envs.sokoban_levels import LONGEST, SHORTEST, generate
-from openrlhf_lamer.envs.sokoban_room import MOVES, Room, bits, parse, shift, union
-from openrlhf_lamer.envs.sokoban_solver import Solver
+from openrlhf_lamer.envs.sokoban.levels import LONGEST, SHORTEST, generate
+from openrlhf_lamer.envs.sokoban.room import MOVES, Room, bits, parse, shift, union
+from openrlhf_lamer.envs.sokoban.solver import Solver
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "sokoban.json").read_text("utf-8"))
 
@@ -299,7 +299,7 @@ class TestPlay:
         level = generate(6, 5, 1)
         solver = Solver(level.room)
         exact = solver.least_moves(level.boxes, level.player)
-        monkeypatch.setattr("openrlhf_lamer.envs.sokoban_solver.SOLVE_BUDGET", 20)
+        monkeypatch.setattr("openrlhf_lamer.envs.sokoban.solver.SOLVE_BUDGET", 20)
         assert 0 < solver.least_moves(level.boxes, level.player) < exact
 
     def test_a_board_brings_its_own_boxes_and_the_options_come_back(self) -> None:

@@ -9,22 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from host_stand_ins import failed, samples_of, torch
 
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
-
-pytest.importorskip("openrlhf")
-pytest.importorskip("vllm")
-
-import torch
-
-from openrlhf_lamer.integration import cpu
-
-if not cpu.cuda_available():
-    cpu.install()  # the host imports CUDA's packages otherwise
-
-from openrlhf_lamer.integration.rollout.sample import TrialExperience
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
 Maker = Callable[..., LamerExperienceMaker]
 Sampled = dict[int, list[float]]
@@ -47,19 +36,9 @@ def trial_of(rewards: list[list[float]], group: int, tokens: list[int]) -> Trial
     return Trial(Task("minesweeper", seed=group), tuple(episodes))
 
 
-def failed(group: int) -> Trial:
-    return Trial(Task("minesweeper", seed=group), (), Failure(FailureKind.ENGINE, "generate", "boom"))
-
-
 def advantages_of(made: LamerExperienceMaker, trials: list[Trial], field: str = "advantages") -> Sampled:
     """The advantage of each sampled token of each trial; a masked token must have none."""
-    samples = [
-        TrialExperience.from_response(
-            {"prompt": "", "label": "", "reward": 0.0, "scores": 0.0, "truncated": False, "trial": trial}
-        )
-        for trial in trials
-    ]
-    experiences = made.make_experience_batch(samples)
+    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
     assert made.batch is not None
     assert made.batch.rows is not None
     where = {p: (e, line) for e in experiences for line, p in enumerate(e.index)}

@@ -2,7 +2,7 @@
 
     python tests/transcripts.py TRANSCRIPTS [TRANSCRIPTS_OF_SLOW_ONES]
 
-prints a line an environment: its name and the hash of so many transcripts, over all difficulties. It
+prints a line an environment: its name and the hash of its first TRANSCRIPTS transcripts, over all difficulties. It
 needs nothing but the standard library and the environments' own requirements; an environment that
 lacks those is named with the reason.
 """

@@ -1,15 +1,15 @@
 """Agents: an environment, its prompt templates and the limits of an episode.
 
-`play.j2` and `reflect.j2` of an agent's prompt folder each render a full message
-(`continuing` false) or the little that is new in a chat that goes on (`continuing`
-true). They see the names documented at `Agent.play_message`.
+`play.j2` and `reflect.j2` of an agent's prompt folder render a full message if `continuing`
+is false, and only what is new if it is true, in a chat that goes on. `Agent.play_message`
+documents the names that they see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,11 +29,11 @@ REMARK_LIMIT = 2000
 """Characters of a remark that are kept."""
 
 ACTION_LIMIT = 200
-"""Characters of an action that are kept, for the record and for prompts. The environment is given all of it."""
+"""Characters of an action that are kept for the record and for prompts. The environment gets the whole action."""
 
 
 class AgentError(LamerError, ValueError):
-    """An agent that cannot be found or that is none."""
+    """There is no such agent, or its arguments are wrong."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Agent:
 
     Args:
         env: Name of the registered environment.
-        max_turns: Turns in an episode unless the configuration says otherwise.
-        eval_turns: The same in an evaluation, where that is not as many.
-        window: How many of the latest turns a fresh prompt lists.
-        full_observations: How many of these are shown with the state they acted on.
-        rules: What to tell of the game, a template that sees `env`; for an agent without a file `rules.j2`.
+        max_turns: Turns in an episode, unless the configuration sets them.
+        eval_turns: Turns in an episode of an evaluation, if they differ from `max_turns`.
+        window: Number of latest turns that a fresh prompt lists.
+        full_observations: Number of these turns that are shown with the state they acted on.
+        rules: Rules of the game, as a template that sees `env`; for an agent without a file `rules.j2`.
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
-            Where one of the first two is missing, it is the same as for any game. A template may extend
+            If one of the first two is missing, the package's own is used. A template may extend
             `base/play.j2` or `base/reflect.j2` and replace single blocks.
-        reasons: Whether the prompts ask to think before acting; templates see it by this name.
-        memory_observations: Of how many of an earlier attempt's latest turns memory and reflection show what came of
-            them, as `action -> observation`. 0 is for games whose last state tells all, such as a board.
-        memory_characters: Characters of each of these observations that are kept, on one line.
-        memory_separator: What stands between the parts of an observation. Of those in memory, parts that the initial
-            observation has too are then left out, such as the request that heads every page of a shop.
+        reasons: Whether the prompts ask the model to think before it acts; templates see it under this name.
+        memory_observations: Number of an attempt's latest turns that memory and reflection show with their outcome, as
+            `action -> observation`. 0 suits games whose last state tells everything, such as a board.
+        memory_characters: Characters that are kept of each of these observations, on one line.
+        memory_separator: Text between the parts of an observation, if it has any. Memory then leaves out parts that the
+            initial observation has too, such as the request at the head of every page of a shop.
     """
 
     env: str
@@ -69,7 +69,6 @@ class Agent:
     memory_characters: int = 300
     memory_separator: str | None = None
     eval_turns: int | None = None
-    _templates: dict[str, jinja2.Template] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.memory_observations < 0 or self.memory_characters < 1:
@@ -79,7 +78,7 @@ class Agent:
             )
         separator = self.memory_separator
         if separator is not None and not (separator[:1].isspace() and separator[-1:].isspace()):
-            # Otherwise the parts on both sides of one left out could come to a control token or a tag.
+            # Otherwise the neighbours of a part that is left out could join to a control token or a tag.
             raise AgentError(
                 f"agent {self.env!r}: memory_separator begins and ends with a space or a line break, or is None; "
                 f"it is {separator!r}"
@@ -94,36 +93,36 @@ class Agent:
                 [
                     jinja2.DictLoader(rules),
                     jinja2.FileSystemLoader([folder, PROMPTS]),
-                    # The base of a game's play.j2 has the same name, which by itself would be the game's own file.
+                    # A game's play.j2 extends a file of the same name: without the prefix it would extend itself.
                     jinja2.PrefixLoader({"base": jinja2.FileSystemLoader(PROMPTS)}),
                 ]
             ),
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            keep_trailing_newline=False,
             autoescape=False,
+            auto_reload=False,
         )
         environment.globals["shows_outcomes"] = self.memory_observations > 0
         environment.globals["with_outcomes"] = self._with_outcomes
         return environment
 
     def _with_outcomes(self, turns: Sequence[Turn]) -> list[tuple[Turn, str]]:
-        """Turns of an attempt and what came of each, as far as this agent shows it."""
+        """Turns of an attempt, each with its outcome as far as this agent shows it."""
         return with_outcomes(turns, self.memory_observations, self.memory_characters, self.memory_separator)
 
     def evaluated(self) -> Agent:
-        """This agent with the turns that it has in an evaluation."""
+        """This agent with its number of turns in an evaluation."""
         return replace(self, max_turns=self.eval_turns or self.max_turns)
 
     def env_factory(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> partial[TextEnv]:
-        """Constructor of an environment for `task`; the task's own options win over the configured ones."""
+        """Constructor of an environment for `task`; the task's options win over the configured ones."""
         return registry.factory(self.env, **{**options, **task.options, "reward": reward})
 
     def try_task(self, task: Task, *, reward: str, options: Mapping[str, Any]) -> None:
-        """Set `task` up where it is one of a data set: the data may be missing here, or be other data.
+        """Set `task` up if it comes from a data set; a task with a seed needs no check.
 
-        Raises `TaskError` where that is so. A task with a seed is made here, and needs no look.
+        Raises `TaskError` if the data is missing on this machine or differs.
         """
         if task.spec is not None:
             with closing(self.env_factory(task, reward=reward, options=options)()) as env:
@@ -142,12 +141,13 @@ class Agent:
         num_episodes: int,
         turns_left: int,
     ) -> str:
-        """The user's message before a play turn.
+        """User message before a play turn.
 
         The template sees `env` (`TextEnv.facts`, so `env.size` is an option), `initial` and `observation` (both with
-        `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns as
-        pairs of a turn and whether to show its state), `last` (the turn before, or none),
-        `episode` (from 0), `num_episodes`, `turns_left`, `continuing`, and the agent's `reasons`.
+        `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns, as
+        pairs of a turn and whether to show its state), `hidden` (number of turns before these),
+        `last` (the previous turn, or None), `episode` (from 0), `num_episodes`, `turns_left`,
+        `continuing`, and the agent's `reasons`.
         """
         recent = list(turns)[-self.window :]
         shown = len(recent) - self.full_observations
@@ -179,7 +179,7 @@ class Agent:
         episode: int,
         num_episodes: int,
     ) -> str:
-        """The user's message that asks for a reflection on the episode just lost."""
+        """User message that asks for a reflection on the episode just lost."""
         return self._render(
             "reflect.j2",
             continuing=continuing,
@@ -194,9 +194,7 @@ class Agent:
 
     def _render(self, name: str, **values: Any) -> str:
         try:
-            if name not in self._templates:
-                self._templates[name] = self._jinja.get_template(name)
-            return self._templates[name].render(values)
+            return self._jinja.get_template(name).render(values)
         except jinja2.TemplateNotFound as error:
             folder = self.prompts or PROMPTS / self.env
             raise AgentError(f"agent {self.env!r} has no {error} in {folder}; write one, or give it `rules`") from error

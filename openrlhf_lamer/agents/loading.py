@@ -1,4 +1,4 @@
-"""Agents by the name of their module or file, and the seam through which OpenRLHF finds an agent's executor."""
+"""Loading an agent by its module or file, and the seam through which OpenRLHF finds its executor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openrlhf_lamer.agents.base import Agent, AgentError
 
 
 def load_agent(name: str) -> tuple[Agent, Path]:
-    """The agent of a module (`openrlhf_lamer.agents.sokoban`) or file (`my_agent.py`), and its file.
+    """Agent of a module (`openrlhf_lamer.agents.sokoban`) or file (`my_agent.py`), and the path of its file.
 
     Raises:
         AgentError: if there is no such module or file, or it defines no `agent`.
@@ -27,9 +27,9 @@ def load_agent(name: str) -> tuple[Agent, Path]:
 
 
 def host_seam(agent: Agent) -> Callable[[str], Any]:
-    """A module `__getattr__` that offers `AgentExecutor`, which OpenRLHF looks for in an agent's file.
+    """Module `__getattr__` that offers `AgentExecutor`, which OpenRLHF looks for in an agent's file.
 
-    It is made when asked for, so that importing an agent does not import OpenRLHF.
+    The class is made on request, so that importing an agent does not import OpenRLHF.
     """
 
     def getattr_(name: str) -> Any:

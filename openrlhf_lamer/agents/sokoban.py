@@ -1,7 +1,6 @@
 """An agent that plays Sokoban, up to three moves a turn."""
 
-from openrlhf_lamer.agents.base import Agent
-from openrlhf_lamer.agents.loading import host_seam
+from openrlhf_lamer.agents import Agent, host_seam
 
 agent = Agent(env="sokoban", max_turns=7)
 

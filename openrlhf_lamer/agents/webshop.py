@@ -1,7 +1,6 @@
 """An agent that shops, one search or click a turn."""
 
-from openrlhf_lamer.agents.base import Agent
-from openrlhf_lamer.agents.loading import host_seam
+from openrlhf_lamer.agents import Agent, host_seam
 
 agent = Agent(env="webshop", max_turns=12, window=15, memory_observations=15, memory_separator=" [SEP] ")
 

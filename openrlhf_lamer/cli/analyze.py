@@ -28,11 +28,11 @@ ABOUT = {
     "avoided": "avoided next",
     "faced": "avoided in its state",
 }
-"""Names in the terminal for the figures of `Reflections`."""
+"""Names of the figures of `Reflections` in the terminal."""
 
 
 class By(StrEnum):
-    """Column of the table."""
+    """Content of a column of the table."""
 
     RUN = "run"
     STEP = "step"
@@ -54,10 +54,10 @@ def analyze(
 ) -> None:
     """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
 
-    The mistake is MineSweeper's mine that was hit, Sokoban's first move after which no solution is left, and
-    elsewhere the whole sequence of actions. Next episodes are counted separately where a remark named the mistake,
-    where a remark did not, and where there was no remark, as with `--memory history`. A difference between them does
-    not prove that the remark caused it: `openrlhf-lamer cross` plays without the remark to find out.
+    The environment tells the mistake, such as MineSweeper's mine that was hit, or Sokoban's first move after which
+    no solution is left; by default it is the whole sequence of actions. Next episodes are set apart by what was said
+    of it: a remark named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference
+    is no proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
     """
     from openrlhf_lamer.evaluation.reflections import analyse
 
@@ -76,7 +76,7 @@ def analyze(
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:
-    """The runs by name: the part of the path that differs between them."""
+    """Name of each run: the part of its path that sets it apart."""
     folders = [run.with_suffix("").parts for run in runs]
     shared = next((n for n, parts in enumerate(zip(*folders, strict=False)) if len(set(parts)) > 1), 0)
     return {

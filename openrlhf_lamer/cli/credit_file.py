@@ -128,25 +128,14 @@ def read_case(case: Any, where: str = "case", **options: Any) -> Case:
     try:
         config = CreditConfig(gamma_step=read.gamma_step, gamma_traj=read.gamma_traj, **options)
         columns = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
-        arrays = {name: np.array(own, dtype=kind) for (name, kind), own in zip(_COLUMNS.items(), columns, strict=True)}
+        arrays = {name: np.array(own) for name, own in zip(_COLUMNS, columns, strict=True)}
         table = with_returns(TurnTable(**arrays), config)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from error
     return Case(config, table, len(read.trials), labels)
 
 
-_COLUMNS = {
-    "group": "int64",
-    "trial": "int64",
-    "episode": "int64",
-    "turn": "int64",
-    "phase": "int64",
-    "reward": "float64",
-    "anchor": "int64",
-    "action": "int64",
-    "memory": "int64",
-    "values": "float64",
-}
+_COLUMNS = ("group", "trial", "episode", "turn", "phase", "reward", "anchor", "action", "memory", "values")
 
 
 def _said(problem: Any, where: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, ContextPolicy
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red"}
 
@@ -22,9 +23,7 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(help="Model to check: a folder, or a name on the Hugging Face hub.")
     ] = None,
-    context: Annotated[
-        Literal["turn", "episode", "trial"], typer.Option(help="--lamer.context of the training.")
-    ] = "turn",
+    context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP)] = "turn",
     num_episodes: Annotated[int, typer.Option(min=1, help="--lamer.num_episodes of the training.")] = 3,
     max_turns: Annotated[int | None, typer.Option(min=1, help="--lamer.max_turns of the training.")] = None,
     max_new_tokens: Annotated[

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from openrlhf_lamer.records import Task
 
     Player = Callable[[TextEnv, Observation], str | None]
-    """A player: returns the next action, or None to leave the episode."""
+    """Player: gives the next action, or None to leave the episode."""
     Watcher = Callable[[int, Observation, str | None, Step | None], None]
-    """An observer of the turn, the state, and the action and step that led to it, if any."""
+    """Observer: gets the turn, the state, and the action and step that led to it, if any."""
 
 MOST_TURNS = 1000
 """Turns after which an episode is left, where the environment has no limit."""
@@ -76,7 +76,7 @@ def play(
         str, typer.Option(help="Number of tasks, or all (128 of a split that is a range of seeds).")
     ] = "1",
     options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
-    max_turns: Annotated[int, typer.Option(min=1, help="Leave an episode after N turns.")] = MOST_TURNS,
+    max_turns: Annotated[int, typer.Option(min=1, help="Leave an episode after this many turns.")] = MOST_TURNS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line a task: `task`, `won`, `score`, `turns`.")
     ] = False,
@@ -184,7 +184,7 @@ def _player(who: Who, script: list[str] | None, number: int, console: Console) -
 
 
 def _ask(console: Console, observation: Observation) -> str | None:
-    """The action that a person types; the number of a listed action stands for it."""
+    """Action that a person types; the number of a listed action stands for it."""
     try:
         while not (typed := console.input("your action (Ctrl-D leaves): ").strip()):
             pass

@@ -1,41 +1,60 @@
-"""`openrlhf-lamer prepare`: what training needs before it starts."""
+"""`openrlhf-lamer prepare`: prompt datasets, and data of environments."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import environment, json_object, progress
-from openrlhf_lamer.cli.prepare_alfworld import alfworld
 
 if TYPE_CHECKING:
     from openrlhf_lamer.envs import TextEnv
     from openrlhf_lamer.records import Task
 
-app = typer.Typer(no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments.")
-
-
 PART = 256
 """Tasks that are drawn at a time."""
 
 
-class Goals(StrEnum):
-    """Which goals of WebShop to compile."""
+class Commands(TyperGroup):
+    """Our own commands, and one for each environment that brings one; environments are imported when asked for."""
 
-    HUMAN = "human"
-    GENERATED = "generated"
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands, in alphabetical order."""
+        from openrlhf_lamer.envs import names
+
+        return sorted({*super().list_commands(ctx), *(name for name in names() if _command(name))})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; None if there is none."""
+        return super().get_command(ctx, cmd_name) or _command(cmd_name)
+
+
+def _command(env: str) -> Any:
+    from openrlhf_lamer.envs import TaskError, lookup
+
+    try:
+        function = lookup(env).prepare_command()
+    except TaskError:  # unknown, or it can't be loaded, of which the registry has warned
+        return None
+    if function is None:
+        return None
+    own = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    own.command(env)(function)
+    return typer.main.get_command(own)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments."
+)
 
 
 @app.callback()
 def about() -> None:
     """Make what training needs."""
-
-
-app.command("alfworld")(alfworld)
 
 
 @app.command("tasks")
@@ -105,61 +124,3 @@ def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[s
             for _ in part:
                 advance()
     return found
-
-
-@app.command("webshop")
-def webshop(
-    data: Annotated[
-        Path | None, typer.Option(envvar="WEBSHOP_DATA", help="Folder with WebShop's own data files.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for a synthetic catalogue instead.")] = None,
-    products: Annotated[
-        int | None, typer.Option(min=1, help="Number of products: the first ones of --data, or those made for --out.")
-    ] = None,
-    goals: Annotated[
-        Goals, typer.Option(help="Generated requests, as in the paper, or written ones.")
-    ] = Goals.GENERATED,
-) -> None:
-    """Check and compile WebShop's data, or make a catalogue in its form.
-
-    With `--data` the files items_shuffle*.json, items_ins_v2*.json and items_human_ins.json are read through and
-    compiled beside themselves, for one kind of goals. With `--out` they are made first: a synthetic catalogue of any
-    size. Then set WEBSHOP_DATA to that folder. Without any of this, the environment makes 1000 products by itself.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from openrlhf_lamer.envs import TaskError
-    from openrlhf_lamer.envs.webshop import nouns
-    from openrlhf_lamer.envs.webshop.stored import compiled_folder, prepare
-    from openrlhf_lamer.envs.webshop.synthetic import DEFAULT_PRODUCTS, write_files
-
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            fail(f"--out {out}: there is something already; name a new folder")
-        try:
-            write_files(out, products or DEFAULT_PRODUCTS)
-        except OSError as error:
-            fail(f"--out {out}: cannot be written: {error}")
-        products = None  # all of them
-    folder = out or data
-    if folder is None:
-        fail("give --data FOLDER (or set WEBSHOP_DATA), or --out FOLDER for a synthetic catalogue")
-    with Progress(console=Console(stderr=True)) as bar:
-        reading = bar.add_task(f"reading {folder}")
-        try:
-            shop = prepare(
-                folder,
-                products,
-                goals.value,
-                lambda done, total: bar.update(reading, completed=done, total=total),
-                # As the synthetic catalogue in memory, whatever else is installed: the same tasks on every machine.
-                None if out is None else (nouns.BUNDLED, nouns.bundled),
-            )
-        except TaskError as error:
-            fail(f"{'--data' if out is None else '--out'} {folder}: {error}")
-    splits = ", ".join(f"{len(numbers)} {name}" for name, numbers in shop.splits.items())
-    typer.echo(f"{len(shop.products)} products, {len(shop.goals)} goals ({splits}), catalogue {shop.digest}")
-    typer.echo(f"nouns by the tagger {shop.tagger}; compiled in {compiled_folder(folder, products, goals.value)}")
-    if products is not None:
-        typer.echo(f"play them with the option products={products}")

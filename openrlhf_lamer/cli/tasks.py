@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of `--verify`: `ok`, `differs` with these tasks, or `missing` with the reason why it cannot be told."""
+    """Result of `--verify`: `ok`, `differs` or `missing`, the tasks that differ, or why it cannot be told."""
 
     status: str
     differing: tuple[str, ...] = ()

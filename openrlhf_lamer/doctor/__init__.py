@@ -1,6 +1,6 @@
-"""What has to be right before a training starts, as checks that each say what was found and what to do.
+"""Checks before a training starts; each says what was found and what to do.
 
-A check looks at what it is given and returns a `Check`; it never raises for what it finds, starts nothing and
+A check looks at its arguments and returns a `Check`; it raises no error for a bad finding, starts nothing and
 writes nothing. Those that know the host or Ray are in `integration/launch/diagnosis.py`.
 """
 
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How bad it is: a warning costs time or quality, an error ends the training."""
+    """Severity of a finding: a warning costs time or quality, an error ends the training."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,13 +20,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: What it is.
-        verdict: How bad it is.
-        found: What there is, in a few words.
-        remedy: What mends it; empty where nothing needs to be mended.
+        name: Subject of the check.
+        verdict: Severity.
+        found: Finding, in a few words.
+        remedy: Fix for it; empty if nothing is wrong.
     """
 
     name: str
@@ -41,16 +41,16 @@ def ok(name: str, found: str) -> Check:
 
 
 def warning(name: str, found: str, remedy: str) -> Check:
-    """A check that found what costs time or quality."""
+    """A check that found something that costs time or quality."""
     return Check(name, Verdict.WARNING, found, remedy)
 
 
 def error(name: str, found: str, remedy: str) -> Check:
-    """A check that found what ends a training."""
+    """A check that found something that ends a training."""
     return Check(name, Verdict.ERROR, found, remedy)
 
 
 def told(name: str, verdict: Verdict, problem: Exception) -> Check:
-    """A check from an exception of ours: such messages say what is wrong, then `; ` and what to do."""
+    """A check from an exception of ours; its message tells the problem, then `; ` and the remedy."""
     found, _, remedy = str(problem).rpartition("; ")
     return Check(name, verdict, found, remedy) if found else Check(name, verdict, remedy, "see the message")

@@ -25,7 +25,7 @@ SPILLING = 0.95
 
 
 def python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
-    """Whether this Python is one that is tested."""
+    """Whether this version of Python is tested."""
     found = ".".join(map(str, version))
     if version in PYTHONS:
         return ok("Python", found)
@@ -33,9 +33,9 @@ def python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
 
 
 def memory(available: int | None) -> Check:
-    """Whether `available` bytes of memory are enough to train at all; None where that can't be told.
+    """Whether `available` bytes of memory are enough to train at all; None if unknown.
 
-    Never an error: on a cluster this machine may be the one that only submits the job.
+    Never an error: on a cluster this machine may only submit the job.
     """
     if available is None:
         return warning("memory", "/proc/meminfo can't be read", "make sure that 12 GiB are free")
@@ -48,7 +48,7 @@ def memory(available: int | None) -> Check:
 
 
 def shared_memory(size: int | None) -> Check:
-    """Whether /dev/shm, of `size` bytes, holds Ray's object store; None where there is none."""
+    """Whether /dev/shm, of `size` bytes, holds Ray's object store; None without /dev/shm."""
     name = "shared memory"
     if size is None or size < GIB:
         found = "no /dev/shm" if size is None else f"/dev/shm of {_gib(size)}"
@@ -76,7 +76,7 @@ def ray_disk(name: str, free: int, total: int) -> Check:
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes of memory that can be had, the container's limit considered; None where that can't be told."""
+    """Bytes of available memory within the container's limit; None if unknown."""
     try:
         lines = (proc / "meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -90,7 +90,7 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
 
 
 def checks(weights: int = 0) -> list[Check]:
-    """What there is to say about this machine; `weights` as for `disk`."""
+    """All checks of this machine; `weights` as for `disk`."""
     shm = Path("/dev/shm")
     here = shutil.disk_usage(Path.cwd())
     ray = _existing(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))

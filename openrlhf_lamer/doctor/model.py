@@ -41,7 +41,7 @@ def find(model: str, *, offline: bool) -> tuple[Check | None, Path | None]:
     """The folder of a model that is named by its path or by its name on the Hugging Face hub.
 
     Returns:
-        What is wrong, if anything, and the folder, if there is one: that of the path, or the hub's cache.
+        The problem, if any, and the folder, if there is one: that of the path, or the hub's cache.
     """
     if model.startswith((".", "/", "~")) or Path(model).is_dir():
         return None, Path(model).expanduser()
@@ -64,7 +64,7 @@ def weights(folder: Path) -> int:
 
 
 def context_length(folder: Path) -> int | None:
-    """Tokens that a model takes at most, as vLLM reads it from its `config.json`; None if that does not say."""
+    """Most tokens that a model takes, as vLLM reads it from its `config.json`; None if the file does not say."""
     config = _json(folder / "config.json")
     config = config.get("text_config", config)
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
@@ -101,9 +101,9 @@ def conversation(tokenizer: Any) -> list[Check]:
     except ThinkingError as problem:
         return [error(THINKING, str(problem), "use a model that can answer without thinking")]
     except TemplateError as problem:
-        return [error(TEMPLATE, str(problem), "use an instruction-tuned model, or mend chat_template.jinja")]
+        return [error(TEMPLATE, str(problem), "use an instruction-tuned model, or fix chat_template.jinja")]
     except Exception as problem:  # a template is a program
-        return [error(TEMPLATE, f"it fails: {_first(problem)}", "mend chat_template.jinja")]
+        return [error(TEMPLATE, f"it fails: {_first(problem)}", "fix chat_template.jinja")]
     switch = "enable_thinking" in str(tokenizer.chat_template)
     off = "switched off in the rendered prompt" if switch else "the template has none, and opens no thinking"
     return [ok(TEMPLATE, "carries several turns"), ok(THINKING, off)]
@@ -121,7 +121,7 @@ def special_tokens(tokenizer: Any, config: dict[str, Any], generation: dict[str,
 
 
 def checks(model: str, *, offline: bool) -> tuple[list[Check], int]:
-    """What there is to say about a model, and the bytes of its weights (0 if unknown)."""
+    """All checks of a model, and the bytes of its weights (0 if unknown)."""
     problem, folder = find(model, offline=offline)
     if problem or folder is None:
         return [problem] if problem else [], 0
@@ -178,7 +178,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _damage(shard: Path) -> str:
-    """What is wrong with a file in safetensors' form, told by its header and its length; empty if nothing is."""
+    """Damage of a safetensors file, from its header and length; empty if there is none."""
     if not shard.is_file():
         return "it is missing"
     size = shard.stat().st_size

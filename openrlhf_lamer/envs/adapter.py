@@ -28,19 +28,19 @@ from openrlhf_lamer.vocabulary import RewardScheme
 class GymTextEnv(TextEnv):
     """A Gymnasium-style text game; tasks are seeds.
 
-    What the game draws from Python's own generator (`random`) is drawn from one that belongs to this
-    instance, so that games which seed it in `reset` neither disturb each other nor anything else. A
-    game that draws from NumPy's global generator, or is called from several threads, keeps the contract
-    only where it has a process to itself.
+    Draws of the game from Python's global generator (`random`) come from a generator that belongs to this
+    instance, so games that seed it in `reset` disturb neither each other nor anything else. A game that
+    draws from NumPy's global generator, or is called from several threads, keeps the contract only where
+    no other game shares its process.
 
     Rewards:
         sparse: 10 for success, else 0.
-        shaped: what the game pays.
+        shaped: the game's own reward.
     """
 
     shows_state: ClassVar[bool] = False
     """Whether an observation shows the whole state. The anchor is then the observation; otherwise it is the
-    observation with all actions since `reset`, which tells more states apart than there are, never fewer."""
+    observation with all actions since `reset`, which may tell equal states apart, but never merges different ones."""
     episode_reward: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Least and most that the game pays in one episode."""
 
@@ -57,7 +57,7 @@ class GymTextEnv(TextEnv):
         """The game, made with this environment's options. It is made once and reset for each episode."""
 
     def to_game(self, action: str) -> str:
-        """What the game is given for the content of an action tag."""
+        """Text that the game gets for the content of an action tag."""
         return action
 
     def accepts(self, action: str) -> bool:
@@ -112,12 +112,12 @@ class GymTextEnv(TextEnv):
         return sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
-        """What the game pays at least and at most, or success alone."""
+        """Least and most that the game pays, or the success reward only."""
         low, high = self.episode_reward
         return (min(low, 0.0), max(high, 0.0)) if self.reward == "shaped" else (0.0, SUCCESS_REWARD)
 
     def random_action(self, rng: Any) -> str:
-        """One of the listed actions; a game that lists none needs a method of its own."""
+        """One of the listed actions; a game that lists none overrides this method."""
         return choose(rng, self._observation.admissible) if self._observation.admissible else super().random_action(rng)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What an environment is: text in, text out, deterministic in its task.
+"""Contract of an environment: text in, text out, deterministic in its task.
 
 The registry finds built-in environments by name and those of other packages
 through the entry-point group `openrlhf_lamer.envs`.
@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from openrlhf_lamer import LamerError
+from openrlhf_lamer.envs.mistakes import Played, mentions_text, played_as_text
 from openrlhf_lamer.envs.seeding import choose
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Episode, Task
 from openrlhf_lamer.splits import split_tasks
 from openrlhf_lamer.tasks import SEEDS
 from openrlhf_lamer.vocabulary import RewardScheme
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.doctor import Check
 
 SUCCESS_REWARD = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the agent sees of the state, and what it may do where the environment lists that."""
+    """Text that the agent sees of the state, and the actions that it may take, where the environment lists them."""
 
     text: str
     admissible: tuple[str, ...] = ()
@@ -32,20 +36,20 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one action did.
+    """Result of one action.
 
     Attributes:
         observation: The state after the action.
-        reward: What the environment pays under its reward scheme; it never holds the
-            penalty for invalid actions, which is the trial loop's.
+        reward: Payment under the environment's reward scheme, without the penalty for invalid actions, which the
+            trial loop adds.
         terminated: The episode is over: won, lost or dead.
         truncated: The environment's own step limit ended the episode.
         won: The episode ended in success.
         valid: The environment accepted the action. A refused action changes nothing.
         info: Anything else worth recording, JSON-ready.
-        action: What was done, in the environment's own normal form: one text for all ways to write the same, without
-            what was not carried out. As an action it does the same. None where nothing was done, or where the
-            environment has no other form than what was typed.
+        action: The action in the environment's normal form: one text for all spellings, without parts that were not
+            carried out. Played as an action it does the same. None where nothing was done, or where the environment
+            has no form but the text that was typed.
     """
 
     observation: Observation
@@ -76,8 +80,8 @@ class TextEnv(ABC):
     name: ClassVar[str]
     """The name it is registered under."""
     slow: bool = False
-    """Calls may take longer than a few milliseconds, or hang, or crash, or must all come from one thread:
-    while a model is trained, they run in another process. An instance may set it, where that depends on
+    """Whether calls may take longer than a few milliseconds, hang or crash, or must all come from one thread.
+    Then they run in another process while a model is trained. An instance may set it, where that depends on
     its options."""
     splits: ClassVar[Sequence[str]] = tuple(SEEDS)
     """Names of its task sets, as `tasks` takes them."""
@@ -98,8 +102,8 @@ class TextEnv(ABC):
 
         Args:
             split: One of `splits`.
-            num: How many; None for all from `first` on. A range of seeds has no end to speak of: there
-                it stands for 128, or as many as there are.
+            num: Number of tasks; None for all from `first` on. Of a range of seeds, which has practically no end,
+                None gives 128, or all if there are fewer.
             first: Number of the first one.
             options: Options of the environment that belong to the tasks.
 
@@ -113,6 +117,36 @@ class TextEnv(ABC):
         except ValueError as error:
             raise TaskError(str(error)) from error
 
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Moves of a recorded episode and its mistake, for `openrlhf-lamer analyze`.
+
+        By default the whole sequence of actions is one move: repeating that cannot turn out otherwise. A game in
+        which a single move is to blame overrides this, and `mentions` where remarks name moves in other words.
+        """
+        return played_as_text(episode)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether a remark names an action: the content of an action tag, or the `words` of a move."""
+        return mentions_text(remark, action)
+
+    @classmethod
+    def data_check(cls) -> Check | None:
+        """State of the data set that the user's variable names, for `openrlhf-lamer doctor`; None without data sets.
+
+        It says which folder was looked at, what is missing there, and by which command to get it.
+        """
+        return None
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None] | None:
+        """Function that Typer runs as `openrlhf-lamer prepare NAME`; None where there is nothing to prepare.
+
+        The command line shows an error of the package, such as `TaskError`, as a message.
+        """
+        return None
+
     def __init__(self, reward: RewardScheme = "sparse") -> None:
         if reward not in ("sparse", "shaped"):
             raise TaskError(f"{self.name}: reward is 'sparse' or 'shaped', not {reward!r}")
@@ -125,15 +159,15 @@ class TextEnv(ABC):
 
     @property
     def beginnings(self) -> int | None:
-        """At most how many initial states its seeds have under the present options; None where that isn't known."""
+        """Upper bound on the initial states that its seeds have under the present options; None if unknown."""
         return None
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What prompts may say as `env.<name>`: options as they are in the present task.
+        """Values that prompts may use as `env.<name>`: the options as they are in the present task.
 
-        An environment that has more to say, or takes `**options`, overrides this. Facts leave the
-        environment's process, so they are small and plain.
+        An environment that has more facts, or takes `**options`, overrides this. Facts are sent to another process,
+        so they are small and plain.
         """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
@@ -151,13 +185,13 @@ class TextEnv(ABC):
 
     @abstractmethod
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
-        """Least and most that one episode of `max_turns` turns can pay, penalties aside."""
+        """Least and most reward of an episode of `max_turns` turns, without penalties."""
 
     def long_states(self) -> tuple[Observation, ...]:
-        """States as long as this environment's get, by which the length of prompts is reckoned; see `room`.
+        """The longest states of this environment, from which `room` computes the length of prompts.
 
-        The first is an initial state. The others are those of an attempt that reads much, in turn; where there are
-        none, the first one is every state. By default a text of some 400 tokens.
+        The first is an initial state. The others are the states of an attempt that reads much, and repeat in turn;
+        without others, the first stands for every state. By default one text of some 400 tokens.
         """
         return (Observation("word " * 400),)
 
@@ -170,7 +204,7 @@ class TextEnv(ABC):
         raise NotImplementedError(f"{self.name} offers no random actions")
 
     def _check_task(self, task: Task) -> None:
-        """Refuse a task of another environment, or one whose options this instance was not made with.
+        """Refuse a task of another environment, or one with other options than this instance has.
 
         Options are looked up as attributes of their name. Subclasses call it first in `reset`.
         """
@@ -192,13 +226,13 @@ class TextEnv(ABC):
         return value
 
     def close(self) -> None:  # noqa: B027  (most environments hold nothing)
-        """Give back what the environment holds."""
+        """Release resources of the environment."""
 
 
 def draw_action(env: TextEnv, observation: Observation, rng: Any) -> str:
-    """A random action in the state that `observation` shows, drawn with `rng`: what `env` offers, or a listed one.
+    """A random action in the state that `observation` shows: one that `env` draws with `rng`, or a listed one.
 
-    Raises NotImplementedError where it does neither.
+    Raises NotImplementedError where `env` draws none and lists none.
     """
     try:
         return env.random_action(rng)

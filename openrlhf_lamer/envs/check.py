@@ -1,6 +1,6 @@
 """Does an environment keep the contract of `TextEnv`? The same checks for ours and for yours.
 
-In the tests of a package with an environment of its own:
+In the tests of a package that brings an environment:
 
     from openrlhf_lamer.envs import Task, check_env
 
@@ -41,7 +41,7 @@ class CheckError(LamerError, AssertionError):
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is being checked, and how far."""
+    """Environment and tasks under check, and the number of steps."""
 
     build: Callable[[], TextEnv]
     tasks: Sequence[Task]
@@ -62,7 +62,7 @@ def check_env(
     """Run every check on an environment.
 
     Args:
-        env: A registered name, or what builds a new instance: the class, or a function.
+        env: A registered name, or the class or a function that builds a new instance.
         tasks: Tasks to play; by default three seeds.
         steps: Random actions to play in each task.
         seed: Seed of the random actions.
@@ -114,7 +114,7 @@ def twins_agree(subject: _Subject) -> None:
 
 
 def reset_restores(subject: _Subject) -> None:
-    """After some play, or another task in between, `reset` leads back to the very same state."""
+    """After some play, or another task in between, `reset` leads back to the same state."""
     for number, task in enumerate(subject.tasks):
         between = subject.tasks[number - 1]
         with _closing(subject.build()) as env:
@@ -161,8 +161,8 @@ def types_are_right(subject: _Subject) -> None:
 def equal_anchors_are_equal_states(subject: _Subject) -> None:
     """States with one anchor answer the same action in the same way, and lead to one anchor again.
 
-    So an anchor that leaves out part of the state shows, even where that part cannot be seen.
-    An environment's own step limit, if it counts steps, need not be part of the anchor.
+    This finds an anchor that leaves out part of the state, even a part that no observation shows.
+    A count of steps, for the environment's step limit, need not be part of the anchor.
     """
     for task in subject.tasks:
         rng = random.Random(subject.seed)
@@ -228,7 +228,7 @@ def invalid_action_changes_nothing(subject: _Subject) -> None:
 
 
 def no_step_outside_an_episode(subject: _Subject) -> None:
-    """Before `reset` and after the end, `step` raises `EpisodeOverError`; `reset` begins anew."""
+    """Before `reset` and after the end, `step` raises `EpisodeOverError`; `reset` begins again."""
     for task in subject.tasks:
         with _closing(subject.build()) as env:
             _refuses_step(env, subject.invalid_action, "before reset")
@@ -267,7 +267,7 @@ def rewards_within_bounds(subject: _Subject) -> None:
 
 
 def no_state_is_longer_than_the_long_ones(subject: _Subject) -> None:
-    """Every observation is at most as long as one of `long_states`, so that prompts get the room they need."""
+    """No observation is longer than the longest of `long_states`, so prompts get the room they need."""
     for task in subject.tasks:
         with _closing(subject.build()) as env:
             first = env.reset(task)
@@ -292,7 +292,7 @@ CHECKS: tuple[Callable[[_Subject], None], ...] = (
     rewards_within_bounds,
     no_state_is_longer_than_the_long_ones,
 )
-"""What `check_env` runs, in this order."""
+"""Checks that `check_env` runs, in this order."""
 
 
 @contextmanager

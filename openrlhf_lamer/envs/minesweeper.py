@@ -10,8 +10,9 @@ from operator import index
 from typing import Any
 
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.mistakes import Move, Played
 from openrlhf_lamer.envs.seeding import below, choose, generator
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Episode, Stop, Task
 from openrlhf_lamer.vocabulary import RewardScheme
 
 CLOSED, BLANK, MINE = "?", ".", "*"
@@ -24,6 +25,13 @@ NO_EFFECT_REWARD = -1.0
 
 _PAIR = r"\s*(-?[0-9]{1,4})\s*,\s*(-?[0-9]{1,4})\s*"
 _ACTION = re.compile(rf"\s*(?:\({_PAIR}\)|{_PAIR})\s*")
+
+_NUMBERS = r"([0-9]{1,4})\s*,\s*([0-9]{1,4})"
+_CELL = re.compile(
+    rf"[(\[]\s*{_NUMBERS}\s*[)\]]|\brow\s*([0-9]{{1,4}})\s*,?\s*(?:and\s+)?col(?:umn)?\.?\s*([0-9]{{1,4}})",
+    re.IGNORECASE,
+)
+_BARE_CELL = re.compile(rf"\s*{_NUMBERS}\s*")
 
 
 class MineSweeper(TextEnv):
@@ -55,12 +63,28 @@ class MineSweeper(TextEnv):
         mines: Hidden mines, 1 to size² - 2.
         reward: "sparse" or "shaped".
 
-    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`. It brings
-    its own size and number of mines; the options stand for seeded tasks, and are back with the next one.
+    A task's spec is `{"size": 6, "mines": [[row, col], ...], "initial": "Row 1: ? ..."}`. It sets
+    size and number of mines for this task only; the options hold for tasks with a seed.
     """
 
     name = "minesweeper"
     difficulties = (*({"size": 6, "mines": mines} for mines in (3, 4, 5, 6, 10)), {"size": 10, "mines": 10})
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Cells that were opened; the mistake is the mine. It stays where it is, so the state does not matter."""
+        moves = []
+        for turn in episode.turns:
+            if turn.valid and turn.did is not None:
+                cell = str(*_cells(turn.did))
+                moves.append(Move("", cell, cell))
+        return Played(tuple(moves), moves[-1] if moves and episode.stop is Stop.LOST else None)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether a remark names the action's cell, in any of the ways in which cells are written."""
+        cells = _cells(action)
+        return bool(cells) and cells <= _cells(remark)
 
     def __init__(self, size: int = 6, mines: int = 3, reward: RewardScheme = "sparse") -> None:
         super().__init__(reward)
@@ -116,7 +140,7 @@ class MineSweeper(TextEnv):
         return self._report(CASCADE_REWARD if opened > 1 else ONE_CELL_REWARD, cell)
 
     def anchor(self) -> str:
-        """Where the mines are and what is open, in one string."""
+        """Positions of the mines and open cells, in one string."""
         return f"{self._layout}|{''.join(self._shown)}"
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
@@ -130,7 +154,7 @@ class MineSweeper(TextEnv):
         return (Observation("\n".join(f"Row {row}: {' '.join('1' * self.size)}" for row in range(1, self.size + 1))),)
 
     def oracle(self) -> str | None:
-        """A safe cell, chosen with sight of the mines; blank ones first, which wins in the fewest turns."""
+        """A safe cell, chosen with knowledge of the mines; blank ones first, which wins in the fewest turns."""
         closed = [] if self._over else [cell for cell, shown in enumerate(self._shown) if shown == CLOSED]
         safe = [cell for cell in closed if self._numbers[cell] >= 0]
         # bool(number) puts blank cells before all others and keeps the order among the rest.
@@ -198,7 +222,7 @@ class MineSweeper(TextEnv):
         self._layout = f"{size}:{','.join(map(str, sorted(mines)))}"
 
     def _open(self, cell: int) -> int:
-        """Open a closed safe cell and what follows from it; returns how many cells that were."""
+        """Open a closed safe cell, and the cells that open with it; returns the number of opened cells."""
         numbers, shown, around = self._numbers, self._shown, _neighbours(self.size)
         shown[cell] = DIGITS[numbers[cell]]
         opened = [cell]
@@ -237,6 +261,13 @@ class MineSweeper(TextEnv):
         reward = shaped if self.reward == "shaped" else SUCCESS_REWARD * won
         opened = None if cell is None else self._name(cell)
         return Step(Observation(self._text()), reward, self._over, False, won, valid=cell is not None, action=opened)
+
+
+def _cells(text: str) -> set[tuple[int, int]]:
+    """Cells that a text names: `(2, 5)`, `[2,5]`, `row 2, column 5`, or nothing but `2, 5`."""
+    bare = _BARE_CELL.fullmatch(text)
+    found = [bare.groups()] if bare else _CELL.findall(text)
+    return {(int(row), int(col)) for row, col in ([part for part in groups if part] for groups in found)}
 
 
 @lru_cache(maxsize=32)

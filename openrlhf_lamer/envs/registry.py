@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -25,7 +27,7 @@ GROUP = "openrlhf_lamer.envs"
 _known: dict[str, type[TextEnv] | str] = {
     "alfworld": "openrlhf_lamer.envs.alfworld.env:AlfWorld",
     "minesweeper": "openrlhf_lamer.envs.minesweeper:MineSweeper",
-    "sokoban": "openrlhf_lamer.envs.sokoban:Sokoban",
+    "sokoban": "openrlhf_lamer.envs.sokoban.env:Sokoban",
     "webshop": "openrlhf_lamer.envs.webshop.env:WebShop",
 }
 
@@ -36,9 +38,9 @@ def make(name: str, **options: Any) -> TextEnv:
 
 
 def factory(name: str, **options: Any) -> partial[TextEnv]:
-    """What builds the environment `name` with `options`, here or in another process.
+    """A function that builds the environment `name` with `options`, here or in another process.
 
-    It holds the class itself, so that a process that does not know the name can use it.
+    It holds the class itself, so a process that does not know the name can use it.
 
     Raises:
         TaskError: The name is unknown or the environment has no such option, and, when it is
@@ -61,13 +63,25 @@ def names(plugins: bool = True) -> tuple[str, ...]:
 def register(name: str, env: type[TextEnv] | str) -> None:
     """Make `env`, a class or `"module:Class"`, known as `name` in this process.
 
-    Other processes do not see it. An agent's file that calls it for an environment of its own is fine, since
-    every process that plays imports that file; other environments belong behind an entry point.
+    Other processes do not see it. An agent's file may call it for the environment that it defines, since every
+    process that plays imports that file; other environments belong behind an entry point.
     Raises ValueError where the name is taken by something else.
     """
     if _origin(_known.setdefault(name, env)) != _origin(env):
         raise ValueError(f"an environment {name!r} is registered already: {_known[name]}")
     _known[name] = env
+
+
+@contextmanager
+def scoped(**environments: type[TextEnv] | str) -> Iterator[None]:
+    """Add `environments`, in place of others of the same names, and undo all registrations at the end. For tests."""
+    before = dict(_known)
+    _known.update(environments)
+    try:
+        yield
+    finally:
+        _known.clear()
+        _known.update(before)
 
 
 def lookup(name: str) -> type[TextEnv]:
@@ -82,7 +96,7 @@ def lookup(name: str) -> type[TextEnv]:
 
 
 def _origin(env: type[TextEnv] | str) -> str:
-    """Where an environment is defined, as `"module:Class"`; a file that is imported once more defines the same."""
+    """Definition of an environment as `"module:Class"`; it stays the same when a file is imported again."""
     return env if isinstance(env, str) else f"{env.__module__}:{env.__qualname__}"
 
 
@@ -106,7 +120,7 @@ def _load_plugin(name: str) -> type[TextEnv]:
 
 
 def _listing(wanted: str, existing: list[str]) -> str:
-    """The end of a message about an unknown name: a guess at what was meant, and what there is."""
+    """End of a message about an unknown name: a close match, and all names there are."""
     close = get_close_matches(wanted, existing, n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     return f"{guess}; there are: {', '.join(existing) or 'none'}"

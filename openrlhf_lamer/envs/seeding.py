@@ -1,7 +1,7 @@
 """Random draws that are the same on every machine, in every process and Python version.
 
-Of `random.Random`, only the sequence of `random()` is promised to stay as it is, so
-everything drawn for a board is drawn from that.
+Python promises to keep only one sequence of `random.Random`, that of `random()`, so every draw
+for a board is made from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def generator(*parts: str | int) -> random.Random:
-    """A generator of its own for these `parts`: an environment's name, its options, a seed."""
+    """A generator that belongs to these `parts`: an environment's name, its options, a seed."""
     return random.Random(int.from_bytes(sha256(repr(parts).encode()).digest(), "big"))
 
 

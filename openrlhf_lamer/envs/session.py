@@ -1,8 +1,8 @@
-"""How a trial plays an environment: by a session, wherever the environment lives.
+"""Sessions, by which a trial plays an environment, wherever the environment lives.
 
-Inline sessions call it here and now, on the event loop; that suits tools, in which nothing else
-waits. While a model is trained, cheap environments have threaded sessions, and slow ones processes
-of their own (see `integration/rollout/pool.py`). All run `begin` and `play`, so they answer the same.
+Inline sessions call it directly on the event loop; that suits tools, in which nothing else waits.
+While a model is trained, cheap environments have threaded sessions, and slow ones run in other
+processes (see `integration/rollout/pool.py`). All run `begin` and `play`, so they answer the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """An episode's initial state, with what the trial loop must know of the environment.
+    """An episode's initial state, with facts of the environment that the trial loop needs.
 
     Attributes:
-        observation: What the agent sees.
+        observation: State as the agent sees it.
         anchor: Key of the state.
-        facts: What prompts may say of the environment (`TextEnv.facts`).
+        facts: Values that prompts may use (`TextEnv.facts`).
         penalises_invalid: Whether the environment itself charges for refused actions.
     """
 
@@ -53,7 +53,7 @@ class Session(Protocol):
         ...
 
     async def step(self, action: str) -> tuple[Step, str]:
-        """Play an action; returns what it did, and the anchor of the state it led to."""
+        """Play an action; returns its result, and the anchor of the state that it led to."""
         ...
 
     async def close(self) -> None:
@@ -72,7 +72,7 @@ def begin(env: TextEnv, task: Task) -> Opening:
 
 
 def play(env: TextEnv, action: str) -> tuple[Step, str]:
-    """Play an action; returns what it did, and the anchor of the state it led to."""
+    """Play an action; returns its result, and the anchor of the state that it led to."""
     return env.step(action), env.anchor()
 
 
@@ -102,8 +102,8 @@ class ThreadedSession:
 
     Args:
         env: The environment.
-        timeout: Seconds that one call may take. One that takes longer is left at it: the environment is lost,
-            and nothing more is asked of it.
+        timeout: Seconds that one call may take. A call that takes longer is abandoned, and the environment with
+            it.
     """
 
     def __init__(self, env: TextEnv, timeout: float) -> None:

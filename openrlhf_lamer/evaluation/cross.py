@@ -63,7 +63,7 @@ class Cell:
 
 
 REFERENCE = Cell("trained", "trained")
-"""The cell that the others are compared with."""
+"""Cell that the others are compared with."""
 
 
 def cells(config: LamerConfig) -> list[Cell]:
@@ -133,7 +133,7 @@ async def play_cross(
 def _policy(
     cell: Cell, players: Mapping[str, Player], jobs: Sequence[Job], own: Sequence[Trial], seed: int
 ) -> Callable[[Job], Policy]:
-    """The policy of each job of a cell.
+    """Policies of a cell's jobs.
 
     Args:
         cell: The cell.

@@ -10,7 +10,7 @@ from openrlhf_lamer.evaluation.statistics import Estimate, mean
 from openrlhf_lamer.metrics import entropy, ways
 
 Path = tuple[Sequence[Hashable], Hashable]
-"""The paths of a trial (from `metrics.paths_of`), one an episode, and its group, which is usually the task."""
+"""Path of a trial through each of its episodes (see `metrics.paths_of`), and its group: the task, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Diversity:
     """Entropy in nats of what the samples of a task do in one attempt, as a mean over tasks.
 
     Attributes:
-        attempt: The attempt, from 1. Later ones are made only by the samples that lost the earlier ones.
-        fewest: Samples of the task that has the fewest; tasks with a single sample have no diversity.
+        attempt: Which attempt, from 1. Later ones are made by the samples that lost the earlier.
+        fewest: Samples of the task that has the fewest; tasks with only one have no diversity.
         most: Samples of the task that has the most.
-        plain: Entropy of the counted shares, as in the paper. It grows with the number of samples, so it compares
-            only runs with equal numbers.
-        corrected: Chao and Shen's estimate of the entropy with infinitely many samples.
+        plain: Entropy of the shares as they were counted, as in the paper. It grows with the number of samples,
+            and compares only runs with the same number.
+        corrected: Chao and Shen's estimate of the entropy with samples without end.
     """
 
     attempt: int
@@ -34,7 +34,7 @@ class Diversity:
 
     @property
     def maximum(self) -> float:
-        """The highest possible `plain`, where no two samples are alike."""
+        """Upper bound of `plain`, reached where no two samples are alike."""
         return math.log(self.most)
 
 

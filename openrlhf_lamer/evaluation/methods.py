@@ -1,8 +1,8 @@
 """Methods that the paper compares, prompting and RL baselines and LaMer, as settings of one and the same trial.
 
-A trained baseline differs from an untrained one only in the model, so `rl` is `react` with another checkpoint, and
-`lamer` is `rl+memory`. Our prompts differ from those of the methods' own papers: `react` has no worked examples, and
-`zero-shot` is the agent's prompt without its request to think first.
+A baseline that is trained differs from one that is not only by the model, so `rl` is `react` with another
+checkpoint, and `lamer` is `rl+memory`. Our prompts differ from those of the methods' own papers: `react` has
+no worked examples, and `zero-shot` is the agent's prompt without its request to think first.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Outcome:
         won_at: The episode that was won, from 1, or None.
         paths: For each episode, a number that is equal for equal actions in equal states.
         step: The training step, or None in an evaluation.
-        group: The group in its step, or None in an evaluation.
+        group: The group in its step; None as for `step`.
         play_turns: Turns in the environment.
         invalid_turns: How many of them it refused.
         prompt_tokens: Tokens of all prompts together.
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def panel(self) -> Played:
-        """The tasks and the version of their panel."""
+        """Tasks that were played, and the version of their panel."""
         said = self.settings.get("panel")
         version = said.get("version", 1) if isinstance(said, dict) else 1
         return Played(frozenset(outcome.task.id for outcome in self.outcomes), version)
@@ -143,8 +143,12 @@ class Run:
 def read_runs(arguments: Sequence[str]) -> list[Run]:
     """Read runs, each given by a folder of `eval`, or a file of trials; `LABEL=` before it names it.
 
-    A run without a given label is named by the method and model in its `run.json`, or else by its path. Runs share a
-    label if they are given it, or if their settings differ only in the seed.
+    A run without a given label is called by the method and model in its `run.json`, else by its path. Runs get the
+    same label where they are given it, or where their settings differ only in the seed.
+
+    Args:
+        arguments: Folders or files.
+        report: Called after each trial.
 
     Raises:
         RunError: naming the argument, and what is wrong with it.
@@ -181,7 +185,7 @@ class _Source:
 
     @property
     def key(self) -> str:
-        """Equal for runs that differ only in their seed."""
+        """Equal where runs differ only in their seed."""
         if self.given is not None:
             return self.given
         if not self.settings:

@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Player:
-    """A policy, and the chat whose ids it takes.
+    """Policy that replies, and the chat whose ids it takes.
 
     Attributes:
         policy: The source of its replies.
@@ -73,7 +73,7 @@ def playing(
     seed: int = 0,
     policy: Callable[[Job], Policy] | None = None,
 ) -> Callable[[Job], Awaitable[Trial]]:
-    """Function that plays a job by the training loop's own code, with a seed for each trial.
+    """Function that plays a job: the training loop's own code, each trial sampled by its own seed.
 
     Args:
         player: The player.

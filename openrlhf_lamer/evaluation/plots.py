@@ -33,7 +33,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """Estimates under one label, one at each place.
+    """Series under one label: an estimate at each place.
 
     Attributes:
         label: For the legend; equal labels of a figure have one colour and one entry.

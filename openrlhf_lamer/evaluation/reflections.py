@@ -1,4 +1,4 @@
-"""Figures of reflections, and of whether the next episode heeds them: pure functions over trials.
+"""Content of reflections, and whether the next episode heeds them: pure functions over trials.
 
 Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these: the many
 reflections on one task, which depend on each other, count as one task.
@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from openrlhf_lamer.evaluation.mistakes import Played, Reading, reading
+from openrlhf_lamer.envs import TaskError, TextEnv, registry
+from openrlhf_lamer.envs.mistakes import Played
 from openrlhf_lamer.evaluation.statistics import Estimate, mean, share
 from openrlhf_lamer.records import Episode, Trial
 
@@ -25,7 +26,7 @@ Gram = tuple[str, ...]
 
 
 NAMED, UNNAMED, SILENT = "named", "not named", "no remark"
-"""Remark on a mistake: it named the mistake, it did not, or no remark was shown."""
+"""Mention of a mistake: a remark named it, a remark did not, or no remark was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class Reflections:
             - `overlap`: share of the lost episode's different actions that the remark names.
             - `known`: share of the lost episodes whose mistake is known.
             - `names`: share of the remarks on those that name the mistake.
-            - `avoided/SAID`: share of next episodes that did not make the mistake again, by the remark on it (SAID):
-              `NAMED`, `UNNAMED` or `SILENT`.
-            - `faced/SAID`: the same share among next episodes that came to the mistake's state again.
+            - `avoided/SAID`: share of next episodes that did not make the mistake again, where SAID is what was
+              said of it: `NAMED`, `UNNAMED` or `SILENT`.
+            - `faced/SAID`: the same share of the next episodes that came to the mistake's state again.
     """
 
     trials: int
@@ -79,13 +80,17 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
         trials: Trials of one run, or of one stretch of training.
         attempt: Count only reflections on this attempt, from 1.
     """
-    live, failed = [], 0
+    live: list[Trial] = []
+    failed = 0
     for trial in trials:
         if trial.failure is None:
             live.append(trial)
         else:
             failed += 1
-    cases = [case for trial in live for case in _cases(trial) if attempt in (None, case.episode + 1)]
+    reads = {env: reading(env) for env in {trial.task.env for trial in live}}
+    cases = [
+        case for trial in live for case in _cases(trial, reads[trial.task.env]) if attempt in (None, case.episode + 1)
+    ]
     reflected = [case for case in cases if case.tokens is not None]
     remarks = [case for case in reflected if case.remark is not None]
     known = [case for case in cases if case.said is not None]
@@ -105,6 +110,14 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
             own = [case for case in known if case.said == said and (case.faced or not faced)]
             figures[f"{name}/{said}"] = _measure(own, lambda case: not case.repeated)
     return Reflections(len(live), failed, len(cases), len(reflected), figures)
+
+
+def reading(env: str) -> type[TextEnv]:
+    """Class that reads the episodes and remarks of `env`; one that reads texts, where it is not installed."""
+    try:
+        return registry.lookup(env)
+    except TaskError:
+        return TextEnv
 
 
 def _measure(cases: Sequence[_Case], value: Callable[[_Case], float | bool | None], unit: str | None = None) -> Measure:
@@ -148,8 +161,7 @@ class _Case:
     repeated: bool = False
 
 
-def _cases(trial: Trial) -> Iterable[_Case]:
-    read = reading(trial.task.env)
+def _cases(trial: Trial, read: type[TextEnv]) -> Iterable[_Case]:
     played = [read.played(episode) for episode in trial.episodes] if len(trial.episodes) > 1 else []
     seen: set[Gram] = set()
     for n, (episode, now, then) in enumerate(zip(trial.episodes, played, played[1:], strict=False)):
@@ -179,17 +191,17 @@ def _shown(episode: Episode) -> set[Gram]:
     return {gram for text in texts for gram in grams(text)}
 
 
-def _overlap(read: Reading, remark: str, episode: Episode) -> float | None:
+def _overlap(read: type[TextEnv], remark: str, episode: Episode) -> float | None:
     actions = {turn.did for turn in episode.turns if turn.did is not None}
-    return sum(read.names(remark, action) for action in actions) / len(actions) if actions else None
+    return sum(read.mentions(remark, action) for action in actions) / len(actions) if actions else None
 
 
-def _heeded(read: Reading, remark: str | None, now: Played, then: Played) -> tuple[str | None, bool, bool]:
-    """The remark on the mistake, whether its state came up again, and whether it was made again."""
+def _heeded(read: type[TextEnv], remark: str | None, now: Played, then: Played) -> tuple[str | None, bool, bool]:
+    """Mention of the mistake, whether its state came up again, and whether it was made again."""
     mistake = now.mistake
     if mistake is None:
         return None, False, False
-    said = SILENT if remark is None else NAMED if read.names(remark, mistake.words) else UNNAMED
+    said = SILENT if remark is None else NAMED if read.mentions(remark, mistake.words) else UNNAMED
     faced = any(move.state == mistake.state for move in then.moves)
     return said, faced, any(move.same(mistake) for move in then.moves)
 

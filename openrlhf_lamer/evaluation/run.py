@@ -1,7 +1,7 @@
 """A run: many trials at once, written to a folder as they end, which a killed run goes on from.
 
 The folder holds `run.json` (what the run is: settings, version, how many trials), and `trials.jsonl`
-(each trial as it ends). What plays is none of this module's business.
+(each trial as it ends). The player is given to it.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ async def run(
     A free slot takes the next job at once. There may be more jobs than the folder was begun with: it then grows.
 
     Args:
-        jobs: The jobs; no two may be of one task and sample.
-        play: Plays a job. An error that it raises ends the run; a trial that failed is a result like any other.
-        folder: Folder of the run. One run at a time may use it.
-        settings: Everything that a result depends on, ready for JSON. A run goes on only with the same settings.
+        jobs: What to play; no two may be of one task and sample.
+        play: Plays a job. What it raises ends the run; a trial that failed is a result like any other.
+        folder: Where the run lives. One run at a time may use it.
+        settings: All that a result depends on, ready for JSON. A run is resumed only with the same settings.
         concurrency: Most trials at once.
         report: Called for each trial: at once for those that are there already, then for each as it ends.
 
@@ -160,7 +160,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Lock `folder` for this process; a process that is killed releases it."""
+    """Hold `folder` for this process only; a process that is killed lets go of it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

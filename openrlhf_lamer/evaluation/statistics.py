@@ -23,7 +23,7 @@ from openrlhf_lamer.records import Failure, Task
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 Samples = Mapping[str, Sequence[float]]
-"""Values of one run: one for each sample of each task. A task without samples is left out."""
+"""Measurements of one run: for each task, a value of each of its samples. A task without any is left out."""
 
 Z = 1.959963984540054
 """The normal distribution's quantile for 95%, both sides."""
@@ -36,8 +36,8 @@ class Estimate:
     """A mean over tasks with its 95% interval.
 
     Attributes:
-        value: The estimate; NaN without values.
-        low: Lower end of the interval; NaN where there is a single task, which says nothing about others.
+        value: The estimate; NaN of nothing.
+        low: Lower end of the interval; NaN where a single task says nothing about others.
         high: Upper end.
         tasks: Number of tasks in the mean.
         unit: `%` for a share and `points` for a difference of shares, both stored as fractions of 1; or
@@ -77,7 +77,7 @@ def exactly(share: float) -> Estimate:
 
 
 class Played(Protocol):
-    """A trial or its outcome, from which success is read."""
+    """Record that success is read from, such as a `Trial`."""
 
     @property
     def task(self) -> Task: ...
@@ -216,7 +216,7 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
     if tasks == 1:
         return Estimate(value, math.nan, math.nan, 1, unit)
     if np.ptp(by_task) < 1e-12:
-        # The largest share of tasks with another value that a panel would miss with a probability of 2.5%.
+        # Upper bound of the share of tasks with another value: with this share, 2.5% of panels hold none of them.
         unseen = reach * (1 - 0.025 ** (1 / tasks))
         return Estimate(value, value - unseen, value + unseen, tasks, unit)
     if all(len(each) == 1 for each in cells):

@@ -1,4 +1,4 @@
-"""Figures of one run: the share of tasks solved within k attempts, and statistics of the play."""
+"""Figures of one run: how often a task is solved within k attempts, and how it was played."""
 
 from __future__ import annotations
 

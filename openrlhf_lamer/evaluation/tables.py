@@ -40,7 +40,7 @@ class Table:
             raise ValueError(f"table {self.name}: {len(self.columns)} columns, but a row of {len(strange[0])}")
 
     def to_rich(self, width: int | None = None) -> rich.table.Table:
-        """For a terminal of `width` characters: intervals go below their values where they don't fit beside them."""
+        """Layout for a terminal of `width` characters: intervals go below their values where they don't fit beside."""
         from rich import box
         from rich.table import Table as Grid
         from rich.text import Text

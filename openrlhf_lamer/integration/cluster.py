@@ -25,7 +25,7 @@ class StartError(LamerError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one node offers.
+    """Resources of one node.
 
     Attributes:
         cpus: Its CPUs.
@@ -43,7 +43,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the nodes of a Ray cluster offer that are alive."""
+    """Resources of the live nodes of a Ray cluster."""
 
     nodes: tuple[Node, ...]
 

@@ -1,1 +1,1 @@
-"""The whole of LaMer on one CPU in minutes: a tiny model, a warm start, training, and a report."""
+"""All of LaMer on one CPU in minutes: a tiny model, a warm start, training, and a report."""

@@ -1,4 +1,4 @@
-"""Peak memory of a run and all its processes."""
+"""Peak memory of a run with all its processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from types import TracebackType
 
 
 class PeakMemory:
-    """Watches this process and its descendants while it is entered.
+    """Context manager that watches the memory of this process and its descendants.
 
-    `peak` is the largest sum of their proportional set sizes in bytes: shared memory counts once.
+    `peak` is the largest sum of their proportional set sizes in bytes: shared memory
+    counts once.
     """
 
     def __init__(self, interval: float = 3.0) -> None:

@@ -1,4 +1,4 @@
-"""A tiny language model of the Qwen3 architecture, and a tokenizer made of the project's own text."""
+"""A tiny language model of the Qwen3 architecture, and a tokenizer trained on the project's text."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 def build_tokenizer(corpus: Iterable[str], vocabulary: int, max_length: int) -> Any:
     """A byte-level BPE tokenizer with a ChatML template, trained on `corpus`.
 
-    A tag or a cell such as `(2, 3)` is one word, and so becomes one token: what a tiny model has to
-    carry from one place to another is then a single thing.
+    A tag or a cell such as `(2, 3)` is one word, and so becomes one token: a tiny model then has
+    a single token to copy from one place to another.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -51,7 +51,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int, max_length: int) -> 
 
 
 def build_model(tokenizer: Any, *, hidden: int, layers: int, heads: int, max_length: int, seed: int) -> Any:
-    """A random Qwen3 for `tokenizer`, in float32."""
+    """Qwen3 with random weights for `tokenizer`, in float32."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -77,7 +77,7 @@ def build_model(tokenizer: Any, *, hidden: int, layers: int, heads: int, max_len
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer in Hugging Face form, in bfloat16 as the host trains them."""
+    """Write model and tokenizer in Hugging Face format, in bfloat16 as the host trains them."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

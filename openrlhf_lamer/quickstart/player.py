@@ -1,4 +1,4 @@
-"""A scripted MineSweeper player that errs and remarks on its errors; the warm start imitates it."""
+"""Scripted MineSweeper player for the warm start to imitate: it errs, and remarks on its errors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from openrlhf_lamer.policies.scripted import ScriptedPolicy
 
 
 class FalliblePlayer(ScriptedPolicy):
-    """Guesses, avoids in some attempts the mines that it has hit, and remarks on them.
+    """Guesses, avoids the mines it has hit in some attempts, and remarks on them.
 
     One player plays one trial. A later attempt heeds the remarks on the earlier ones with probability
-    `recall`, and otherwise forgets them. A guess is a safe cell with probability `skill`, else any closed
-    one. So a model that has imitated it knows how to use a memory; training has to find out that using it every
-    time pays.
+    `recall`, and otherwise forgets them. A guess is a safe cell with probability `skill`, otherwise any
+    closed one. A model that imitates this player learns how to use a memory; training must find out
+    that it pays to use it every time.
     """
 
     def __init__(self, chat: Chat, seed: int, *, recall: float = 0.5, skill: float = 0.1) -> None:
@@ -28,7 +28,7 @@ class FalliblePlayer(ScriptedPolicy):
         self._begins = True
 
     def act(self, env: TextEnv) -> str:
-        """A look at one row of the board, and a cell of it."""
+        """One row of the board, and a cell in it to open."""
         if self._begins:
             self._begins = False
             self._avoided = list(self._mines) if self._rng.random() < self._recall else []
@@ -36,13 +36,13 @@ class FalliblePlayer(ScriptedPolicy):
         while cell is None or cell in self._avoided:
             cell = env.random_action(self._rng)
         row, column = (int(number) for number in cell.strip("()").split(", "))
-        # With the row repeated just before, the choice needs a look back of only a few tokens.
+        # Repeating the row first puts everything that the choice needs a few tokens back.
         shown = f"Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}."
         warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
         return f"{warning}{shown} <action>{cell}</action>"
 
     def reflect(self, env: TextEnv) -> str:
-        """A remark that names the mine that was hit."""
+        """Reflection with a remark that names the mine that was hit."""
         self._begins = True
         for row, cells in enumerate(_board(env), start=1):
             if "*" in cells:
@@ -53,7 +53,7 @@ class FalliblePlayer(ScriptedPolicy):
 
 
 def _board(env: TextEnv) -> list[str]:
-    """The rows of the board, a character a cell, as the observation shows them."""
+    """Rows of the board as the observation shows them, one character per cell."""
     shown = env.anchor().split("|")[1]
     size = math.isqrt(len(shown))
     return [shown[start : start + size] for start in range(0, len(shown), size)]

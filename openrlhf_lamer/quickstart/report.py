@@ -1,4 +1,4 @@
-"""Results of the quickstart, as pages and in a sentence."""
+"""The quickstart's report: pages, and a verdict in a sentence."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.records import Trial
 
 INSTALL_SECONDS = "OPENRLHF_LAMER_INSTALL_SECONDS"
-"""Set by the Makefile: seconds that the installation of the environment took."""
+"""Environment variable, set by the Makefile: seconds that the installation took."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that a report shows.
+    """Contents of a report.
 
     Attributes:
-        settings: The settings of the run.
+        settings: Settings of the run.
         before: Trials on the panel with the warm-started model.
         after: Trials on the panel with the trained model.
         times: Seconds by stage.
         seconds: Seconds of the whole run without the installation.
-        peak_bytes: Largest memory of all processes together.
+        peak_bytes: Peak memory of all processes together, in bytes.
     """
 
     settings: Settings
@@ -41,12 +41,12 @@ class Measurements:
 
     @property
     def install_seconds(self) -> float:
-        """Seconds that the installation took, where this run began with one."""
+        """Seconds that the installation took; 0 if this run began without one."""
         return float(os.environ.get(INSTALL_SECONDS) or 0)
 
     @property
     def verdict(self) -> str:
-        """Whether training gained anything, by the last attempt's success, in a sentence."""
+        """Change of the last attempt's success by training, in a sentence."""
         k = self.settings.config.num_episodes
         change = difference([won(self.before, k)], [won(self.after, k)])
         what = f"success@{k} changed by {change} points"
@@ -109,5 +109,5 @@ on {len(measured.after)} held-out tasks at temperature {settings.eval_temperatur
 Peak memory of all processes: {measured.peak_bytes / 2**30:.1f} GiB.
 
 Beside this page: `report.html` (the same with every curve), `trials.jsonl` (every training trial), `before/` and \
-`after/` (the panel), `checkpoint/` (Hugging Face form), `tensorboard/`, `results.json`, and `logs/`.
+`after/` (the panel), `checkpoint/` (Hugging Face format), `tensorboard/`, `results.json`, and `logs/`.
 """

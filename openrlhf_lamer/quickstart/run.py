@@ -1,6 +1,6 @@
 """The quickstart from start to end: model, warm start, evaluation, training, evaluation, report.
 
-Evaluation and training run in processes of their own, by the commands that a user would type.
+Evaluation and training run in separate processes, by the commands that a user would type.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ AGENT = "openrlhf_lamer.agents.minesweeper"
 
 
 class StageError(LamerError, RuntimeError):
-    """A stage of the quickstart failed; names its log."""
+    """A stage of the quickstart failed; the message names its log."""
 
     exit_code = 1
 
 
 def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
-    """Run everything and leave the results in `out`; returns the measurements and the report.
+    """Run everything and write the results to `out`; returns the measurements and their report.
 
     Raises:
-        StageError: if training or evaluation fails.
+        StageError: Training or evaluation failed.
     """
     began = time.monotonic()
     if out.exists():
@@ -122,7 +122,7 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
 
 
 def _chat(agent: Agent, settings: Settings) -> Chat:
-    """A chat whose tokenizer is made of the project's own prompts and scripted replies."""
+    """Chat whose tokenizer is trained on the project's prompts and scripted replies."""
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
     tasks = envs.lookup(agent.env).tasks("train", 64, first=2_000_000, options=settings.config.env_options)
     trials = demonstrate(
@@ -152,7 +152,7 @@ def _evaluate(out: Path, settings: Settings, console: Console, name: str, model:
 
 
 def training_command(out: Path, settings: Settings) -> list[str]:
-    """The training command of the quickstart."""
+    """Training command of the quickstart."""
     config = settings.config
     return [
         *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray"),
@@ -212,12 +212,12 @@ def _follow(console: Console, command: list[str], log: Path, results: Path, tota
 
 
 def _environment() -> dict[str, str]:
-    """Engine and trainer take turns, so that each may use all cores."""
+    """Environment variables that let each process use all cores: engine and trainer take turns."""
     return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))}
 
 
 class _LineCount:
-    """Counts the lines of a file that grows, reading each byte once."""
+    """Counts the lines of a growing file, reading each byte once."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset, self._lines = path, 0, 0
@@ -238,7 +238,7 @@ def _progress(console: Console) -> Progress:
 
 
 def require_stack() -> str | None:
-    """Message that names the packages missing for the quickstart, or None."""
+    """Message about anything that the quickstart lacks, or None."""
     import importlib.util
 
     missing = [name for name in ("openrlhf", "vllm", "ray", "deepspeed", "torch") if not importlib.util.find_spec(name)]

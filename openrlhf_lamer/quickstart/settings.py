@@ -12,13 +12,13 @@ class Settings:
     """A small MineSweeper, a tiny model, and as much training as fits into minutes on two cores.
 
     Attributes:
-        config: The play of trials. In the `episode` context a prompt is processed once an episode, a memory of
-            reflections only is the shortest, and shaped rewards teach a weak player sooner.
-        demonstrations: Trials of the scripted player to imitate, each once.
-        panel: Evaluation tasks: each of the held-out boards, which are half of all boards, once.
+        config: Rules of a trial. In the `episode` context a prompt is processed once an episode,
+            a memory of reflections only is the shortest, and shaped rewards teach a weak player sooner.
+        demonstrations: Trials of the scripted player, each imitated once.
+        panel: Evaluation tasks: each held-out board once, which are half of all boards.
         steps: Training steps.
-        tasks: Tasks of a step.
-        group: Trials of a task.
+        tasks: Tasks per step.
+        group: Trials per task.
     """
 
     config: LamerConfig = field(

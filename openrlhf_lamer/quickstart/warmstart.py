@@ -1,4 +1,4 @@
-"""Imitation of the scripted player, so that the tiny model speaks the format and wins sometimes."""
+"""Imitation of the scripted player, after which the tiny model writes the format and wins sometimes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from openrlhf_lamer.rows import Row, trial_rows
 from openrlhf_lamer.trial import run_trial
 
 PROMPT_WEIGHT = 3.0
-"""Weight of the loss on prompts, most of whose tokens are the same in all of them."""
+"""Weight of the loss on prompts, which have most of their tokens in common."""
 
 HEADLESS = 0.7
-"""Share of the demonstrations whose rules are cut off. All rows begin with these, so they say nothing of
-how the rest goes on, and make up a third of it; the model gets used to them at the end."""
+"""Share of the rows whose rules are cut off. All rows begin with the same rules, a third of their length, which
+say nothing about the rest; the model gets used to them at the end."""
 
 
 def demonstrate(
@@ -36,7 +36,7 @@ def demonstrate(
     player: Callable[[int], ScriptedPolicy],
     progress: Callable[[Iterable[Task]], Iterable[Task]] = iter,
 ) -> list[Trial]:
-    """One trial of a scripted player on each task, by the loop that training uses.
+    """One trial of a scripted player on each task, played by the loop that training uses.
 
     `player` makes the player of a trial from the trial's number.
     """
@@ -75,7 +75,7 @@ def imitate(
         batch_tokens: Tokens of a batch, padding included.
         learning_rate: Peak of a one-cycle schedule.
         seed: Order of the batches.
-        report: Called after each step with the share that is done (0 to 1) and the smoothed loss.
+        report: Called after each step with the share of steps done (0 to 1) and the smoothed loss.
     """
     import torch
 
@@ -91,7 +91,7 @@ def imitate(
             logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         loss, prompts = (losses[where[:, 1:].flatten()].mean() for where in (sampled, attention.bool() & ~sampled))
-        # Predicting the prompts too, boards above all, teaches a model this small to read them.
+        # Predicting the prompts too, above all the boards, teaches so small a model to read them.
         (loss + PROMPT_WEIGHT * prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -103,7 +103,7 @@ def imitate(
 
 
 def _curriculum(trials: Sequence[Trial], batch_tokens: int, rng: random.Random) -> list[list[Row]]:
-    """All batches in order: first rows without their common beginning, then whole ones."""
+    """All batches in order: first rows without their common head, then whole rows."""
     rows = [row for trial in trials if trial.failure is None for row in trial_rows(trial)]
     head = _common_head(rows)
     rng.shuffle(rows)
@@ -124,13 +124,13 @@ def _common_head(rows: Sequence[Row]) -> int:
 
 
 def _without(row: Row, head: int) -> Row:
-    """The row from position `head` on."""
+    """`row` from position `head` on."""
     spans = (replace(span, start=span.start - head, end=span.end - head) for span in row.spans)
     return Row(row.ids[head:], tuple(spans))
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
-    """Batches of rows of similar length, each of at most `batch_tokens` tokens with its padding."""
+    """Batches of rows of similar length, each filling `batch_tokens` with its padding."""
     batches: list[list[Row]] = [[]]
     for row in sorted(rows, key=lambda row: len(row.ids)):
         if (len(batches[-1]) + 1) * len(row.ids) > batch_tokens and batches[-1]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on a Ray cluster that is running: RAY_API_SERVER_ADDRESS=http://HEAD:8265 scripts/cluster/ray-job.sh
+# Train on a running Ray cluster: RAY_API_SERVER_ADDRESS=http://HEAD:8265 scripts/cluster/ray-job.sh
 set -euo pipefail
 : "${RAY_API_SERVER_ADDRESS:?is not set: the address of the cluster\'s dashboard, such as http://HEAD:8265}"
 MODEL=${MODEL:-Qwen/Qwen3-4B}

@@ -1,10 +1,10 @@
-"""The paper's experiments: the commands that run them, and their tables from what was run.
+"""The paper's experiments: the commands that run them, and their tables from finished runs.
 
     python scripts/experiments plan main-table --model MODEL --seeds 0,1,2 > commands.sh
     python scripts/experiments collect main-table --out results
 
-Folders of runs that were made otherwise are named in a TOML file, `--map`: a line for each evaluation, such
-as `"sokoban-2-boxes/lamer" = ["runs/a", "runs/b"]`, one run a seed.
+A TOML file, `--map`, names the folders of runs that were not made by these commands. It has a line for each evaluation,
+such as `"sokoban-2-boxes/lamer" = ["runs/a", "runs/b"]`, with one run per seed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import tables
 import typer
 from plans import EXPERIMENTS, Setup, plan
 
-from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.evaluation.run import RunError
+from openrlhf_lamer.cli.errors import Commands, fail
 
 NAMES = [*EXPERIMENTS, budget.NAME]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The paper's experiments.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="The paper's experiments.")
 
 Which = Annotated[list[str], typer.Argument(help=f"Experiments: {', '.join(NAMES)}, or all.", metavar="EXPERIMENT...")]
 Model = Annotated[str, typer.Option(help="Folder of the model that training starts from.")]
@@ -46,7 +45,7 @@ def plan_(
     gpus: Gpus = 8,
     official: Official = False,
 ) -> None:
-    """Print a shell script that makes everything an experiment needs; what is there already is not made again."""
+    """Print a shell script that makes everything an experiment needs; finished parts are not made again."""
     setup = _setup(model, runs, seeds, nodes, gpus, official)
     names = _chosen(which)
     evaluations = [each for name in names if name in EXPERIMENTS for each in EXPERIMENTS[name].evaluations]
@@ -61,7 +60,7 @@ def collect(
     which: Which,
     out: Annotated[Path, typer.Option(help="Folder for a CSV, a Markdown table and a PNG of each.")] = Path("results"),
     folders: Annotated[
-        Path | None, typer.Option("--map", help="TOML file with the folders of runs that lie elsewhere.")
+        Path | None, typer.Option("--map", help="TOML file with the folders of runs that are elsewhere.")
     ] = None,
     model: Model = "Qwen3-4B",
     runs: Runs = Path("runs/paper"),
@@ -70,7 +69,7 @@ def collect(
     gpus: Gpus = 8,
     official: Official = False,
 ) -> None:
-    """Write an experiment's table and picture. What is missing is a gap, with the command that fills it."""
+    """Write an experiment's table and picture. A missing result is a gap, with the command that fills it."""
     setup = _setup(model, runs, seeds, nodes, gpus, official)
     given = _map(folders)
     try:
@@ -80,7 +79,7 @@ def collect(
             else:
                 files = tables.write(EXPERIMENTS[name], setup, given, out)
             typer.echo(" ".join(map(str, files)))
-    except (RunError, OSError) as error:
+    except OSError as error:
         fail(str(error))
 
 

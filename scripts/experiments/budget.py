@@ -1,7 +1,7 @@
-"""What training costs: trials, tokens and time of an update, and success by episodes played.
+"""Costs of training: trials, tokens and time of an update, and success by episodes played.
 
-It reads the `trials.jsonl` of trainings. A trial's time is what it waited for the engine and the environment;
-an update's rollout takes at least as long as its slowest trial, since all of its trials run at once.
+They come from the `trials.jsonl` of trainings. A trial's time is the time that it waited for the engine and the
+environment. The rollout of an update takes at least as long as its slowest trial, since all its trials run at once.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Update:
 
     Attributes:
         episodes: Episodes played.
-        tokens: Tokens sampled.
-        seconds: Of its slowest trial.
-        won: By trial, the attempt it was won at, or None; failed trials are left out.
+        tokens: Sampled tokens.
+        seconds: Time of its slowest trial.
+        won: Attempt at which each trial was won, or None; failed trials are left out.
     """
 
     episodes: int
@@ -47,10 +47,10 @@ class Update:
 
 
 def read(file: Path) -> list[Update]:
-    """The updates of a training, in their order; what a training that began again had done before is left out.
+    """Updates of a training, in order; steps that a resumed training repeated count once, as repeated.
 
     Raises:
-        RunError: The file cannot be read, or is no training's.
+        RunError: The file cannot be read, or does not come from a training.
     """
     steps: dict[int, list[viewer.Entry]] = {}
     try:
@@ -78,7 +78,7 @@ def _update(entries: Sequence[viewer.Entry]) -> Update:
 
 
 def write(setup: Setup, folders: Folders, out: Path) -> list[Path]:
-    """Write CSV, Markdown and PNG; returns the files."""
+    """Write CSV, Markdown and PNG; returns their paths."""
     found: dict[tuple[str, str], list[list[Update]]] = {}
     missing: list[str] = []
     for place, training in TRAININGS.items():
@@ -94,8 +94,8 @@ def write(setup: Setup, folders: Folders, out: Path) -> list[Path]:
     table = costs(found)
     files[0].write_text(table.to_csv(), "utf-8")
     note = (
-        "Means of an update. Its slowest trial is the least time that its rollout takes, where all trials run at once; "
-        f"times compare on the same machines alone. Paper: {paper(NAME).source}."
+        "Means of an update. Its rollout takes at least as long as its slowest trial, since all trials run at once; "
+        f"compare times on the same machines only. Paper: {paper(NAME).source}."
     )
     files[1].write_text(page(table, note, files[2].name, list(dict.fromkeys(missing))), "utf-8")
     files[2].write_bytes(draw(curves(found), "png"))
@@ -103,7 +103,7 @@ def write(setup: Setup, folders: Folders, out: Path) -> list[Path]:
 
 
 def costs(found: Mapping[tuple[str, str], Sequence[Sequence[Update]]]) -> Table:
-    """Means over the updates of all seeds, and LaMer's time as a multiple of GiGPO's."""
+    """Means over the updates of all seeds, and time as a multiple of GiGPO's."""
     rows = []
     for (row, task), runs in found.items():
         updates = [update for run in runs for update in run]
@@ -141,7 +141,7 @@ def _curve(runs: Sequence[Sequence[Update]], attempts: int) -> list[tuple[float,
     for low in range(0, max(map(len, runs), default=0), max(1, length)):
         parts = [run[low : low + length] for run in runs if len(run) > low]
         played = fmean(sum(update.episodes for update in run[: low + length]) for run in runs)
-        # Trials of a stretch are taken one by one: of other tasks, for the most part.
+        # Each trial of a stretch counts as a task, since most are of different tasks.
         values = [
             {
                 f"{u}/{i}": [float(won is not None and won <= attempts)]

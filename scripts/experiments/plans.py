@@ -1,7 +1,7 @@
-"""What each experiment of the paper needs: trainings, evaluations, and the commands that make them.
+"""Trainings and evaluations of the paper's experiments, and the commands that make them.
 
-Everything lies below one folder: `data/` (task sets), `train/NAME/seed-N/` (a training with its model) and
-`eval/NAME/seed-N/` (a run of `openrlhf-lamer eval`). Experiments share what they have in common.
+One folder holds everything: `data/` (task sets), `train/NAME/seed-N/` (a training with its model) and
+`eval/NAME/seed-N/` (a run of `openrlhf-lamer eval`). Experiments share trainings and evaluations.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from openrlhf_lamer.panels import Ceilings
 from openrlhf_lamer.tasks import PANEL_SIZE
 
 BASE = "base"
-"""The model that no training has touched."""
+"""The untrained model."""
 
 OFFICIAL = "valid_unseen"
-"""The split of ALFWorld's official games that is evaluated on."""
+"""Split of ALFWorld's official games for evaluation."""
 
 TITLES = {"sokoban": "Sokoban", "minesweeper": "MineSweeper", "webshop": "WebShop", "alfworld": "ALFWorld"}
 
 SHOP = "webshop-eval"
-"""Test goals of the catalogue that is trained on: what WEBSHOP_DATA names, else the synthetic one."""
+"""Test goals of the training's catalogue: the one that WEBSHOP_DATA names, or else the synthetic one."""
 
 PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "webshop": SHOP}
-"""What is evaluated on where an experiment does not say otherwise."""
+"""Evaluation sets, unless an experiment names others."""
 
 WRITTEN = (SHOP, *TASK_TYPES)
-"""Evaluation sets that are no frozen panel: their tasks are written first."""
+"""Evaluation sets that are not frozen panels: their tasks are written first."""
 
 STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
-"""The paper's training: steps, and tasks in each."""
+"""Steps of the paper's training, and tasks per step."""
 
 SINGLE = ("--lamer.num_episodes", "1", "--rollout.n_samples_per_prompt", "24")
-"""Training on single attempts, with as many of them an update as LaMer's 8 trials of 3."""
+"""Flags for single attempts: as many in an update as in LaMer's 8 trials of 3."""
 
 MODELS: dict[str, tuple[str, ...]] = {
     "ppo": (*SINGLE, "--algo.advantage.estimator", "lamer_ppo"),
@@ -58,24 +58,24 @@ MODELS: dict[str, tuple[str, ...]] = {
         for memory in ("history", "reflection")
     },
 }
-"""Trainings, and the flags that tell them apart. `lamer` has γ_traj 0.6 and a memory of both.
+"""Trainings, and the flags in which they differ. `lamer` has γ_traj 0.6 and both kinds of memory.
 
-`rloo` and `grpo` are the host's own, which compare whole attempts as the published methods do: attempts that earn the
-same are credited the same. `lamer_rloo` and `lamer_grpo` compare the turns of these attempts, each by its own return.
+`rloo` and `grpo` are the host's, which compare whole attempts as the published methods do: attempts with equal
+rewards get equal credit. `lamer_rloo` and `lamer_grpo` compare the turns of these attempts, each by its return.
 """
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where and with what experiments are run.
+    """Place and machines of the experiments.
 
     Attributes:
         model: Folder of the model that training starts from.
-        runs: Folder of everything that is made.
-        seeds: A training, or a run of an untrained model, for each.
+        runs: Folder of all results.
+        seeds: Seeds; each gets a training, or a run of the untrained model.
         nodes: Machines of a training.
-        gpus: GPUs of each.
-        official: Use ALFWorld's official games (`$ALFWORLD_DATA`) and not generated ones.
+        gpus: GPUs of each machine.
+        official: Use ALFWorld's official games (`$ALFWORLD_DATA`), not generated ones.
     """
 
     model: str
@@ -98,7 +98,7 @@ class Training:
         return setup.runs / "train" / self.env / self.model / f"seed-{seed}"
 
     def data(self, setup: Setup) -> list[str]:
-        """Commands that write the tasks it trains on."""
+        """Commands that write its training tasks."""
         steps, tasks = STEPS[self.env]
         out = setup.runs / "data" / self.env / "train.jsonl"
         if self.env != "alfworld":
@@ -106,14 +106,14 @@ class Training:
         options = {"task_types": "id"}
         if not setup.official:
             return [_prepare(self.env, "train", steps * tasks, out, options)]
-        # They are listed type by type: a fixed draw from all of them.
+        # The games are listed type by type: draw from all of them, the same each time.
         every = out.with_name("official.jsonl")
         draw = ["shuf", "-n", str(steps * tasks), f"--random-source={every}", "-o", str(out), str(every)]
         count = sum(COUNTS["train"][name] for name in TASK_TYPES[:4])
         return [_prepare(self.env, "official_train", count, every, options), shlex.join(draw)]
 
     def command(self, setup: Setup, seed: int) -> str:
-        """The training; it does nothing where its model is there already."""
+        """Command of the training; it does nothing if the model exists."""
         _, tasks = STEPS[self.env]
         folder = self.folder(setup, seed)
         gpus, engines = str(setup.gpus), str(setup.nodes * setup.gpus)
@@ -143,9 +143,9 @@ class Evaluation:
     Attributes:
         env: The environment.
         model: `BASE` or a model of `MODELS`.
-        panel: A frozen panel; or one of `WRITTEN`: `SHOP`, or an ALFWorld task type, whose games are a panel.
-        method: As `eval --method` has it.
-        memory: What attempts see of earlier ones, where that is not the method's own.
+        panel: A frozen panel, or one of `WRITTEN`: `SHOP`, or an ALFWorld task type with all its games.
+        method: Value of `eval --method`.
+        memory: Memory of earlier attempts, if it is not the method's default.
     """
 
     env: str
@@ -156,23 +156,23 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """Its folder's name, which no other evaluation has."""
+        """Unique name of its folder."""
         how = "" if self.method == "lamer" else f"-{self.method.replace('+', '-')}"
         return f"{self.panel.replace('/', '-')}/{self.model}{how}"
 
     @property
     def training(self) -> Training | None:
-        """What makes its model."""
+        """Training of its model; None for the untrained one."""
         return None if self.model == BASE else Training(self.env, self.model)
 
     @property
     def ceilings(self) -> Ceilings | None:
-        """How much of its panel can be won, where that is known."""
+        """Shares of its panel that can be won, if known."""
         return None if self.panel in WRITTEN else panels.load(self.panel).ceilings
 
     @property
     def measure(self) -> str:
-        """`success` of attempts one after the other, or `pass` of independent ones."""
+        """`success` for consecutive attempts, or `pass` for independent ones."""
         return METHODS[self.method].measure
 
     def folder(self, setup: Setup, seed: int) -> Path:
@@ -180,7 +180,7 @@ class Evaluation:
         return setup.runs / "eval" / self.name / f"seed-{seed}"
 
     def data(self, setup: Setup) -> list[str]:
-        """Commands that write the tasks, where they are no panel that comes along."""
+        """Commands that write the tasks, if they are not a bundled panel."""
         if self.panel not in WRITTEN:
             return []
         if self.panel == SHOP:
@@ -189,7 +189,7 @@ class Evaluation:
         return [_prepare(self.env, split, num, self._dataset(setup), {"task_types": self.panel})]
 
     def command(self, setup: Setup, seed: int) -> str:
-        """The evaluation; one that was killed goes on, one that is done is done at once."""
+        """Command of the evaluation; it resumes one that was killed, and returns at once from a finished one."""
         training = self.training
         tasks = self._dataset(setup) if self.panel in WRITTEN else self.panel
         words = [
@@ -209,12 +209,12 @@ class Cell:
     """A place in a table.
 
     Attributes:
-        row: What the paper calls the method.
-        column: What it calls the task.
-        evaluation: What stands there.
+        row: The paper's name of the method.
+        column: The paper's name of the task.
+        evaluation: The evaluation shown there.
         part: Heading of its part of the picture.
-        at: Its place on the horizontal axis, where that is not the number of attempts.
-        place: What that place is called, where it is no number.
+        at: Its place on the horizontal axis, if that is not the number of attempts.
+        place: Label of that place, if it is not a number.
     """
 
     row: str
@@ -230,12 +230,12 @@ class Experiment:
     """A table or figure of the paper.
 
     Attributes:
-        name: What the commands call it, and `paper.toml`.
-        title: What it shows.
+        name: Its name in the commands and in `paper.toml`.
+        title: Title of the table.
         cells: Its places, row by row.
-        attempts: Of how many attempts the table has a column each.
+        attempts: Numbers of attempts that get a column each.
         across: Name of the picture's horizontal axis.
-        ceilings: Show beside the results how much of each panel can be won.
+        ceilings: Whether to show the shares of each panel that can be won.
     """
 
     name: str
@@ -247,12 +247,12 @@ class Experiment:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """What is evaluated, each once."""
+        """Its evaluations, each once."""
         return list(dict.fromkeys(cell.evaluation for cell in self.cells))
 
 
 def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Training] = ()) -> Iterator[str]:
-    """Lines of a shell script that makes evaluations and trainings, those that evaluations need among them."""
+    """Lines of a shell script that makes evaluations and trainings, including those that evaluations need."""
     needed = (each.training for each in evaluations)
     trainings = list(dict.fromkeys([*trainings, *(each for each in needed if each is not None)]))
     yield from dict.fromkeys(line for each in (*trainings, *evaluations) for line in each.data(setup))
@@ -266,12 +266,12 @@ def _prepare(env: str, split: str, num: int, out: Path, options: dict[str, str] 
     words = ["openrlhf-lamer", "prepare", "tasks", "--env", env, "--split", split, "--num", str(num)]
     words += ["--options", json.dumps(options)] if options else []
     line = shlex.join([*words, "--out", str(out)])
-    # What was written once stays: where WEBSHOP_DATA changes on the way, training and evaluation refuse these tasks.
+    # A written file stays: if WEBSHOP_DATA changes meanwhile, training and evaluation refuse its tasks.
     return f"test -e {shlex.quote(str(out))} || {line}" if env == "webshop" else line
 
 
 def _everywhere(row: str, model: str, method: str, memory: str | None = None, at: float | None = None) -> list[Cell]:
-    """A row of the three environments in their default difficulty."""
+    """Cells of a row: the three environments at their default difficulty."""
     return [
         Cell(row, TITLES[env], Evaluation(env, model, panel, method, memory), TITLES[env], at)
         for env, panel in PANELS.items()
@@ -349,4 +349,4 @@ EXPERIMENTS = {
     each.name: each
     for each in (_main_table(), _harder_tasks(), _alfworld(), _gamma(), _memory(), _rl_memory(), _by_turn())
 }
-"""Experiments whose results are evaluations; the one on training itself is in `budget.py`."""
+"""Experiments whose results are evaluations; `budget.py` has the one on training itself."""

@@ -1,4 +1,4 @@
-"""From finished runs to a table in the paper's layout: CSV, Markdown and PNG, with the paper's figures beside."""
+"""Tables of finished runs in the paper's layout, next to the paper's figures: CSV, Markdown and PNG."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ CEILING = "at most, any attempts"
 """Label of the share that a player who sees everything wins."""
 
 Folders = Mapping[str, Sequence[Path]]
-"""Where the runs of an evaluation are, by its name, if not where the plan puts them."""
+"""Folders of an evaluation's runs, by its name, if they are not where the plan puts them."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of one evaluation.
+    """Result of one evaluation.
 
     Attributes:
         solved: Success (or pass) at each number of attempts, over all seeds.
-        runs: How many runs there are, one a seed.
-        trials: Their trials.
-        failed: How many of these failed.
-        missing: What it lacks, a line each, ready for a shell: comments, and commands that make it.
+        runs: Number of runs, one per seed.
+        trials: Number of their trials.
+        failed: Number of these that failed.
+        missing: Shell lines for missing results: comments, and the commands that make them.
     """
 
     solved: Mapping[int, Estimate]
@@ -52,18 +52,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Paper:
-    """What the paper reports for an experiment.
+    """The paper's report of an experiment.
 
     Attributes:
-        source: Which table or figure.
-        figures: Shares in per cent by row and column: of 1, 2 and 3 attempts, or of 3 alone.
+        source: Table or figure of the paper.
+        figures: Shares in per cent by row and column: for 1, 2 and 3 attempts, or for 3 only.
     """
 
     source: str
     figures: Mapping[str, Mapping[str, float | Sequence[float]]] = field(default_factory=dict)
 
     def at(self, row: str, column: str, attempts: int) -> float | None:
-        """A figure in per cent; None where the paper has none."""
+        """Figure in per cent; None if the paper has none."""
         found = self.figures.get(row, {}).get(column)
         if isinstance(found, Sequence):
             return found[attempts - 1]
@@ -77,7 +77,7 @@ def paper(experiment: str) -> Paper:
 
 
 def find(experiment: Experiment, setup: Setup, folders: Folders) -> dict[Evaluation, Result]:
-    """The runs of an experiment; raises `RunError` where one cannot be read, or does not belong to its place."""
+    """Results of an experiment; raises `RunError` if a run cannot be read, or does not belong to its place."""
     return {each: _result(each, setup, folders.get(each.name)) for each in experiment.evaluations}
 
 
@@ -104,7 +104,7 @@ def _result(evaluation: Evaluation, setup: Setup, given: Sequence[Path] | None) 
 
 
 def _agree(folder: Path, run: Run, evaluation: Evaluation) -> None:
-    """Refuse a run that is by another method, or on other tasks, than its place in the table."""
+    """Refuse a run whose method or tasks differ from those of its place in the table."""
     method = run.settings.get("method", evaluation.method)
     if method != evaluation.method:
         raise RunError(f"{folder} is a run by {method}, but {evaluation.name} is one by {evaluation.method}")
@@ -114,8 +114,8 @@ def _agree(folder: Path, run: Run, evaluation: Evaluation) -> None:
         raise RunError(f"{folder} is a run on {panel}, but {evaluation.name} is one on {evaluation.panel}")
     if panel in manifest.names() and said and (old := said.get("version", 1)) != (now := frozen.load(panel).version):
         raise RunError(
-            f"{folder} is a run on version {old} of {panel}, whose tasks are other ones than those of version {now}, "
-            "which is here; play it again in another folder"
+            f"{folder} is a run on version {old} of {panel}, whose tasks differ from those of version {now}, which is "
+            "installed; play it again in another folder"
         )
 
 
@@ -128,7 +128,7 @@ def _solved(runs: Sequence[Run], evaluation: Evaluation, attempts: int) -> Estim
 
 
 def write(experiment: Experiment, setup: Setup, folders: Folders, out: Path) -> list[Path]:
-    """Write an experiment's CSV, Markdown and PNG; returns the files."""
+    """Write an experiment's CSV, Markdown and PNG; returns their paths."""
     found = find(experiment, setup, folders)
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{experiment.name}.{suffix}" for suffix in ("csv", "md", "png")]
@@ -139,7 +139,7 @@ def write(experiment: Experiment, setup: Setup, folders: Folders, out: Path) -> 
 
 
 def lines(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
-    """A line for each place of the table and number of attempts."""
+    """Table with a line for each cell and number of attempts."""
     rows = []
     for cell in experiment.cells:
         result = found[cell.evaluation]
@@ -157,7 +157,7 @@ def lines(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
 
 
 def layout(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
-    """The paper's table, below each of our rows that of the paper."""
+    """The paper's table, with each of our rows followed by the paper's."""
     cells = {(cell.row, cell.column): cell for cell in experiment.cells}
     columns = list(dict.fromkeys(cell.column for cell in experiment.cells))
     several = len(experiment.attempts) > 1
@@ -181,7 +181,7 @@ def layout(experiment: Experiment, found: Mapping[Evaluation, Result]) -> Table:
 
 
 def panels(experiment: Experiment, found: Mapping[Evaluation, Result]) -> list[Panel]:
-    """The picture: full marks are ours, hollow ones the paper's."""
+    """Picture: full marks are ours, hollow ones the paper's."""
     parts: dict[str, list[Cell]] = {}
     for cell in experiment.cells:
         parts.setdefault(cell.part, []).append(cell)
@@ -199,7 +199,7 @@ def panels(experiment: Experiment, found: Mapping[Evaluation, Result]) -> list[P
 
 
 def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Sequence[Cell]) -> list[Series]:
-    """Lines of one part of the picture: by attempts, or by what the cells say, one for each row or each attempt."""
+    """Lines of one part of the picture, one per row or number of attempts, along the attempts or `Cell.at`."""
     places: dict[str, list[tuple[float, Cell, int]]] = {}
     for cell in own:
         for k in ATTEMPTS if cell.at is None else experiment.attempts:
@@ -221,7 +221,7 @@ def _series(experiment: Experiment, found: Mapping[Evaluation, Result], own: Seq
 
 
 def _known(experiment: Experiment) -> list[tuple[str, Callable[[Ceilings | None], float | None]]]:
-    """Ceilings that an experiment shows of its panels: a label, and the figure among a panel's ceilings."""
+    """Ceilings that an experiment shows: a label, and a function that picks the figure from a panel's ceilings."""
     if not experiment.ceilings:
         return []
     return [
@@ -253,7 +253,7 @@ def _markdown(experiment: Experiment, found: Mapping[Evaluation, Result], pictur
 
 
 def page(table: Table, note: str, picture: str, missing: Sequence[str]) -> str:
-    """A table as a page of Markdown, with its picture, and the commands that fill its gaps."""
+    """Page of Markdown with a table, its picture, and the commands that fill its gaps."""
     text = f"# {table.title}\n\n{table.to_markdown()}\n{note}\n\n![{table.title}]({picture})\n"
     if missing:
         script = "\n".join(missing)

@@ -1,4 +1,4 @@
-"""Which tasks there are: the six types, the official games by split, the paper's two halves.
+"""Tasks of ALFWorld: the six types, the official games by split, the paper's two halves.
 
 Nothing here needs the engine.
 """
@@ -23,7 +23,7 @@ IN_DISTRIBUTION = (
 )
 """The task types that the paper trains on."""
 OUT_OF_DISTRIBUTION = ("pick_cool_then_place_in_recep", "pick_two_obj_and_place")
-"""Those that it keeps for evaluation."""
+"""The task types that it keeps for evaluation."""
 TASK_TYPES = IN_DISTRIBUTION + OUT_OF_DISTRIBUTION
 
 _FAMILIES = {"id": IN_DISTRIBUTION, "ood": OUT_OF_DISTRIBUTION, "all": TASK_TYPES}
@@ -33,7 +33,7 @@ COUNTS: Mapping[str, Mapping[str, int]] = {
     "valid_seen": dict(zip(TASK_TYPES, (35, 13, 27, 16, 25, 24), strict=True)),
     "valid_unseen": dict(zip(TASK_TYPES, (24, 18, 31, 23, 21, 17), strict=True)),
 }
-"""How many games of each type the official splits hold."""
+"""Number of games of each type in the official splits."""
 
 VARIABLE = "ALFWORLD_DATA"
 FOLDER = "json_2.1.1"
@@ -42,7 +42,7 @@ DOWNLOAD = "alfworld-download -f"
 
 
 def family(task_types: str | Sequence[str]) -> str:
-    """Task types in their one normal form: "id", "ood", "all", or names in a fixed order with commas between.
+    """Normal form of task types: "id", "ood", "all", or names in a fixed order with commas between.
 
     Args:
         task_types: One of these words, a name, names with commas between, or a sequence of names.
@@ -87,7 +87,7 @@ class Official:
     Attributes:
         name: Its folder below `json_2.1.1`: split, kind of task and trial.
         content: The bytes of its file.
-        problem: What is wrong with it; empty where nothing is.
+        problem: Defect of the file; empty if it is sound.
     """
 
     name: str
@@ -101,16 +101,16 @@ class Official:
 
     @property
     def task(self) -> Task:
-        """The task that plays this game and no other."""
+        """The task that plays exactly this game."""
         spec = {"game": self.name, "sha256": sha256(self.content).hexdigest()}
         return Task("alfworld", spec=spec, split=self.name.split("/")[0])
 
 
 def official_names(split: str, task_types: str | Sequence[str] = "all", folder: Path | None = None) -> list[str]:
-    """Names of the games of a split that are there, sorted; like the original without sliced and movable ones.
+    """Sorted names of the games of a split that are on disk; as in the original, without sliced and movable ones.
 
     Raises:
-        TaskError: There is no such split, or none of its games is there.
+        TaskError: There is no such split, or none of its games is on disk.
     """
     if split not in COUNTS:
         raise TaskError(f"alfworld: no split {split!r}; there are: {', '.join(COUNTS)}")
@@ -132,7 +132,7 @@ def official_names(split: str, task_types: str | Sequence[str] = "all", folder: 
 def official_games(
     split: str, task_types: str | Sequence[str] = "all", folder: Path | None = None
 ) -> Iterator[Official]:
-    """The games of a split that are there, one after the other in the order of their names, broken ones too."""
+    """The games of a split that are on disk, in the order of their names, broken ones too."""
     from openrlhf_lamer.envs.alfworld.games import GameError, read
 
     folder = folder or official_folder()
@@ -158,7 +158,7 @@ def official_tasks(split: str, task_types: str | Sequence[str] = "all", folder: 
         folder: The folder of the splits; by default `official_folder()`.
 
     Raises:
-        TaskError: The split is not there, or not all of it, or a file is broken.
+        TaskError: The split is missing or incomplete, or a file is broken.
     """
     folder = folder or official_folder()
     games = list(official_games(split, task_types, folder))
@@ -178,7 +178,7 @@ def official_content(spec: Mapping[str, Any], folder: Path | None = None) -> byt
     """The bytes of the game that a task's spec names.
 
     Raises:
-        TaskError: The spec is none, the file is not there, or it is another version of the game.
+        TaskError: The spec is malformed, or the file is missing or another version of the game.
     """
     if not {"game"} <= set(spec) <= {"game", "sha256"}:
         raise TaskError(f"alfworld: a spec has the keys game and sha256, not {sorted(map(str, spec))}")

@@ -1,4 +1,4 @@
-"""Count what games hold, from the facts of their PDDL: official ones for `counts.json`, generated ones to compare."""
+"""Counts of things in games, from the facts of their PDDL: official ones for `counts.json`, generated to compare."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Game:
 
     Attributes:
         classes: Class of each thing, wherever it is.
-        where: The receptacle that a thing is in, for those that are in one; of several the first listed.
+        where: The first listed receptacle of each thing that is in one.
         receptacles: Class of each receptacle.
         opens: The receptacles that can be opened; all of them begin closed.
         takeable: Classes of the things that can be picked up.
-        commands: Length of the walkthrough; 0 where there is none.
+        commands: Length of the walkthrough; 0 without one.
     """
 
     task_type: str
@@ -82,10 +82,10 @@ def game(folder: str, source: Mapping[str, Any]) -> Game:
 
 
 def official(split: str, folder: Path) -> Iterator[Game]:
-    """All games of an official split, one after the other.
+    """All games of an official split, read one at a time.
 
     Raises:
-        TaskError: The split is not there.
+        TaskError: The split is not on disk.
         GameError: A file is broken.
     """
     for name in catalogue.official_names(split, folder=folder):
@@ -95,7 +95,7 @@ def official(split: str, folder: Path) -> Iterator[Game]:
 
 
 def drawn(task_type: str, num: int) -> list[Game]:
-    """Games as they are generated; the engine has not tried them."""
+    """Games as they are generated, before the engine has tried them."""
     found = []
     for number in range(num):
         scene = generator.draw(task_type, seeding.generator("census", task_type, number))
@@ -124,7 +124,7 @@ def table(games: Sequence[Game], walked: Sequence[Game], source: str) -> dict[st
 
     Args:
         walked: The games whose walkthroughs are counted.
-        source: What was counted, in words.
+        source: Description of the counted games.
     """
     takeable = frozenset[str]().union(*(each.takeable for each in games)) | {rooms.LAMP}
     counters: dict[tuple[str, ...], Counter[str]] = {}
@@ -163,5 +163,5 @@ def table(games: Sequence[Game], walked: Sequence[Game], source: str) -> dict[st
 
 
 def of_type(task_type: str, games: Sequence[Game]) -> list[Game]:
-    """Those of one task type."""
+    """Games of one task type."""
     return [each for each in games if each.task_type == task_type]

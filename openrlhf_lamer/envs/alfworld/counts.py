@@ -1,4 +1,4 @@
-"""Counts over the official training games: which tasks they set, how many things they hold, and where those lie.
+"""Counts over the official training games: their tasks, their numbers of things, and the places of those.
 
 `counts.json` holds them; `python scripts/count_alfworld.py` makes it from the official data, whose games are
 under the MIT licence. Generated games are drawn from these counts.
@@ -27,11 +27,11 @@ class Figures:
     """Averages over the games of one task type.
 
     Attributes:
-        games: How many were counted.
-        copies: Things of the target's class that lie in a receptacle, a game.
-        hidden: Share of these, over all games, that begin in a receptacle that is closed.
+        games: Number of counted games.
+        copies: Things of the target's class that lie in a receptacle, per game.
+        hidden: Share of these, over all games, that begin in a closed receptacle.
         opens: Share of a game's receptacles that can be opened.
-        things: Things in receptacles, a game.
+        things: Things in receptacles, per game.
         commands: Length of the walkthrough; 0 where no game has one.
         most_commands: The longest walkthrough.
     """
@@ -51,12 +51,12 @@ class Counts:
 
     Attributes:
         source: The games that were counted.
-        fixtures: By floor plan, how many receptacles of each class games have that the wheel's floor plan leaves
-            out. None of them can be opened.
+        fixtures: By floor plan, number of receptacles of each class that games have and the wheel's floor plan
+            lacks. None of them can be opened.
         tasks: By task type, kind of room, target and goal (the class of receptacle that the target belongs in, or
             the lamp to look at it under), how often the targets begin in these receptacles: classes joined by "+",
             one for each copy.
-        things: By kind of room and class, where things begin that are no targets.
+        things: By kind of room and class, receptacles in which things that are no targets begin.
         copies: By kind of room and class, how many games have 0, 1, ... such things in receptacles.
         figures: By task type.
     """
@@ -71,19 +71,19 @@ class Counts:
 
 @cache
 def load() -> Counts:
-    """The table that comes with the package."""
+    """The table that is bundled with the package."""
     parts = json.loads(FILE.read_text("utf-8"))
     return Counts(**{**parts, "figures": {name: Figures(**each) for name, each in parts["figures"].items()}})
 
 
 @cache
 def digest() -> str:
-    """A short hash of the table: games drawn from another one are other games."""
+    """A short hash of the table: another table gives other games."""
     return sha256(FILE.read_bytes()).hexdigest()[:8]
 
 
 def draw(rng: random.Random, weights: Mapping[T, int]) -> T:
-    """One of the keys, each as likely as its weight says; the same one wherever the mapping's order is the same.
+    """One of the keys, drawn with probability proportional to its weight; it depends on the mapping's order.
 
     Raises:
         ValueError: No weight is positive.

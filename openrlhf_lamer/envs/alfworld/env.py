@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 from openrlhf_lamer.envs.alfworld import catalogue, games, generator, wheel
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import choose
@@ -46,14 +49,14 @@ class AlfWorld(TextEnv):
         The task is fulfilled (won). `max_steps` accepted commands without that truncate the episode.
 
     Options:
-        task_types: What a seed's game is drawn from: "id" (put, look, clean, heat: what the paper trains
+        task_types: Types that a seed's game is drawn from: "id" (put, look, clean, heat, which the paper trains
             on), "ood" (cool, two), "all", or names of task types, in a sequence or with commas between.
         max_steps: Commands in an episode, 1 to 1000.
         reward: "sparse" or "shaped".
 
     A task with a seed is a generated game, made when it is first asked for and kept on disk, see
     `storage.folder`. A task's spec is `{"game": "valid_seen/pick_.../trial_...", "sha256": "..."}`: a
-    game of the official data under `$ALFWORLD_DATA/json_2.1.1`, of whatever type, and the digest of its
+    game of any type in the official data under `$ALFWORLD_DATA/json_2.1.1`, and the digest of its
     `game.tw-pddl`, which may be left out.
 
     An instance is not thread-safe, but several may live in one process, each driven by one thread
@@ -74,7 +77,7 @@ class AlfWorld(TextEnv):
 
         Args:
             split: "train" or "eval" for generated games; "official_train", "valid_seen" or "valid_unseen".
-            num: How many; None for all official games, or for 128 seeds.
+            num: Number of tasks; None for all official games, or for 128 seeds.
             first: Number of the first one.
             options: Options of the environment that belong to the tasks. Without `task_types` among them,
                 official games are of all types.
@@ -92,6 +95,40 @@ class AlfWorld(TextEnv):
                 f"alfworld: {split} has {len(found)} tasks; {num} from number {first} on are not among them"
             )
         return [replace(task, options=options, split=split) for task in found[first : first + num]]
+
+    @classmethod
+    def data_check(cls) -> Check:
+        """State of the official games in the folder that ALFWORLD_DATA names; generated ones need no data.
+
+        Games are counted and not read: `openrlhf-lamer prepare alfworld` does that.
+        """
+        name, data = "ALFWorld's data", os.environ.get(catalogue.VARIABLE)
+        try:
+            wheel.require()
+        except TaskError as problem:
+            return told(name, Verdict.WARNING, problem)
+        if not data:
+            return ok(name, f"{catalogue.VARIABLE} is not set: generated games, which need no data")
+        folder = Path(data) / catalogue.FOLDER
+        download = f"{catalogue.DOWNLOAD} --data-dir {data}, then openrlhf-lamer prepare alfworld --data {data}"
+        if not folder.is_dir():
+            return error(name, f"{catalogue.VARIABLE}={data} holds no folder {catalogue.FOLDER}", download)
+        counts = {split: _games(split, folder) for split in catalogue.COUNTS}
+        official = {split: sum(types.values()) for split, types in catalogue.COUNTS.items()}
+        # Unsolvable games, which reading would tell, are in the download too: there may be more files than games.
+        short = [f"{split} {count} of {official[split]}" for split, count in counts.items() if count < official[split]]
+        if not any(counts.values()):
+            return error(name, f"no games in {folder}", download)
+        if short:
+            return warning(name, f"{folder} lacks games: {', '.join(short)}", download)
+        return ok(name, f"{folder}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None]:
+        """Command that checks official games, and makes generated ones ahead of time."""
+        from openrlhf_lamer.envs.alfworld.command import alfworld
+
+        return alfworld
 
     def __init__(
         self, task_types: str | Sequence[str] = "id", max_steps: int = 50, reward: RewardScheme = "sparse"
@@ -149,7 +186,7 @@ class AlfWorld(TextEnv):
         )
 
     def anchor(self) -> str:
-        """The game and all facts of its state that matter, as a digest; the commands so far are not part of it."""
+        """Digest of the game and of all facts that matter in its state, but not of the commands so far."""
         assert self._play is not None
         return self._play.anchor
 
@@ -207,3 +244,10 @@ class AlfWorld(TextEnv):
     def _planned(self, number: int) -> str | None:
         walkthrough = self._game.walkthrough
         return walkthrough[number] if number < len(walkthrough) else None
+
+
+def _games(split: str, folder: Path) -> int:
+    try:
+        return len(catalogue.official_names(split, folder=folder))
+    except TaskError:  # none
+        return 0

@@ -20,27 +20,27 @@ from openrlhf_lamer.envs.alfworld.sentences import parse
 from openrlhf_lamer.envs.base import TaskError
 
 FORMAT = 1
-"""Version of what is kept on disk of a compiled game."""
+"""Version of compiled games on disk."""
 
 NOTHING_HAPPENS = "Nothing happens."
 
 
 class GameError(LamerError, ValueError):
-    """A file that is no game; the message says what is wrong with it."""
+    """A file that is no game; the message says why."""
 
 
 @dataclass(frozen=True)
 class Game:
-    """A game ready to be played; it never changes, and all who play it share it.
+    """A game ready to be played; it is immutable, and shared by everything that plays it.
 
     Attributes:
         key: Digest of the rules and the problem.
-        sas: What the planner's library loads.
-        facts: The initial facts by predicate, those that a rule, the goal or a sentence reads.
+        sas: Problem in the form that the planner's library loads.
+        facts: The initial facts that a rule, the goal or a sentence reads, by predicate.
         digest: The initial facts as one number, see `Play.anchor`.
         parameters: The placeholders of each action.
         entities: All things by id.
-        grammar: What the game says.
+        grammar: Sentences of the game.
         walkthrough: Commands that win.
     """
 
@@ -57,11 +57,11 @@ class Game:
     _commands: dict[str, tuple[str, str, Binding]] = field(default_factory=dict, repr=False, compare=False)
 
     def command(self, operator: str) -> tuple[str, str, Binding]:
-        """The text of an operator's command, its action, and what the action's placeholders stand for."""
+        """The text of an operator's command, its action, and the ids of the action's placeholders."""
         known = self._commands.get(operator)
         if known is None:
             action, *ids = operator.split(" ")
-            # The translator appends parameters of its own to an action with an "exists"; they have no ids.
+            # The translator appends its own parameters to an action with an "exists"; they have no ids.
             binding = dict(zip(self.parameters[action], ids, strict=False))
             text = self.grammar.say(self.grammar.commands[action], self.facts, binding, self.entities)
             known = self._commands[operator] = (text, action, binding)
@@ -79,7 +79,7 @@ class Play:
         self._busy = False
 
     def close(self) -> None:
-        """Let another game use the copy of the library; it is given up for good where a thread hangs in it."""
+        """Let another game use the copy of the library; a copy that a thread hangs in is abandoned."""
         if self._busy:
             self._give_back.detach()
         else:
@@ -100,7 +100,7 @@ class Play:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """What can be done now, sorted."""
+        """Commands that can be carried out now, sorted."""
         return self._commands
 
     @property
@@ -112,8 +112,8 @@ class Play:
     def anchor(self) -> str:
         """The game and the facts that hold, as a digest.
 
-        A fact that no rule, goal or sentence reads (that something has been looked at, ALFRED's
-        `checked`) makes no difference to anything to come, and so none here.
+        Facts that no rule, goal or sentence reads, such as ALFRED's `checked` (something has been looked at),
+        change nothing that follows, so they are left out.
         """
         return f"{self.game.key[:16]}:{self._digest:032x}"
 
@@ -154,7 +154,7 @@ class Play:
         self._digest ^= _digest(predicate, ids)
 
     def _look(self) -> None:
-        """Find out what can be done. Of operators with the same command the first one counts."""
+        """Find the commands of this state. Of operators with the same command the first one counts."""
         self._operators: dict[str, tuple[int, str, int]] = {}
         for operator in planner.applicable(self._library):
             self._operators.setdefault(self.game.command(operator[1])[0], operator)
@@ -172,7 +172,7 @@ def load(path: Path) -> Game:
 
 
 def compiled(content: bytes) -> Game:
-    """The game in the bytes of a `game.tw-pddl` file; raises `GameError` where they are none."""
+    """The game in the bytes of a `game.tw-pddl` file; raises `GameError` where they hold none."""
     with planner.lock:
         return _compiled(content)
 
@@ -181,13 +181,13 @@ def compiled(content: bytes) -> Game:
 def _compiled(content: bytes) -> Game:
     source = read(content)
     rules = sha256(f"{source['pddl_domain']}\n{source['pddl_problem']}".encode()).hexdigest()
-    # The engine's versions are part of where the translation lies, and not of the anchor: frozen panels hold that.
+    # The engine's versions are part of the translation's path, but not of the anchor, which frozen panels hold.
     key = sha256(f"{wheel.versions()}\n{rules}".encode()).hexdigest()
     kept = storage.folder() / f"compiled-{FORMAT}" / key[:2] / f"{key}.zlib"
     try:
         parts = _read_kept(kept)
         if parts is None:
-            with storage.alone(kept.parent / ".lock"):
+            with storage.locked(kept.parent / ".lock"):
                 parts = _read_kept(kept)
                 if parts is None:
                     parts = _compile(source["pddl_domain"], source["pddl_problem"])
@@ -228,7 +228,7 @@ def _compile(domain: str, problem: str) -> dict[str, Any]:
 
 
 def _conditions(task: Any) -> Iterator[Any]:
-    """All that rules and goal ask for."""
+    """All conditions of rules and goal."""
     yield task.goal
     for axiom in task.axioms:
         yield axiom.condition
@@ -246,7 +246,7 @@ def _predicates(condition: Any) -> Iterator[str]:
 
 
 def _read_kept(path: Path) -> dict[str, Any] | None:
-    """What was kept of a compiled game; None where there is nothing, or nothing sound."""
+    """The parts of a compiled game on disk; None if there are none, or broken ones."""
     try:
         return json.loads(zlib.decompress(path.read_bytes()))
     except (OSError, ValueError, zlib.error):
@@ -288,5 +288,5 @@ def _entities(ids: set[str]) -> dict[str, Entity]:
 
 
 def _digest(predicate: str, ids: tuple[str, ...]) -> int:
-    """A number for a fact. Those of all true facts, added without carry, tell one state from another."""
+    """A number for a fact. The exclusive or of these numbers over all true facts identifies a state."""
     return int.from_bytes(blake2b(" ".join((predicate, *ids)).encode(), digest_size=16).digest(), "big")

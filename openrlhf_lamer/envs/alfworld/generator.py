@@ -1,9 +1,8 @@
 """Games made from seeds, in the form of the official ones, each with a walkthrough that was tried.
 
-A game is drawn over one of the wheel's floor plans, with task, copies and places as frequent as in the
-official training games (`counts`). A plan that solves it is written down from where things were put, and
-replayed in the engine. What was made is kept on disk, under `storage.folder()`, in the layout of the
-official data.
+A game is drawn over one of the wheel's floor plans, with tasks, copies and places as frequent as in the
+official training games (`counts`). A plan that solves it follows from the places of the things, and is
+replayed in the engine. Games are kept on disk, under `storage.folder()`, in the layout of the official data.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from openrlhf_lamer.envs.alfworld.rooms import Place, Room
 from openrlhf_lamer.envs.seeding import below, choose, generator
 
 VERSION = 2
-"""Counts up whenever the same seed gives another game."""
+"""Raised whenever the same seed gives another game."""
 
 MOST_COMMANDS = 10
 """A game that takes more is drawn again: no official walkthrough is longer."""
@@ -34,18 +33,18 @@ _TREATMENTS = {
     "pick_heat_then_place_in_recep": ("heat", "Microwave"),
     "pick_cool_then_place_in_recep": ("cool", "Fridge"),
 }
-"""Command, and where it is carried out."""
+"""By task type, the command and the appliance that it needs."""
 
 _PROPERTIES = ("Cleanable", "Coolable", "Heatable", "Sliceable")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A room with things in it, and what is to be done there.
+    """A room with things in it, and the task to do there.
 
     Attributes:
         target: Class of the thing to find.
-        goal: Class of the receptacle to put it in; of the lamp, where it is to be looked at.
+        goal: Class of the receptacle to put it in, or of the lamp to look at it under.
         where: The receptacle that each thing is in, by ids.
     """
 
@@ -73,13 +72,13 @@ def game(seed: int, task_types: str | Sequence[str]) -> games.Game:
     entry = folder_of_games() / "seeds" / drawn_from.replace(",", "+") / str(seed)
     found = _kept(entry)
     if found is None:
-        with storage.alone(entry.parent / f".lock-{seed % 64}"):
+        with storage.locked(entry.parent / f".lock-{seed % 64}"):
             found = _kept(entry) or _keep(entry, *make(seed, drawn_from))
     return found
 
 
 def _kept(entry: Path) -> games.Game | None:
-    """The game that was made before; None where there is none, or a broken one."""
+    """The game that was made before; None if there is none, or if it is broken."""
     try:
         return games.load(folder_of_games() / entry.read_text(encoding="utf-8") / FILE)
     except (OSError, games.GameError):
@@ -87,7 +86,7 @@ def _kept(entry: Path) -> games.Game | None:
 
 
 def _keep(entry: Path, scene: Scene, content: bytes) -> games.Game:
-    """Write a game to disk, and last of all its entry."""
+    """Write a game to disk, and its entry last."""
     trial = f"trial_T{sha256(content).hexdigest()[:20]}"
     path = Path(FOLDER, "generated", scene.name, trial)
     storage.write(folder_of_games() / path / "traj_data.json", _trajectory(scene, trial))
@@ -97,7 +96,7 @@ def _keep(entry: Path, scene: Scene, content: bytes) -> games.Game:
 
 
 def folder_of_games() -> Path:
-    """Where generated games are kept; like `$ALFWORLD_DATA`, it holds `json_2.1.1`."""
+    """Folder of generated games; like `$ALFWORLD_DATA`, it holds `json_2.1.1`."""
     return storage.folder() / f"generated-{VERSION}-{counts.digest()}-{version('alfworld')}"
 
 
@@ -145,7 +144,7 @@ def _scene(task_type: str, rng: random.Random) -> Scene:
 
 @cache
 def _tasks(task_type: str) -> Mapping[tuple[str, str, str, tuple[str, ...]], int]:
-    """How often the official games of a type have a kind of room, a target, a goal, and receptacles of the targets."""
+    """Number of official games of a type by kind of room, target, goal, and receptacles of the targets."""
     return {
         (kind, target, goal, tuple(begins.split("+"))): count
         for kind, targets in counts.load().tasks[task_type].items()
@@ -156,7 +155,7 @@ def _tasks(task_type: str) -> Mapping[tuple[str, str, str, tuple[str, ...]], int
 
 
 def _begin(cls: str, room: Room, rng: random.Random, at_least: int) -> list[str]:
-    """Classes of the receptacles that things of a class begin in, one for each of them."""
+    """Classes of the receptacles that things of a class begin in, one for each thing."""
     kind, present = rooms.kind_of(room.number), frozenset(room.kinds)
     usual = counts.load().things[kind].get(cls, {})
     into = {each: count for each, count in usual.items() if each in present}
@@ -165,7 +164,7 @@ def _begin(cls: str, room: Room, rng: random.Random, at_least: int) -> list[str]
 
 
 def _solve(scene: Scene, compiled: games.Game) -> list[str] | None:
-    """Commands that win, as they follow from where things are; None where the engine does not take them."""
+    """Commands that win, from the places of the things; None if the engine refuses one."""
     commands = [
         text.format(*(compiled.entities[_escaped(each).lower()].name for each in ids)) for text, *ids in plan(scene)
     ]
@@ -184,7 +183,7 @@ def plan(scene: Scene) -> list[tuple[str, ...]]:
     """The shortest way to win, over the copies that can be taken and the lamps.
 
     Returns:
-        Its commands, each as a text with gaps and the ids of what belongs in them.
+        Its commands, each as a text with gaps and the ids that fill them.
     """
     things = [each for each in scene.where if _class(each) == scene.target]
     lamps = [each for each in scene.where if _class(each) == scene.goal] or [""]
@@ -207,7 +206,7 @@ def _plan(scene: Scene, things: Sequence[str], lamp: str) -> list[tuple[str, ...
             commands.append(("open {}", receptacle))
 
     def first(kind: str) -> str:
-        """One that needs no opening, where there is one."""
+        """A receptacle that needs no opening, if there is one."""
         return min(scene.room.all(kind), key=lambda each: each in scene.room.opens)
 
     command, appliance = _TREATMENTS.get(scene.task_type, ("", ""))
@@ -267,7 +266,7 @@ def problem(scene: Scene, seed: int) -> str:
 
 
 def _trajectory(scene: Scene, trial: str) -> bytes:
-    """What ALFWorld's own environment reads of a game besides its file."""
+    """Content of `traj_data.json`, which ALFWorld's own environment reads besides the game's file."""
     looks = scene.goal == rooms.LAMP
     return _dump(
         {

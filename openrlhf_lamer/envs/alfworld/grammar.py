@@ -1,7 +1,7 @@
-"""What a game says: sentences of a grammar like TextWorld's, expanded to the same text.
+"""Sentences of a game, from a grammar like TextWorld's, expanded to the same text.
 
 TextWorld expands a sentence by copying the whole context for every symbol in it and parses
-each condition anew, which takes most of a step. Here they are parsed once, by TextWorld (see
+each condition again, which takes most of a step. Here they are parsed once, by TextWorld (see
 `sentences`), and expanded without copies.
 """
 
@@ -13,18 +13,18 @@ from functools import lru_cache
 from types import CodeType
 
 Facts = Mapping[str, "set[tuple[str, ...]] | frozenset[tuple[str, ...]]"]
-"""The true facts: what each predicate holds of."""
+"""The true facts: by predicate, the ids that it holds for."""
 Placeholder = tuple[str, str]
 """A name and a type, as in `r:receptacle`."""
 Query = tuple[tuple[str, tuple[Placeholder, ...]], ...]
 """Predicates over placeholders, all of which must hold."""
 Binding = dict[Placeholder, str]
-"""What the placeholders stand for, by id."""
+"""Ids of the things that placeholders stand for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What expressions of the grammar see of a thing, such as `{o.indefinite + ' ' + o.name}`."""
+    """A thing as expressions of the grammar see it, such as `{o.indefinite + ' ' + o.name}`."""
 
     id: str
     name: str
@@ -37,7 +37,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Said as it is."""
+    """Text that is said unchanged."""
 
     text: str
 
@@ -71,7 +71,7 @@ class ForEach:
 
 @dataclass(frozen=True, slots=True)
 class Enumeration:
-    """The same, with commas and an "and" between."""
+    """The texts of a `ForEach`, with commas and an "and" between."""
 
     each: ForEach
 
@@ -89,7 +89,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Grammar:
-    """All that a game can say.
+    """All sentences of a game.
 
     Attributes:
         rules: Expansions of each reference, the first that applies counts.
@@ -120,7 +120,7 @@ class Grammar:
         return found
 
     def say(self, symbols: Sequence[Symbol], facts: Facts, binding: Binding, entities: Mapping[str, Entity]) -> str:
-        """The text of `symbols`, where the placeholders stand for what `binding` says."""
+        """The text of `symbols` under a binding of the placeholders."""
         return "".join(self._expand(symbols, _Scope(facts, binding, entities)))
 
     def _expand(self, symbols: Sequence[Symbol], scope: _Scope) -> Iterator[str]:
@@ -157,7 +157,7 @@ class Grammar:
 
 @dataclass(slots=True)
 class _Scope:
-    """The facts and what the placeholders stand for, at one place of a sentence."""
+    """Facts and binding of the placeholders, at one place of a sentence."""
 
     facts: Facts
     binding: Binding

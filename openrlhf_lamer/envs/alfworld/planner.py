@@ -1,7 +1,7 @@
 """Fast Downward, as TextWorld ships it: the translator, and copies of its library.
 
-The library keeps one game's state in global variables, so each live game needs a copy of its
-own. Copies are pooled and never unloaded: unloading one twice, or while the interpreter ends,
+The library keeps one game's state in global variables, so each live game needs its own copy.
+Copies are pooled and never unloaded: unloading one twice, or while the interpreter ends,
 crashes the process.
 """
 
@@ -25,7 +25,7 @@ S = TypeVar("S")
 
 
 def translate(domain: str, problem: str) -> tuple[Any, str]:
-    """The parsed task and its SAS text. Whatever the parser raises comes through, `SystemExit` among it."""
+    """The parsed task and its SAS text. Errors of the parser are passed on, `SystemExit` too."""
     import fast_downward
 
     with lock:  # it works on global options, sys.stdout and sys.argv
@@ -59,7 +59,7 @@ def applicable(library: CDLL) -> Iterator[tuple[int, str, int]]:
 
 
 def apply(library: CDLL, operator: int, num_effects: int) -> list[tuple[bool, str, tuple[str, ...]]]:
-    """Apply an operator; returns what changed: whether it holds now, the predicate, the ids."""
+    """Apply an operator; returns the changed facts: whether each holds now, its predicate, its ids."""
     from fast_downward import Atom
 
     atoms = _array(Atom, num_effects)
@@ -79,7 +79,7 @@ def _read(atom: str) -> tuple[bool, str, tuple[str, ...]]:
 
 
 def _open() -> CDLL:
-    """Load a new copy, of a megabyte and not of the wheel's 33: most of that file are debug symbols."""
+    """Load a new copy of one megabyte; the wheel's file has 33, mostly debug symbols."""
     from fast_downward import interface
 
     path = interface.DOWNWARD_LIB_PATH
@@ -95,7 +95,7 @@ def _open() -> CDLL:
 
 @cache
 def _loaded_part(library: Path) -> bytes:
-    """The file up to the last byte that a loader maps into memory, or all of it if it is no 64-bit ELF file."""
+    """The file up to the last byte that a loader maps into memory, or all of it if it is not a 64-bit ELF file."""
     content = library.read_bytes()
     if content[:6] != b"\x7fELF\x02\x01":
         return content

@@ -1,4 +1,4 @@
-"""What `openrlhf-lamer prepare alfworld` does: look over official data, make games ahead of time."""
+"""Work of `openrlhf-lamer prepare alfworld`: check official data, make games ahead of time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from openrlhf_lamer.envs.base import TaskError
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is of one official split.
+    """Contents of one official split on disk.
 
     Attributes:
-        counts: Sound games by task type; no entries where nothing is there.
+        counts: Sound games by task type; empty if there are none.
         sound: Their files.
-        broken: Files that are no games, each with what is wrong with it.
+        broken: Broken files, each with its defect.
     """
 
     split: str

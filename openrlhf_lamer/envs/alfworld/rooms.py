@@ -1,4 +1,4 @@
-"""Rooms for generated games: what stands where, drawn over AI2-THOR's floor plans."""
+"""Rooms for generated games: receptacles and their places, drawn over AI2-THOR's floor plans."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from openrlhf_lamer.envs.alfworld import counts, wheel
 from openrlhf_lamer.envs.seeding import below, choose
 
 Place = tuple[int, int, int, int]
-"""Where one stands: x and z in steps of 0.25 m, rotation in quarter turns, horizon in degrees."""
+"""Position of the player: x and z in steps of 0.25 m, rotation in quarter turns, horizon in degrees."""
 
 LAMP = "DeskLamp"
 
 
 @dataclass(frozen=True)
 class Room:
-    """A room with its receptacles, before anything is put into it.
+    """A room with its receptacles, before things are put into it.
 
     Attributes:
         number: AI2-THOR's number of the floor plan.
-        places: Where one stands before each receptacle, by its id; sorted.
+        places: Position of the player in front of each receptacle, by its id; sorted.
         opens: The receptacles that can be opened.
         classes: Classes of the things that may be found here; sorted.
     """
@@ -65,7 +65,7 @@ def with_all(kind: str, classes: frozenset[str]) -> tuple[int, ...]:
 
 
 def draw_room(number: int, rng: random.Random) -> Room:
-    """A room of the wheel, and in it what the floor plan leaves out and official games have, at drawn places."""
+    """A room of the wheel, with the receptacles that official games have and the floor plan lacks at drawn places."""
     constants = wheel.constants()
     plan, classes = wheel.floor_plan(number)
     places = {

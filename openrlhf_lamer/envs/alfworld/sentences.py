@@ -1,7 +1,7 @@
 """Reading a game's grammar with TextWorld, and keeping it on disk.
 
-Importing TextWorld and parsing takes a second or two and 50 MB in each process, for a grammar that
-all games share but for one sentence.
+Importing TextWorld and parsing takes a second or two and 50 MB in each process, for a grammar of which
+games differ in one sentence only.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from openrlhf_lamer.envs.alfworld.grammar import (
 )
 
 FORMAT = 1
-"""Version of what is kept on disk of a grammar."""
+"""Version of grammars on disk."""
 
 _GOAL = re.compile(r'(?<="Your task is to: )[^"\\#\[\]{}|;<>\n]*(?=")')
 """The one sentence in which games differ, where it holds nothing that the grammar would expand."""
 
 
 def parse(text: str) -> Grammar:
-    """Read a game's grammar. Whatever TextWorld raises for a broken one comes through."""
+    """Read a game's grammar. Errors that TextWorld raises for a broken one are passed on."""
     goals = _GOAL.findall(text)
     if len(goals) != 1:
         return _parse(text)
-    # So that the rest, which takes a quarter of a second to parse, is the same text for all games.
+    # The rest, which takes a quarter of a second to parse, is then the same text for all games.
     common = _parse(_GOAL.sub("", text))
     task = (Rule((Text(f"Your task is to: {goals[0]}"),), ()),)
     return Grammar({**common.rules, "task": task}, common.commands, common.feedback)
@@ -50,12 +50,12 @@ def _parse(text: str) -> Grammar:
     try:
         return _from_json(json.loads(kept.read_bytes()))
     except (OSError, ValueError, LookupError, TypeError):  # not kept yet, or broken since
-        grammar = _parse_anew(text)
+        grammar = _parse_uncached(text)
     storage.write(kept, json.dumps(_to_json(grammar)).encode())
     return grammar
 
 
-def _parse_anew(text: str) -> Grammar:
+def _parse_uncached(text: str) -> Grammar:
     from textworld.envs.pddl import textgen
     from textworld.envs.pddl.logic import GameLogic
 

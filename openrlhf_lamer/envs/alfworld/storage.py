@@ -1,7 +1,7 @@
-"""Where games are kept between runs, shared by all processes of the user.
+"""Folder of games between runs, shared by all processes of the user.
 
 The folder is `$OPENRLHF_LAMER_CACHE/alfworld`, else `openrlhf-lamer/alfworld` in the user's
-cache folder (`$XDG_CACHE_HOME` or `~/.cache`). All in it can be made again.
+cache folder (`$XDG_CACHE_HOME` or `~/.cache`). All of it can be made again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def folder() -> Path:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file: what a group of trials needs at the same moment is made by one process, not by each.
+def locked(lock: Path) -> Iterator[None]:
+    """Hold a lock file, so that one process makes a game that a group of trials needs at the same moment.
 
-    Where the file system knows no locks, nobody waits; `write` keeps files whole all the same.
+    On a file system without locks nobody waits; `write` still keeps files whole.
 
     Raises:
         TaskError: The folder cannot be written to.

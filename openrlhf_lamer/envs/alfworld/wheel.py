@@ -1,7 +1,7 @@
-"""What the `alfworld` wheel brings along: the domain, the grammar, 120 floor plans, the goals.
+"""Data in the `alfworld` wheel: the domain, the grammar, 120 floor plans, the goals.
 
 The package itself is never imported: that creates a folder in the user's home and sets
-`ALFWORLD_DATA` for good, so that nobody can tell any more whether the user had set it.
+`ALFWORLD_DATA`, so that nobody can tell afterwards whether the user had set it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def require() -> None:
 
 @cache
 def versions() -> str:
-    """The engine's versions, as a key: what was compiled by one is not read by another."""
+    """The engine's versions, as a key: compiled games are read only by the versions that compiled them."""
     found = []
     for package in ("textworld", "fast-downward-textworld"):
         try:
@@ -49,7 +49,7 @@ def grammar() -> str:
 
 @cache
 def constants() -> ModuleType:
-    """`alfworld.gen.constants`: what fits where, and what can be heated, cooled or cleaned."""
+    """`alfworld.gen.constants`: things that fit in each receptacle, and those that can be heated, cooled or cleaned."""
     return _load("constants")
 
 
@@ -79,7 +79,7 @@ def _root() -> Path:
 
 
 def _load(name: str) -> ModuleType:
-    """Execute one file of the package on its own."""
+    """Execute one file of the package without importing the package."""
     spec = spec_from_file_location(f"_alfworld_{name}", _root() / "gen" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""From the original's rows to a shop.
+"""Compilation of the original's rows to a shop.
 
 `items` are rows of `items_shuffle.json`; `attributes` is `items_ins_v2.json`, by asin; `instructions` is
 `items_human_ins.json`, by asin.
@@ -20,11 +20,11 @@ from openrlhf_lamer.envs.webshop.nouns import Tagger
 from openrlhf_lamer.envs.webshop.ranking import Index, IndexBuilder
 from openrlhf_lamer.envs.webshop.shop import Goal, Product
 
-GET = "get WebShop's data anew with its setup.sh (-d small or -d all), and give that folder as --data or WEBSHOP_DATA"
-"""What mends data that is missing or damaged."""
+GET = "get WebShop's data again with its setup.sh (-d small or -d all), and give that folder as --data or WEBSHOP_DATA"
+"""Remedy for missing or damaged data."""
 
 NO_PRICE = 100.0
-"""What a product without a price costs."""
+"""Dollars for a product without a price."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Rows:
 
     Attributes:
         items: The products; read once.
-        attributes: What each product is like, by asin.
+        attributes: Attributes of each product, by asin.
         instructions: The goals written by people, by asin; None where goals come from `attributes`.
         source: Where the rows come from, for messages.
     """
@@ -46,7 +46,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Compiled:
-    """All of a shop but its products, which went to `keep` in the order of the rows.
+    """A shop without its products, which went to `keep` in the order of the rows.
 
     Attributes:
         numbers: The number of each kept product; numbers follow the asins.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from openrlhf_lamer.doctor import Check, Verdict, ok, told
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
 from openrlhf_lamer.envs.seeding import below, choose
-from openrlhf_lamer.envs.webshop import nouns, stored
+from openrlhf_lamer.envs.webshop import nouns, require, stored
 from openrlhf_lamer.envs.webshop.compiling import compile_rows
 from openrlhf_lamer.envs.webshop.goals import split
 from openrlhf_lamer.envs.webshop.scoring import ALIKE, comparable, ratio
@@ -58,7 +59,7 @@ class WebShop(TextEnv):
 
     Observation:
         The texts of the page, separated by ` [SEP] `. `admissible` lists the clicks that the page offers; a
-        search is always allowed, and not listed. What was chosen is not shown.
+        search is always allowed, and not listed. Chosen options are not shown.
 
     Rewards:
         The score of a purchase (see `scoring`) is from 0 to 1 and stands in `Step.info["task_score"]`.
@@ -71,7 +72,7 @@ class WebShop(TextEnv):
     Options:
         data: "synthetic"; or a folder with the original's files, prepared by `openrlhf-lamer prepare
         webshop`; by default what the environment variable WEBSHOP_DATA names, else "synthetic".
-        products: How many products, from the first on; by default 1000 synthetic ones, or all of a folder.
+        products: Number of products, from the first on; by default 1000 synthetic ones, or all of a folder.
         goals: "generated" (a request for each combination of a product's options, as the paper trains on), or
             "human" (written requests).
         reward: "sparse" or "shaped".
@@ -80,8 +81,8 @@ class WebShop(TextEnv):
     than 5000 goals, a fifth each is held out. The splits of tasks are `train`, `eval` (the goals of `test`) and `dev`,
     and have each goal once. A task's spec is `{"goal": 3, "catalogue": "..."}`: the number of the goal, and the
     `Shop.catalogue` that it is from; another catalogue refuses it. To play without a list of tasks, a seed stands
-    for a goal of whatever catalogue is there: one of the evaluation range for a goal of `test`, any other for one of
-    `train`; seeds in a row are goals in a row, and after the last goal comes the first.
+    for a goal of the present catalogue: a seed of the evaluation range for a goal of `test`, any other for one of
+    `train`. Consecutive seeds are consecutive goals, and after the last goal comes the first.
 
     All instances of a process share one shop. Reviews are empty, as in the original's data; its search words for
     developers (`<r>`, `<a>`, `<c>`, `<q>`) and its page of attributes, which text mode hides, are left out.
@@ -96,11 +97,11 @@ class WebShop(TextEnv):
     def tasks(
         cls, split: str, num: int | None = None, *, first: int = 0, options: Mapping[str, Any] | None = None
     ) -> list[Task]:
-        """Goals number `first` to `first + num` of a split, each a task of its own.
+        """Goals number `first` to `first + num` of a split, one task each.
 
         Args:
             split: "train", "eval" (the original's test goals) or "dev".
-            num: How many; None for all from `first` on.
+            num: Number of tasks; None for all from `first` on.
             first: Number of the first one.
             options: Options of the environment, which choose the catalogue.
 
@@ -123,6 +124,31 @@ class WebShop(TextEnv):
         specs = [{"goal": goal, "catalogue": shop.catalogue} for goal in chosen]
         return [Task(cls.name, spec=spec, options=options, split=split) for spec in specs]
 
+    @classmethod
+    def data_check(cls) -> Check:
+        """State of the catalogue in the folder that WEBSHOP_DATA names; the synthetic one needs no data."""
+        name, data, shops = "WebShop's data", os.environ.get(ENV_VAR), []
+        try:
+            require()
+        except TaskError as problem:
+            return told(name, Verdict.WARNING, problem)
+        if not data or data == SYNTHETIC:
+            return ok(name, f"{ENV_VAR} is not set: a synthetic catalogue, which needs no data")
+        try:
+            for products, goals in stored.compiled_kinds(Path(data)) or [(None, "generated")]:
+                shop = stored.load(Path(data), products, goals)
+                shops.append(f"{len(shop.products)} products with {len(shop.goals)} {goals} goals")
+        except TaskError as problem:
+            return told(name, Verdict.ERROR, problem)
+        return ok(name, f"{data}, compiled: {'; '.join(shops)}")
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None]:
+        """Command that checks and compiles data, or makes a catalogue."""
+        from openrlhf_lamer.envs.webshop.command import webshop
+
+        return webshop
+
     def __init__(
         self,
         data: str = "",
@@ -140,7 +166,7 @@ class WebShop(TextEnv):
         self._session: Session | None = None
         self._goal = 0
         self._plan: dict[int, str | None] = {}
-        """Queries that find the product of a goal, as far as the oracle has looked for them."""
+        """Queries that find the product of a goal, for the goals that the oracle has met."""
 
     def reset(self, task: Task) -> Observation:
         """Begin an episode: the goal that the task's seed or spec names, at the shop's first page."""
@@ -179,7 +205,7 @@ class WebShop(TextEnv):
         )
 
     def anchor(self) -> str:
-        """The goal, the page, and all that is not shown: search, position in it, chosen options."""
+        """The goal, the page, and everything that is not shown: search, position in it, chosen options."""
         assert self._session is not None
         return f"{self._goal}:{self._session.key()}"
 
@@ -202,7 +228,7 @@ class WebShop(TextEnv):
         )
 
     def oracle(self) -> str | None:
-        """The next action on a way to buy the product that the goal was written for, with the options it names.
+        """The next action towards buying the product that the goal was written for, with the options that it names.
 
         None where no search is known that finds it.
         """
@@ -277,10 +303,10 @@ def _clicks(*targets: str) -> tuple[str, ...]:
 
 
 def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
-    """The shop of these options, the same one for all who ask in this process.
+    """The shop of these options, shared within this process.
 
     Raises:
-        TaskError: The data is missing, damaged or not prepared.
+        TaskError: The data is missing, damaged or not prepared, or the extra `webshop` is not installed.
     """
     data = data or os.environ.get(ENV_VAR) or SYNTHETIC
     if data == SYNTHETIC:
@@ -288,6 +314,7 @@ def open_shop(data: str, products: int | None, goals: GoalKind) -> Shop:
     key = (data, products, goals)
     with _opening:
         if key not in _shops:
+            require()
             if data == SYNTHETIC:
                 _shops[key] = _synthetic(products or DEFAULT_PRODUCTS, goals)
             else:
@@ -323,13 +350,13 @@ def _goals(shop: Shop, place: str) -> Sequence[int]:
 
 
 def _searchable(text: str) -> str:
-    """`text` without what an action cannot name, brackets and line breaks; a search finds words, which have none."""
+    """`text` without brackets and line breaks, which an action cannot name; words, which a search finds, have none."""
     return re.sub(r"[][\n]", " ", text)
 
 
 def _choice(goal: Goal, product: Product) -> dict[str, str]:
-    """Values of the product's options, by name, that meet as many options of the goal as can be met together."""
-    # A value that several options have sets the last of them; one that is called like a button sets none.
+    """Values of the product's options, by name, that together meet the most options of the goal."""
+    # A value that several options have sets the last of them; a value named like a button sets none.
     sets = {
         value: name
         for name, values in product.options.items()

@@ -1,8 +1,8 @@
 """Goals and their split, from the original's rows.
 
-Where the original draws prices from a generator that each worker seeds in its own way, every draw
-here has a generator of its own, named by what it is for: a product's price is the same in any process, and
-whatever part of the catalogue is loaded.
+The original draws prices from a generator that each worker seeds in its own way. Here every draw has
+its own generator, named by the purpose of the draw: a product's price is the same in any process, with
+any part of the catalogue loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def goals_of(product: Product, number: int, row: Mapping[str, Any] | Sequence[Ma
     Args:
         product: The product.
         number: Its number.
-        row: What the original's files say of it: its list of `items_human_ins.json`, or its entry
+        row: Its entry in the original's files: its list of `items_human_ins.json`, or its entry
             of `items_ins_v2.json`, which has a goal for each combination of options.
     """
     if not isinstance(row, Mapping):
@@ -52,10 +52,10 @@ def goals_of(product: Product, number: int, row: Mapping[str, Any] | Sequence[Ma
 
 
 def _price_limit(product: Product, *request: str) -> float:
-    """The price limit of a request; without one, that of all generated goals of the product.
+    """The price limit of a request; without a request, of all generated goals of the product.
 
-    As the original draws: the higher one of two different limits, once for each written request, but only
-    once for all generated goals of a product.
+    As in the original, it is the higher one of two different limits, drawn once for each written request, but
+    only once for all generated goals of a product.
     """
     limits = list(itertools.islice((10.0 * tens for tens in range(1, 100) if 10.0 * tens > product.price), 4))
     if len(limits) < 2:
@@ -89,7 +89,7 @@ def ordered(goals: Sequence[Goal]) -> tuple[Goal, ...]:
 
 
 def split(goals: Sequence[Goal]) -> dict[str, tuple[int, ...]]:
-    """Numbers of the goals of each split: the original's, or a fifth each where there are few goals.
+    """Numbers of the goals of each split: the original's splits, or a fifth each where there are few goals.
 
     The first 500 are `test`, the next 1000 `dev`, the rest `train`. A goal that is asked twice in the
     same words, but for the price, counts for the first split it is in.

@@ -1,7 +1,7 @@
 """The nouns of a product's name, which the score compares.
 
-The original asks spaCy's small English model. Where that is not installed, a rough tagger stands in: in titles
-nearly every capitalised word is a name, so looks say most of it. Scores of near misses may differ between the two.
+The original asks spaCy's small English model. Where that is not installed, a rough tagger stands in: in titles,
+nearly every capitalised word is a name, so spelling tells most nouns. Scores of near misses may differ between the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SPACY_MODEL = "en_core_web_sm"
 
 _WORD = re.compile(r"[^\W\d_]+(?:'(?!s\b)[^\W\d_]+)*")
 
-# Words that are no nouns however they are written.
+# Words that are never nouns.
 _FUNCTION_WORDS = frozenset(
     """
     a about above after all also an and any are as at be before below between both but by can do does each either every
@@ -30,7 +30,7 @@ _NO_NOUN = re.compile(r".{2,}(?:ly|ful|less|able|ible|ous|ive|ish|ed|est|ic|al)"
 
 
 def bundled(name: str) -> tuple[str, ...]:
-    """The nouns of `name`, in lower case and in order, by looks alone."""
+    """The nouns of `name`, in lower case and in order, by spelling only."""
     found = []
     for word in _WORD.findall(name):
         lower = word.lower()
@@ -40,7 +40,7 @@ def bundled(name: str) -> tuple[str, ...]:
 
 
 def best_tagger() -> tuple[str, Tagger]:
-    """What there is: spaCy's tagger where it is installed with its model, else the bundled one. With its label."""
+    """Label and function of the best tagger: spaCy's if it is installed with its model, else the bundled one."""
     try:
         import spacy
 

@@ -1,4 +1,4 @@
-"""Full-text ranking as Lucene does it with Anserini's settings, on numpy alone.
+"""Full-text ranking as Lucene does it with Anserini's settings, in numpy.
 
 The words of a text are those of Unicode's UAX #29, in lower case, without possessive 's and
 Lucene's English stop words, stemmed. A product scores for each word of the query
@@ -14,13 +14,11 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import regex
-
-from openrlhf_lamer.envs.webshop.stemming import stem
 
 K1 = 0.9
 B = 0.4
@@ -36,8 +34,7 @@ _PICTURE = (
     r"[\p{Extended_Pictographic}\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\U0001F1E6-\U0001F1FF]"
     r"[\uFE0F\p{Emoji_Modifier}]*"
 )
-_WORD = regex.compile(
-    rf"""
+_WORD = rf"""
       {_PICTURE} (?: \u200D {_PICTURE} )*                        # emoji, joined ones as one word
     | [\p{{Han}}\p{{Hiragana}}]                                  # a word each
     | [\p{{Alphabetic}}\p{{Nd}}_]
@@ -45,17 +42,34 @@ _WORD = regex.compile(
         | (?<=\p{{Nd}}) [.,;'‘’\u2044\u2024\uFF0C\uFF1B\uFF0E] (?=\p{{Nd}})                        # 1,000.5
         | (?<=\p{{Alphabetic}}) [.:·'‘’\u2027\u2024\uFF1A\uFF0E\uFF07] (?=\p{{Alphabetic}})        # don't
       )*
-    """,
-    regex.VERBOSE | regex.VERSION1,
-)
+    """
 _POSSESSIVES = ("'s", "’s", "＇s")
 
 
+@cache
+def _pattern() -> Any:
+    import regex  # of the extra `webshop`
+
+    return regex.compile(_WORD, regex.VERBOSE | regex.VERSION1)
+
+
+@cache
+def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer  # of the extra `webshop`; takes two seconds
+
+    return PorterStemmer(PorterStemmer.MARTIN_EXTENSIONS)
+
+
+@lru_cache(maxsize=1 << 18)
+def stem(word: str) -> str:
+    """The stem of a word in lower case by Porter's later algorithm, which Lucene has: `bli` and `logi` are suffixes."""
+    return _porter().stem(word, to_lowercase=False)
+
+
 def words(text: str) -> list[str]:
-    """What is indexed of a text, and looked up of a query."""
-    found = (
-        word[:-2] if word.endswith(_POSSESSIVES) else word for word in _WORD.findall(text.lower()) if word.strip("_")
-    )
+    """Stems under which a text is indexed, and which a query looks up."""
+    whole = (word for word in _pattern().findall(text.lower()) if word.strip("_"))
+    found = (word[:-2] if word.endswith(_POSSESSIVES) else word for word in whole)
     return [stem(word) for word in found if word and word not in STOP_WORDS]
 
 
@@ -72,9 +86,9 @@ class Index:
 
     Args:
         terms: The words, in the order of their columns.
-        bounds: Where each column begins, and where the last one ends; one longer than `terms`.
+        bounds: Start of each column, and the end of the last one; one longer than `terms`.
         products: Product numbers, rising within a column.
-        weights: What the term adds to the score of that product; as long as `products`.
+        weights: Amount that the term adds to the score of that product; as long as `products`.
         size: Number of products.
     """
 
@@ -91,7 +105,7 @@ class Index:
         self.search = lru_cache(maxsize=4096)(self._search)
 
     def _search(self, query: str) -> tuple[int, ...]:
-        """Numbers of the products that fit `query` best, at most `DEPTH`, the best first."""
+        """Numbers of the products that fit `query` best, at most `DEPTH`, best first."""
         scores = np.zeros(self.size)
         for word in words(query):
             column = self._columns.get(word)
@@ -107,7 +121,7 @@ class Index:
 
 
 class IndexBuilder:
-    """Takes the texts of products one by one, in any order."""
+    """Builds an index from the texts of products, given one by one in any order."""
 
     def __init__(self) -> None:
         self._columns: dict[str, int] = {}

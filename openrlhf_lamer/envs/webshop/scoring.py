@@ -1,4 +1,4 @@
-"""What a purchase is worth: the original's score, from 0 to 1.
+"""Score of a purchase, as in the original, from 0 to 1.
 
     score = type · (attributes met + options met + price met) / (attributes + options + 1)
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-
-from rapidfuzz import fuzz, utils
 
 from openrlhf_lamer.envs.webshop.shop import Goal, Product
 
@@ -38,7 +36,7 @@ _LATIN_1 = dict.fromkeys(range(128, 256))
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A purchase, judged.
+    """Judgement of a purchase.
 
     Attributes:
         type: Factor for the kind of product.
@@ -61,7 +59,7 @@ def score(bought: Product, chosen: Iterable[str], goal: Goal, wanted: Product) -
     Args:
         bought: The product.
         chosen: Values of its options.
-        goal: What was asked for.
+        goal: The request.
         wanted: The product that the goal was written for.
     """
     comparables = [comparable(value) for value in chosen]
@@ -74,7 +72,7 @@ def score(bought: Product, chosen: Iterable[str], goal: Goal, wanted: Product) -
 
 
 def type_factor(bought: Product, wanted: Product) -> float:
-    """How far a product is of the wanted kind: 1, ½, 0.1 or 0."""
+    """Closeness of a product to the wanted kind: 1, ½, 0.1 or 0."""
     shared = len(set(bought.nouns) & set(wanted.nouns)) / len(wanted.nouns) if wanted.nouns else 0.2
     if shared == 0:
         return 0.0
@@ -96,12 +94,14 @@ def has(product: Product, attribute: str) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def comparable(option: str | tuple[str, str]) -> str:
-    """An option as it is compared: the first colour in it, or itself. A pair is the option's name and its value."""
+    """An option in the form that is compared: the first colour in it, or itself. A pair is its name and its value."""
     return next((colour for colour in COLOURS if colour in option), str(option))
 
 
 def ratio(one: str, other: str) -> int:
     """Likeness of two texts as sets of words, from 0 to 100; 0 where one has no words."""
+    from rapidfuzz import fuzz, utils  # of the extra `webshop`
+
     one, other = (utils.default_process(text.translate(_LATIN_1)) for text in (one, other))
     return round(fuzz.token_set_ratio(one, other)) if one and other else 0
 

@@ -20,7 +20,7 @@ PER_PAGE = 10
 BACK, PREVIOUS, NEXT, BUY = "back to search", "< prev", "next >", "buy now"
 DETAILS = ("description", "features", "reviews")
 BUTTONS = (BACK, PREVIOUS, *DETAILS, BUY)
-"""What a product's page offers besides its options."""
+"""Buttons of a product's page, besides its options."""
 
 _ACTION = re.compile(r"(.+)\[(.+)\]")
 _UNREADABLE = re.compile(r"[\[\n]")
@@ -29,7 +29,7 @@ _BLANK = re.compile(r"[\t\n\f\r ]*\Z")
 
 
 class Page(StrEnum):
-    """Where a shopper is."""
+    """Kind of page that a shopper is on."""
 
     HOME = "home"
     RESULTS = "results"
@@ -45,15 +45,15 @@ class Session:
 
     Attributes:
         shop: The shop.
-        goal: What to buy.
+        goal: The request.
         page: The page being looked at.
-        query: The search whose results are or were shown, None before one.
+        query: The latest search; None before the first.
         number: The page of results, from 1.
         hits: Numbers of all products found.
         product: Number of the product being looked at, None for none.
-        detail: Which detail of it, on that page.
+        detail: Name of the detail being looked at.
         options: Chosen values by the option's name.
-        score: What the purchase was worth, once there is one.
+        score: Score of the purchase, once there is one.
     """
 
     shop: Shop
@@ -70,8 +70,8 @@ class Session:
     def act(self, action: str) -> str | None:
         """Do what `search[...]` or `click[...]` says.
 
-        Returns what was done, with case and spaces as they are read; None, and no change, if the page offers no such
-        thing.
+        Returns the action with case and spaces as they are read; None, and no change, if the page does not offer
+        it.
         """
         match = _ACTION.match(action)
         name, argument = (match[1], match[2].lower()) if match else (action, "")
@@ -86,7 +86,7 @@ class Session:
         return f"{name}[{argument}]"
 
     def clickables(self) -> tuple[str, ...]:
-        """What `click[...]` may name."""
+        """Targets that `click[...]` may name."""
         match self.page:
             case Page.RESULTS:
                 before = (BACK, PREVIOUS, NEXT) if self.number > 1 else (BACK, NEXT)
@@ -124,7 +124,7 @@ class Session:
                 return self._receipt()
 
     def key(self) -> str:
-        """The whole state as a text, but for the goal."""
+        """The whole state, except the goal, as a text."""
         asin = None if self.product is None else self._product().asin
         return json.dumps([self.page, self.query, self.number, asin, self.detail, sorted(self.options.items())])
 
@@ -178,15 +178,15 @@ class Session:
 def can_be_named(target: str) -> bool:
     """Whether an action can name `target`.
 
-    As in the original, an action's argument begins after its last `[` and ends in the same line, so that an
-    option such as `red [matte]` is shown and cannot be chosen.
+    As in the original, an action's argument begins after its last `[` and ends in the same line, so an option
+    such as `red [matte]` is shown but cannot be chosen.
     """
     return bool(target) and not _UNREADABLE.search(target)
 
 
 @lru_cache(maxsize=1 << 14)
 def _offered(product: Product) -> tuple[str, ...]:
-    """What can be clicked on a product's page."""
+    """Targets of clicks on a product's page."""
     return (*BUTTONS, *(value for value in product.values if value not in BUTTONS and can_be_named(value)))
 
 

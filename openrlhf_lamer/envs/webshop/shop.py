@@ -1,4 +1,4 @@
-"""What a shop holds: products, goals and an index. Immutable, and shared by all sessions of a process."""
+"""Contents of a shop: products, goals and an index. Immutable, and shared by all sessions of a process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Product:
     """One product.
 
     Attributes:
-        asin: The shop's number of it, as shown.
+        asin: The shop's code for it, as shown.
         name: Its title.
         query: The search term that it was filed under, in lower case.
         product_category: Its place in the shop's tree, parts separated by `›`.
         description: One text.
-        bullets: The page "Features".
+        bullets: Lines of the page "Features".
         options: Values to choose from, by the option's name, all in lower case.
-        attributes: What it is like; shown nowhere, and what purchases are judged by.
+        attributes: Properties by which purchases are judged; never shown.
         price: Dollars; drawn from the range where the shop names one.
         price_tag: The price as shown.
         nouns: The nouns of its name in lower case, repeated ones too.
@@ -48,14 +48,14 @@ class Product:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Product:
-        """The product of a row of `to_row`, as it was or back from JSON."""
+        """The product of a row that `to_row` gave, also after it went through JSON."""
         options = {name: tuple(values) for name, values in row["options"].items()}
         listed = {name: tuple(row[name]) for name in ("bullets", "attributes", "nouns")}
         return cls(**{**row, **listed, "options": options})
 
     @property
     def indexed(self) -> str:
-        """What a search finds it by: name, description, first bullet and options."""
+        """Text that a search looks in: name, description, first bullet and options."""
         options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options.items())
         return " ".join((self.name, self.description, self.bullets[0] if self.bullets else "", options)).lower()
 
@@ -67,13 +67,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a shopper is asked to buy.
+    """A request to buy something.
 
     Attributes:
         product: Number of the product it was written for.
         instruction: The request as the shopper reads it.
-        attributes: What the purchase must be like.
-        options: What must have been chosen, as `scoring.comparable` gives it.
+        attributes: Properties that the purchase must have.
+        options: Options that must have been chosen, as `scoring.comparable` gives them.
         price_upper: Most dollars it may cost.
     """
 
@@ -89,7 +89,7 @@ class Goal:
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Goal:
-        """The goal of a row of `to_row`, back from JSON."""
+        """The goal of a row that `to_row` gave, after it went through JSON."""
         product, instruction, attributes, options, price_upper = row
         return cls(product, instruction, tuple(attributes), tuple(options), price_upper)
 
@@ -101,11 +101,11 @@ class Shop:
     Attributes:
         products: By number; numbers follow the asins.
         goals: By number, in the original's order.
-        kind: Which goals these are.
+        kind: Kind of the goals.
         splits: Numbers of the goals of `test`, `dev` and `train`.
-        index: What searches.
+        index: Search index over the products.
         digest: Hash of products, their nouns and goals: equal where tasks mean and score the same.
-        tagger: What found the nouns.
+        tagger: Name of the tagger that found the nouns.
         origin: Name of the file that the products are from, or "synthetic".
         source: Where the catalogue lies on this machine, for messages.
     """

@@ -1,4 +1,4 @@
-"""The original's data files: which there are, and what is wrong with them."""
+"""The original's data files, found, checked and read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUMAN = "items_human_ins.json"
 
 _CHUNK = 1 << 22
 _LONGEST = 1 << 26
-"""Bytes: no product's row is longer."""
+"""Bytes of the longest row of a product."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Files:
 
     Attributes:
         items: The products.
-        attributes: What they are like, and generated instructions.
+        attributes: Attributes of the products, and generated instructions.
         instructions: Instructions written by people; None if not asked for.
     """
 
@@ -43,7 +43,7 @@ class Files:
 def find_files(folder: Path, products: int | None, goals: GoalKind) -> Files:
     """The files to read for the first `products` products.
 
-    Of several catalogues in the folder it is `items_shuffle_{products}.json` if there is one, else
+    If the folder has several catalogues, `items_shuffle_{products}.json` is taken if it exists, else
     `items_shuffle.json`. Raises `TaskError` where a file is missing.
     """
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def read_rows(files: Files, products: int | None, report: Callable[[int], None])
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A JSON object of a file. Raises `TaskError` where it is none, or not all of one."""
+    """The JSON object of a file. Raises `TaskError` where the file holds none, or is cut off."""
     try:
         table = json.loads(path.read_bytes())
     except ValueError as error:
@@ -87,9 +87,9 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def read_list(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, one after the other: the full catalogue is larger than memory.
+    """The objects of a JSON list, read one at a time: the full catalogue is larger than memory.
 
-    Raises `TaskError` where the file is no such list, or not all of one.
+    Raises `TaskError` where the file holds no such list, or is cut off.
     """
     with path.open("rb") as file:
         yield from _objects(path, file, report)
@@ -129,7 +129,7 @@ def _objects(path: Path, file: BinaryIO, report: Callable[[int], None]) -> Itera
 
 
 def _decoded(path: Path, data: bytes) -> tuple[str, bytes]:
-    """The text of `data`, and its last bytes where they are the beginning of a character."""
+    """The text of `data`, and its last bytes if they begin a character that is cut off."""
     try:
         return data.decode("utf-8"), b""
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """The compiled form of a catalogue on disk: a folder beside the files that it was made from.
 
-Products stay on disk and are read when they are looked at; index columns are mapped into memory. So
-the full catalogue costs a process little, and all processes of a machine share it.
+Products stay on disk and are read when they are looked at; index columns are mapped into memory. So the
+full catalogue takes little memory of a process, and all processes of a machine share it.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class StoredProducts(Sequence[Product]):
 
 
 def compiled_folder(folder: Path, products: int | None, goals: GoalKind) -> Path:
-    """Where the compiled form of a data folder lies."""
+    """Folder of the compiled form of a data folder."""
     return folder / f"openrlhf-lamer-{goals}-{products or 'all'}"
 
 
 def compiled_kinds(folder: Path) -> list[tuple[int | None, GoalKind]]:
-    """What of a data folder has been compiled, as `products` and `goals` of `load`."""
+    """Compiled forms of a data folder, as `products` and `goals` of `load`."""
     kinds: list[tuple[int | None, GoalKind]] = []
     for path in sorted(folder.glob("openrlhf-lamer-*")):
         if match := re.fullmatch(r"openrlhf-lamer-(human|generated)-(\d+|all)", path.name):
@@ -84,10 +84,10 @@ def prepare(
 
     Args:
         folder: The original's files.
-        products: How many of the products, from the first on; None for all.
+        products: Number of products, from the first on; None for all.
         goals: Which goals.
-        report: Given the bytes read so far, and all there are.
-        tagger: What finds nouns, after its label; None for the best there is.
+        report: Called with the bytes read so far, and in all.
+        tagger: Label and function that finds nouns; None for the best one installed.
 
     Raises:
         TaskError: A file is missing, half downloaded or corrupt.
@@ -136,7 +136,7 @@ def prepare(
 
 
 def load(folder: Path, products: int | None, goals: GoalKind) -> Shop:
-    """The shop that `prepare` has compiled; raises `TaskError` where it has not, or not this one."""
+    """The shop that `prepare` has compiled; raises `TaskError` if this one has not been compiled."""
     again = f"run: openrlhf-lamer prepare webshop --data {folder} --goals {goals}"
     if products is not None:
         again += f" --products {products}"

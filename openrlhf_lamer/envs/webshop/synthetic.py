@@ -1,6 +1,6 @@
 """A catalogue from a seed, in the original's form: no text in it was taken from a shop.
 
-Each product follows from its position alone, so a larger catalogue begins like a smaller one.
+Each product depends on its position only, so a larger catalogue begins like a smaller one.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _description(rng: random.Random, brand: str, head: str, kind: Kind, traits: 
 
 
 def _pricing(rng: random.Random, kind: Kind) -> str:
-    """A price, a range of prices, or, now and then, none."""
+    """A price, a range of prices, or sometimes none."""
     low, high = kind.prices
     price = low + (high - low) * rng.random() ** 2
     form = below(rng, 12)
@@ -139,7 +139,7 @@ def _asin(position: int) -> str:
 
 
 def _sample(rng: random.Random, items: Sequence[T], count: int) -> list[T]:
-    """`count` different ones of `items`, in random order."""
+    """`count` different elements of `items`, in random order."""
     left = list(items)
     return [left.pop(below(rng, len(left))) for _ in range(min(count, len(left)))]
 

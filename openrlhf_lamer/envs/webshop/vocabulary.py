@@ -1,4 +1,4 @@
-"""The words of the synthetic catalogue: invented brands, and kinds of product with what they may be like."""
+"""The words of the synthetic catalogue: invented brands, and kinds of product with their traits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Kind:
         department: The top level of the shop.
         query: The search term it is filed under.
         path: Its place in the shop's tree.
-        heads: What such a product is called.
+        heads: Names of such a product.
         axes: Names of its options, with the table of values each draws from.
-        traits: What it may be like.
+        traits: Attributes that it may have.
         prices: Least and most dollars.
     """
 

@@ -1,4 +1,4 @@
-"""Report on one or more runs: tables and pictures on one page, and each method's difference from the first."""
+"""Report of one or more runs: tables and pictures on one page, and each method's difference from the first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Report on runs.
+    """Report of runs.
 
     Attributes:
         title: Its title.
@@ -148,7 +148,7 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
 
 
 def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
-    """Cost of trials, and the number that failed."""
+    """Cost of trials, and how many failed."""
     rows, notes = [], ["Means over the trials that did not fail; turns are those in the environment."]
     for label, outcomes in played:
         live = [outcome for outcome in outcomes if outcome.failure is None]

@@ -12,7 +12,7 @@ from openrlhf_lamer.evaluation.statistics import Estimate, share, won
 from openrlhf_lamer.evaluation.tables import Table
 
 POINTS = 24
-"""Most points of a curve: neighbouring steps are pooled, so that intervals stay readable."""
+"""Maximum number of points of a curve: neighbouring steps are pooled, so that intervals stay readable."""
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> 
 
     Args:
         entries: The trials.
-        title: Title of the page, such as the name of the file.
-        decode: Turns prompt ids into text; without it, the page shows only the number of their tokens.
+        title: What the page is called, such as the name of the file.
+        decode: Turns prompt ids into text; without it, the page has only the number of their tokens.
     """
     import jinja2
 
@@ -119,7 +119,7 @@ def _finite(value: Any) -> Any:
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
-    """Fields that the list shows and filters by."""
+    """Columns and filters of the list."""
     trial = entry.trial
     return {
         "task": trial.task.id,
@@ -135,7 +135,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
 
 
 def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
-    """Fields that an opened trial shows."""
+    """Content of an opened trial."""
     trial = entry.trial
     place = {id(turn): number for number, turn in enumerate(trial.turns)}
 

@@ -1,4 +1,4 @@
-"""What the process that starts a job does for CPU mode."""
+"""Set-up of CPU mode in the process that starts a job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def enter_driver() -> None:
 
 
 def remove_stale_locks(extensions: Path) -> None:
-    """Remove locks that a build left behind when it was killed: torch waits for them for ever."""
+    """Remove locks that a build left behind when it was killed: torch waits for them indefinitely."""
     for lock in extensions.glob("*/lock"):
         with suppress(OSError):  # released, or removed by another process, meanwhile
             if time.time() - lock.stat().st_mtime > STALE_LOCK_SECONDS:

@@ -53,9 +53,9 @@ def flash_attn_stub() -> Iterator[None]:
 
 
 class CpuDevice(str):
-    """What `torch.cuda.current_device()` returns: the device "cpu" to torch, the index 0 in an f-string.
+    """Result of `torch.cuda.current_device()`: the device "cpu" to torch, the index 0 in an f-string.
 
-    The host passes the value on as a device nearly everywhere; its replay buffer alone formats it into "cuda:{...}",
+    The host passes the value on as a device nearly everywhere; only its replay buffer formats it into "cuda:{...}",
     the name of a device that is not used when samples stay on the CPU.
     """
 
@@ -152,7 +152,7 @@ def weights_over_gloo(module: Any) -> None:
 
 @after_import("openrlhf.trainer.ray.vllm_worker_wrap")
 def receive_weights_on_cpu(module: Any) -> None:
-    """Let the engine receive weights into CPU memory. Without it: it fails to, and the trainer waits for ever."""
+    """Let the engine receive weights into CPU memory. Without it: it fails to, and the trainer waits indefinitely."""
 
     def update_weight(
         self: Any, name: str, dtype: torch.dtype, shape: tuple[int, ...], empty_cache: bool = False

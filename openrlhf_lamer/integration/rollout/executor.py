@@ -1,7 +1,7 @@
-"""Where a trial meets OpenRLHF's rollout actor, which loads an agent's file and takes its class `AgentExecutor`.
+"""The executor of OpenRLHF's rollout actor, which loads an agent's file and takes its class `AgentExecutor`.
 
-Our own rollout actor plays trials with `play`. A stock one calls `execute` once for each sample, and finds its own keys
-in the response, as long as the trial is a single row.
+Our own rollout actor plays trials with `play`. A stock one calls `execute` once per sample; each trial is then a single
+row, which the response holds under the host's own keys.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import os
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
 
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
-from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.integration.rollout.pool import Pool
 from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.policies.engine import EnginePolicy
@@ -29,20 +28,16 @@ class LamerExecutor(AgentExecutorBase):
     """Plays trials of one agent against the engine of the rollout actor that holds it.
 
     Attributes:
-        agent: Who plays trials to be trained.
-        evaluated: The same agent, as it plays the host's evaluation set.
-        playing: The trials that are being played: their tasks' ids, in no order, by numbers of their own.
+        agent: The agent that plays trials for training.
+        evaluated: The same agent with the settings for the host's evaluation set.
+        playing: Task ids of the trials in progress, keyed by a running number.
     """
 
     agent: Agent
     evaluated: Agent
 
     def __init__(self) -> None:
-        self.launched = ENV_VAR in os.environ
         self.config = LamerConfig.load()
-        if not self.launched:
-            # A stock host trains one row a sample, and only this context always gives one.
-            self.config = self.config.model_copy(update={"context": "trial"})
         self._slots = asyncio.Semaphore(self.config.max_concurrent_trials or 1_000_000)
         self._pool = Pool(self.config.env_workers, self.config.env_timeout)
         self._chat: Chat | None = None
@@ -50,7 +45,7 @@ class LamerExecutor(AgentExecutorBase):
         self._numbers = itertools.count()
 
     def take(self, tokenizer: Any) -> None:
-        """Play by the chat of `tokenizer`."""
+        """Use the chat template of `tokenizer`."""
         self._chat = Chat(tokenizer)
         freeze_heap()
 
@@ -66,9 +61,9 @@ class LamerExecutor(AgentExecutorBase):
         max_length: int,
         evaluating: bool = False,
     ) -> dict[str, Any]:
-        """The host's response with the trial under the key `trial`; failures are inside the record.
+        """Play a trial; returns the host's response with the trial under the key `trial`, failures inside the record.
 
-        With `evaluating` the trial is one of the host's evaluation set, and is not trained.
+        With `evaluating`, the trial belongs to the host's evaluation set and is not trained.
         """
         assert self._chat is not None, "asked to play before a tokenizer was given"
         number = next(self._numbers)
@@ -110,12 +105,17 @@ class LamerExecutor(AgentExecutorBase):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """Play the task in `label` for a stock host, which has no way to mask a failed trial: it raises.
+        """Play the task in `label` for a stock host; returns the response with the trial's one row.
 
-        Nor does it say whether it trains or evaluates: every trial has the turns of training.
+        A stock host doesn't say whether it trains or evaluates: every trial has the number of turns of training.
+
+        Raises:
+            RuntimeError: The trial failed; a stock host has no way to mask it.
         """
         if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
             self.take(hf_tokenizer)
+        if self.config.context != "trial":  # a stock host trains one row a sample, and only this context gives one
+            self.config = self.config.model_copy(update={"context": "trial"})
         async with self._slots:
             response = await self.play(
                 prompt,
@@ -126,15 +126,13 @@ class LamerExecutor(AgentExecutorBase):
                 max_new_tokens=sampling_params.max_tokens,
                 max_length=max_length,
             )
-        if self.launched:
-            return response
         trial: Trial = response["trial"]
         if trial.failure is not None:
             raise RuntimeError(f"{trial.task.id}: {trial.failure.stage}: {trial.failure.message}")
         return response | self._row(trial)
 
     def _row(self, trial: Trial) -> dict[str, Any]:
-        """What a stock host trains."""
+        """The row of `trial`, under the keys that a stock host trains on."""
         (row,) = trial_rows(trial, train_reflection=self.config.train_reflection)
         logprobs = None
         if all(span.logprobs is not None for span in row.spans):
@@ -149,9 +147,9 @@ class LamerExecutor(AgentExecutorBase):
 
 
 def freeze_heap() -> None:
-    """Take all that is loaded by now out of the garbage collector's sight.
+    """Exclude all objects that exist by now from garbage collection.
 
-    It stays anyway, and to go through it takes some tenths of a second, in which the event loop stands still.
+    They stay anyway, and scanning them blocks the event loop for some tenths of a second.
     """
     gc.collect()
     gc.freeze()

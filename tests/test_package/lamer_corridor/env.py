@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
+from openrlhf_lamer.doctor import Check, ok
 from openrlhf_lamer.envs import EpisodeOverError, Observation, RewardScheme, Step, Task, TaskError, TextEnv
+from openrlhf_lamer.envs.mistakes import Move, Played
 from openrlhf_lamer.envs.seeding import below, choose, generator
+from openrlhf_lamer.records import Episode, Stop
 
 ACTIONS = ("left", "right", "dig")
+
+_ROOM = re.compile(r"(?:room |#)(\d+)", re.IGNORECASE)
 
 
 class Corridor(TextEnv):
@@ -15,6 +22,31 @@ class Corridor(TextEnv):
 
     name = "corridor"
     difficulties = ({"rooms": 3}, {"rooms": 9})
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """The mistake is to dig in a room without the treasure, on whichever way one came there."""
+        rooms = [(turn.did, f"room {_ROOM.findall(turn.observation)[0]}") for turn in episode.turns if turn.did]
+        moves = tuple(Move("", f"{did} in {room}", room) for did, room in rooms)
+        return Played(moves, moves[-1] if moves and episode.stop is Stop.LOST else None)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether a remark names a room by its number, as in `#3`; of other actions, whether it has their words."""
+        rooms = set(_ROOM.findall(action))
+        return rooms <= set(_ROOM.findall(remark)) if rooms else super().mentions(remark, action)
+
+    @classmethod
+    def data_check(cls) -> Check:
+        """Nothing can be missing."""
+        return ok("corridor's data", "corridors come from seeds")
+
+    @classmethod
+    def prepare_command(cls) -> Callable[..., None]:
+        """Draws a corridor."""
+        from lamer_corridor.drawing import draw
+
+        return draw
 
     def __init__(self, rooms: int = 5, reward: RewardScheme = "sparse") -> None:
         super().__init__(reward)

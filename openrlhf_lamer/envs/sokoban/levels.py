@@ -1,8 +1,8 @@
 """Sokoban levels from seeds: a random walk digs the room, then the boxes are pulled off their targets.
 
-Playing backwards from the solved position gives a solution along with the level, so that
-every level can be solved in at most `LONGEST` moves; that it needs at least as many as were
-asked for, `SHORTEST` or more, is checked by a search.
+Playing backwards from the solved position gives a level together with a solution, so every level
+can be solved in at most `LONGEST` moves. A search checks that it needs at least the number of moves
+that was asked for, `SHORTEST` or more.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import random
 from dataclasses import dataclass
 
 from openrlhf_lamer.envs.seeding import below, choose, generator
-from openrlhf_lamer.envs.sokoban_room import Room, bits, shift, union
-from openrlhf_lamer.envs.sokoban_solver import Solver
+from openrlhf_lamer.envs.sokoban.room import Room, bits, shift, union
+from openrlhf_lamer.envs.sokoban.solver import Solver
 
 SHORTEST, LONGEST = 5, 21
 """Bounds of a shortest solution's length, in moves."""
 
 NEARBY = 14
-"""Targets are drawn from about so many squares around one: else large rooms need too many moves."""
+"""About the number of squares around one target that targets are drawn from: farther ones take too many moves."""
 OUTWARD = 0.9
 """How often a box is pulled away from the targets where one can be."""
 
 PROBES = 10
-"""Backward plays after which a room is given up whose boxes never came apart: of most, they cannot."""
+"""Backward plays after which a room is given up if its boxes never came apart; mostly, they cannot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How levels with a number of boxes are made.
+    """Parameters of levels with a given number of boxes.
 
     Attributes:
         floor: Least and most share of a room's inner squares that become floor; 1 and above is all of them.
         asked: Least moves of a shortest solution; drawn for each level, lowered where it is not met.
         played: Least moves for which boxes are pulled; up to `LONGEST`.
         plays: Backward plays in a room, of which the most tangled is kept.
-        tries: How often that is done before another room is dug.
+        tries: Attempts at that before another room is dug.
     """
 
     floor: tuple[float, float]
@@ -51,7 +51,7 @@ RECIPES = {
     4: Recipe(floor=(0.75, 1.05), asked=range(12, 19), played=18, plays=24, tries=2),
     5: Recipe(floor=(0.9, 1.05), asked=range(16, 22), played=LONGEST, plays=40, tries=2),
 }
-"""By the number of boxes: the more, the more open the room and the longer and more tangled the solution."""
+"""By number of boxes: with more boxes, rooms are more open, and solutions longer and more tangled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ def _room(rng: random.Random, size: int, boxes: int) -> Room:
         if len(squares) < boxes:
             continue
         room = Room(size, size, floor, union(squares.pop(below(rng, len(squares))) for _ in range(boxes)))
-        # Two boxes hardly ever hold each other, and their levels stay as they were without this.
+        # Two boxes hardly ever block each other; their levels were frozen before this check existed.
         if boxes == 2 or _can_leave(room):
             return room
 
 
 def _can_leave(room: Room) -> bool:
-    """Whether the boxes can leave their targets one after the other, if each that left were gone."""
+    """Whether the boxes can leave their targets in some order, if each box that left disappeared."""
     boxes = room.targets
     while boxes:
         free = room.floor & ~boxes
@@ -136,8 +136,8 @@ def _dig(rng: random.Random, size: int, boxes: int) -> int:
 class _Play:
     """A backward play: the boxes at its end, the player's squares in the order visited, and its tangle.
 
-    The tangle is how often another box was pulled than before, times how far the boxes are from
-    where they were. What has much of both is not solved by pushing each box to the nearest target.
+    The tangle is the number of changes to another box, times the distance of the boxes from where they
+    began. A level with much of both is not solved by pushing each box to the nearest target.
     """
 
     boxes: int
@@ -175,7 +175,7 @@ def _pull_apart(rng: random.Random, room: Room, played: int) -> _Play | None:
 
 
 def _most_tangled(rng: random.Random, room: Room, recipe: Recipe) -> _Play | None:
-    """The best of the recipe's plays; None where the boxes do not come apart, in the first `PROBES` at least."""
+    """The most tangled of the recipe's plays; None if the boxes come apart in none of the first `PROBES`."""
     best = None
     for number in range(recipe.plays):
         if best is None and number == PROBES:

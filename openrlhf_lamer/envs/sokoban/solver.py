@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from openrlhf_lamer.envs.sokoban_room import Room, bits, shift
+from openrlhf_lamer.envs.sokoban.room import Room, bits, shift
 
 Position = tuple[int, int]
 """The boxes, with the player's region or square."""
@@ -19,11 +19,11 @@ LOST_BUDGET = 5_000
 SOLVE_BUDGET = 20_000
 """Positions after which `solve` gives up on a shortest solution."""
 GREEDY_WEIGHT = 5
-"""How much more the boxes' distances count than the moves made, once any solution will do."""
+"""Weight of the boxes' distances over the moves made, once any solution will do."""
 
 
 class _OutOfBudget(Exception):
-    """A search went through as many positions as it may; `bound` is the least length that it left open."""
+    """A search reached its limit of positions; any solution has at least `bound` moves."""
 
     def __init__(self, bound: int) -> None:
         super().__init__(bound)
@@ -31,10 +31,10 @@ class _OutOfBudget(Exception):
 
 
 class Solver:
-    """Searches in one room; what it learns about positions it keeps.
+    """Searches in one room, with a memory of decided positions.
 
-    A verdict of `is_lost` does not depend on what was asked before: a position that an earlier,
-    exhausted search went through leads to no more positions than that search had.
+    A verdict of `is_lost` does not depend on earlier calls: every position that can be reached from
+    a position of an exhausted search was part of that search.
     """
 
     def __init__(self, room: Room) -> None:
@@ -43,7 +43,7 @@ class Solver:
         self._not_lost: set[Position] = set()
 
     def is_lost(self, boxes: int, player: int, budget: int = LOST_BUDGET) -> bool:
-        """Whether no solution is left; False as well where `budget` positions do not tell."""
+        """Whether no solution is left; False also where `budget` positions do not decide it."""
         room = self.room
         if boxes & ~room.live or self._starved(boxes):
             return True
@@ -97,7 +97,7 @@ class Solver:
     def least_moves(self, boxes: int, player: int) -> int:
         """Moves that a solution needs, of a position that has one.
 
-        Where a shortest solution takes too long to find, it is a number that none is shorter than.
+        Where a shortest solution takes too long to find, it is a lower bound.
         """
         try:
             solution = self._search(boxes, player, 1, None)
@@ -113,7 +113,7 @@ class Solver:
         cost: dict[Position, int] = {start: 0}
         parents: dict[Position, tuple[Position, int]] = {}
         far = sum(distance[box] for box in bits(boxes))
-        # (least length of a solution through here, what is left of it, what was made, position)
+        # (lower bound of a solution through here, of its remaining moves, moves made, position)
         heap = [(weight * far, far, 0, start)]
         while heap:
             bound, far, made, position = heappop(heap)
@@ -154,8 +154,8 @@ class Solver:
     def _pushes(self, boxes: int, stands: int) -> Iterator[tuple[int, int, int]]:
         """Pushes by a player on one of the squares `stands` that leave hope.
 
-        Yields the boxes after the push, the pushed box's old square (where the player then is)
-        and the direction as a number of bits.
+        Yields the boxes after the push, the pushed box's old square (where the player then is), and the
+        direction as a number of bits.
         """
         open_squares = self.room.live & ~boxes
         for by in self.room.steps:

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
+from openrlhf_lamer.envs.alfworld.prepare import pregenerate, pretranslate, survey
+from openrlhf_lamer.envs.base import TaskError
+from openrlhf_lamer.tasks import seeded_tasks
 
 
 def alfworld(
@@ -34,9 +37,11 @@ def alfworld(
     asked for, in half a second each; made ahead of time, training never waits for them.
     """
     if translate and data is None:
-        fail("--translate needs --data FOLDER (or ALFWORLD_DATA), the official games")
+        raise TaskError("--translate needs --data FOLDER (or ALFWORLD_DATA), the official games")
     if data is None and not games:
-        fail("nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N")
+        raise TaskError(
+            "nothing to do: give --data FOLDER (or set ALFWORLD_DATA) to check official games, or --games N"
+        )
     if games:
         _make(games, split, first, task_types, workers)
     if data is not None:
@@ -45,16 +50,12 @@ def alfworld(
 
 def _make(games: int, split: str, first: int, task_types: str, workers: int | None) -> None:
     """Make generated games in several processes, with a progress bar."""
-    from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
-    from openrlhf_lamer.envs.alfworld.prepare import pregenerate
-    from openrlhf_lamer.tasks import seeded_tasks
-
     try:
         chosen = catalogue.family(task_types)
         seeds = [task.seed for task in seeded_tasks("alfworld", split, games, first=first) if task.seed is not None]
-        wheel.require()
-    except ValueError as error:  # TaskError among them
-        fail(str(error))
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+    wheel.require()
     _show("generated games", games, pregenerate(seeds, chosen, min(workers or _cores(), games)))
     typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
 
@@ -64,20 +65,21 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, DOWNLOAD, FOLDER, TASK_TYPES
-    from openrlhf_lamer.envs.alfworld.prepare import pretranslate, survey
-
-    folder = data / FOLDER
+    folder = data / catalogue.FOLDER
     if not folder.is_dir():
-        fail(f"--data {data}: it holds no folder {FOLDER}; give the folder above that, or run `{DOWNLOAD}`")
+        raise TaskError(
+            f"--data {data}: it holds no folder {catalogue.FOLDER}; give the folder above that, or run "
+            f"`{catalogue.DOWNLOAD}`"
+        )
     with Console(stderr=True).status(f"reading the games in {folder}"):
         findings = list(survey(folder))
     table = Table(title=f"{folder}: games found, of those in the official split")
     table.add_column("task type")
     for finding in findings:
         table.add_column(finding.split, justify="right")
-    for name in TASK_TYPES:
-        table.add_row(name, *(f"{finding.counts[name]} of {COUNTS[finding.split][name]}" for finding in findings))
+    for name in catalogue.TASK_TYPES:
+        official = (f"{finding.counts[name]} of {catalogue.COUNTS[finding.split][name]}" for finding in findings)
+        table.add_row(name, *official)
     Console().print(table)
     broken = [line for finding in findings for line in finding.broken]
     for line in broken:
@@ -88,7 +90,7 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
     if not there or cut:
         what = f"incomplete: {', '.join(cut)}" if cut else "no games"
         files = f", {len(broken)} broken files" if broken else ""
-        fail(f"--data {data}: {what}{files}; run `{DOWNLOAD} --data-dir {data}`")
+        raise TaskError(f"--data {data}: {what}{files}; run `{catalogue.DOWNLOAD} --data-dir {data}`")
     if translate:
         _show("translations", sum(len(each.sound) for each in there), pretranslate(there, workers or _cores()))
 
@@ -98,16 +100,11 @@ def _show(what: str, total: int, done: Iterator[None]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from openrlhf_lamer.envs import TaskError
-
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         running = bar.add_task(what, total=total)
-        try:
-            for _ in done:
-                bar.advance(running)
-        except TaskError as error:
-            fail(str(error))
+        for _ in done:
+            bar.advance(running)
 
 
 def _cores() -> int:

@@ -34,13 +34,13 @@ def union(sets: Iterable[int]) -> int:
 
 
 class Room:
-    """Walls and targets of a level: what no move changes, and what follows from it.
+    """Walls and targets of a level, which no move changes, and facts that follow from them.
 
     Attributes:
         width: Columns, walls included.
         floor: The squares that are not walls, targets included. None is on the rim.
         targets: Where boxes belong.
-        steps: By how many bits each of `MOVES` moves a square.
+        steps: Bits by which each of `MOVES` shifts a square.
     """
 
     def __init__(self, width: int, height: int, floor: int, targets: int) -> None:
@@ -89,7 +89,7 @@ class Room:
 
     @cached_property
     def _pulls(self) -> dict[int, list[int]]:
-        """For each target, the squares in layers: those a lone box reaches it from in 0, 1, 2, ... pushes."""
+        """For each target, the squares from which a single box reaches it in 0, 1, 2, ... pushes."""
         layers: dict[int, list[int]] = {}
         for target in bits(self.targets):
             seen = layer = target
@@ -103,7 +103,7 @@ class Room:
 
     @cached_property
     def distance(self) -> dict[int, int]:
-        """For each square that a box can leave for a target, the least pushes that takes."""
+        """For each square from which a box can reach a target, the least number of pushes."""
         distance: dict[int, int] = {}
         for layers in self._pulls.values():
             for pushes, layer in enumerate(layers):
@@ -120,8 +120,8 @@ class Room:
     def needs(self) -> list[tuple[int, int]]:
         """Pairs (squares, n): at least n boxes must stand on these squares, or some targets stay empty.
 
-        It is Hall's condition for giving each target a box of its own that can reach it. With boxes
-        on live squares only, pairs that are always met are left out, which often leaves none.
+        It is Hall's condition for matching each target with a different box that can reach it. Pairs that
+        always hold while boxes are on live squares are left out; often, none remain.
         """
         origins = [union(layers) for layers in self._pulls.values()]
         groups = (group for n in range(1, len(origins) + 1) for group in combinations(origins, n))
@@ -146,7 +146,7 @@ def parse(text: str) -> tuple[Room, int, int]:
     """Read a board in the form of `Room.text`: the room, the boxes, the player.
 
     Raises:
-        ValueError: The text is not a closed room with one player and as many boxes as targets.
+        ValueError: The text is not a closed room with one player and equal numbers of boxes and targets.
     """
     rows: list[list[str]] = []
     for number, line in enumerate(text.split("\n")):

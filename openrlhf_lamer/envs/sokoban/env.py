@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, EpisodeOverError, Observation, Step, TaskError, TextEnv
+from openrlhf_lamer.envs.mistakes import Move, Played
 from openrlhf_lamer.envs.seeding import below, choose
-from openrlhf_lamer.envs.sokoban_levels import LONGEST, Level, generate
-from openrlhf_lamer.envs.sokoban_room import MOVES, parse, shift
-from openrlhf_lamer.envs.sokoban_solver import Solver
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.envs.sokoban.levels import LONGEST, Level, generate
+from openrlhf_lamer.envs.sokoban.room import MOVES, parse, shift
+from openrlhf_lamer.envs.sokoban.solver import Solver
+from openrlhf_lamer.records import Episode, Task
 from openrlhf_lamer.vocabulary import RewardScheme
 
 STAY = "none"
@@ -18,14 +20,16 @@ STAY = "none"
 MOVE_REWARD = -0.1
 BOX_REWARD = 1.0
 
+_DIRECTION = re.compile(r"\b(up|down|left|right)(?:wards?)?\b", re.IGNORECASE)
+
 
 class Sokoban(TextEnv):
     """Push all boxes of a small room onto the targets.
 
     Description:
-        A room of `size` x `size` squares, walls included, with `boxes` boxes and as many targets.
+        A room of `size` x `size` squares, walls included, with `boxes` boxes and `boxes` targets.
         The player pushes a box by walking into it, where the square behind it is free; boxes are
-        never pulled, nor two pushed at once. A generated level has a shortest solution of 5 to 21
+        never pulled, and two are never pushed at once. A generated level has a shortest solution of 5 to 21
         moves, and no box begins on a target.
 
     Actions:
@@ -44,7 +48,7 @@ class Sokoban(TextEnv):
 
     Termination:
         All boxes are on targets (won), or no solution is left (lost). `max_moves` moves without
-        either truncate the episode. What is left of a turn's moves is then not played.
+        either truncate the episode. The remaining moves of a turn are then not played.
 
     Options:
         size: Rows and columns, walls included, 6 to 10.
@@ -53,12 +57,12 @@ class Sokoban(TextEnv):
         moves_per_turn: Moves in one action, 1 to 100.
         reward: "sparse" or "shaped".
 
-    A task's spec is `{"board": "0: # # ...\\n1: # P ..."}`, in the observation's form. It brings its
-    own size and boxes; the options stand for seeded tasks, and are back with the next one. A board
-    that has no solution, or none within `max_moves`, is refused.
+    A task's spec is `{"board": "0: # # ...\\n1: # P ..."}`, in the observation's form. It sets
+    size and boxes for this task only; the options hold for tasks with a seed. A board that has no
+    solution, or none within `max_moves`, is refused.
 
-    Whether a solution is left is always decided exactly in rooms of 6x6; in larger ones a position
-    counts as solvable, and a board as solvable within `max_moves`, where a long search has found no answer.
+    Rooms of 6x6 are always decided exactly. In larger ones, where a long search finds no answer, a position
+    counts as solvable, and a board as solvable within `max_moves`.
     """
 
     name = "sokoban"
@@ -67,6 +71,32 @@ class Sokoban(TextEnv):
         {"size": 8, "boxes": 3},
         {"size": 10, "boxes": 5},
     )
+
+    @classmethod
+    def played(cls, episode: Episode) -> Played:
+        """Single moves, replayed from the first board; the mistake is the move after which no solution is left."""
+        env = cls(max_moves=1000, moves_per_turn=1)
+        try:
+            env.reset(Task("sokoban", spec={"board": episode.turns[0].observation}))
+        except TaskError:
+            return Played((), None)
+        moves: list[Move] = []
+        for turn in episode.turns:
+            words = [word.strip().lower() for word in (turn.did or "").split(",")] if turn.valid else []
+            for made, word in enumerate(words, 1):
+                state, step = env.anchor(), env.step(word)
+                if not step.valid:  # of an action too long to be kept, the rest is not known
+                    return Played(tuple(moves), None)
+                moves.append(Move(state, word, ", ".join(words[:made])))
+                if step.terminated:
+                    return Played(tuple(moves), None if step.won else moves[-1])
+        return Played(tuple(moves), None)
+
+    @classmethod
+    def mentions(cls, remark: str, action: str) -> bool:
+        """Whether the remark has the directions of the action in order, possibly with other words between them."""
+        wanted, said = _directions(action), _directions(remark)
+        return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said)))
 
     def __init__(
         self,
@@ -86,7 +116,7 @@ class Sokoban(TextEnv):
         self.slow = boxes == 5 or size * boxes > 35
         self._task: Task | None = None
         self._plan: dict[tuple[int, int], tuple[str, ...]] = {}
-        """What solves a position, for those the oracle has met: positions to the moves still to make."""
+        """Solutions of the positions that the oracle has met: by position, the moves still to make."""
         self._over = True
 
     def reset(self, task: Task) -> Observation:
@@ -122,14 +152,14 @@ class Sokoban(TextEnv):
             pushed = move != STAY and self._move(room.steps[MOVES.index(move)])
             self._moves += 1
             won = self._boxes == room.targets
-            # Walking alone never makes a level unsolvable.
+            # Only pushes can make a level unsolvable.
             lost = pushed and not won and self._solver.is_lost(self._boxes, self._player)
             self._over = won or lost or self._moves == self.max_moves
             if self._over:
                 break
         on_target = (self._boxes & room.targets).bit_count()
         if self.reward == "shaped":
-            # One rounding of the exact sum, so that what is paid does not depend on the order of moves.
+            # One rounding of the exact sum, so that the reward does not depend on the order of moves.
             paid = MOVE_REWARD * (self._moves - before) + BOX_REWARD * (on_target - placed) + SUCCESS_REWARD * won
             reward = round(paid, 6)
         else:
@@ -218,6 +248,10 @@ class Sokoban(TextEnv):
         for made, move in enumerate(solution):
             self._plan[boxes, player] = tuple(solution[made:])
             boxes, player, _ = _walked(self._level, boxes, player, steps[MOVES.index(move)])
+
+
+def _directions(text: str) -> list[str]:
+    return [word.lower() for word in _DIRECTION.findall(text)]
 
 
 def _walked(level: Level, boxes: int, player: int, by: int) -> tuple[int, int, bool]:

@@ -1,0 +1,180 @@
+"""Runs of the real host for `test_e2e.py`: their command lines, processes and results, and checks that hold of each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.evaluation.statistics import success
+from openrlhf_lamer.integration.rollout.task_stream import trial_seed
+from openrlhf_lamer.records import Phase, Trial
+from openrlhf_lamer.rows import trial_rows
+
+OPTIONS = {"size": 3, "mines": 1}
+ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+"""The environment as after activating the virtual one: `python` is this interpreter."""
+
+SEED = 7
+"""The seed of all runs. It sets the order of tasks, and in some orders the learning rate breaks so small a model: its
+replies may then differ between engine and trainer for other reasons than weights that were not sent."""
+
+LIMIT = 600
+"""Seconds that one run may take: a failure of the host can be a hang."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its log, its folder, its steps' status and its trials."""
+
+    folder: Path
+    log: str
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        found = re.findall(r"Global step \d+: (\{.*?\})\s*$", self.log, re.MULTILINE)
+        return [
+            eval(status, {"nan": math.nan, "inf": math.inf}) for status in found
+        ]  # a dict of floats as Python prints it
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "trials.jsonl").read_text().splitlines()]
+
+    def trials(self, step: int) -> list[Trial]:
+        lines = (self.folder / "trials.jsonl").read_text().splitlines()
+        return [Trial.from_json(line) for line in lines if json.loads(line)["step"] == step]
+
+
+def arguments(workshop: Path, folder: Path, env: str, *more: str) -> list[str]:
+    return [
+        *("--actor.model_name_or_path", str(workshop / "model")),
+        *("--data.prompt_dataset", str(workshop / env)),
+        *("--rollout.batch_size", "4", "--rollout.n_samples_per_prompt", "4", "--rollout.micro_batch_size", "4"),
+        *("--train.batch_size", "16", "--train.micro_batch_size", "4", "--rollout.max_new_tokens", "48"),
+        *("--data.max_len", "2048", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", "1e-3"),
+        *("--train.seed", str(SEED), "--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "ckpt")),
+        *("--lamer.trials", str(folder / "trials.jsonl")),
+        *more,
+    ]
+
+
+def start(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a run with all its processes, Ray's included."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(process: subprocess.Popen[bytes], folder: Path) -> Run:
+    try:
+        code = process.wait(LIMIT)
+    finally:
+        stop(process)
+        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+    log = (folder / "log").read_text(errors="replace")
+    assert code == 0, log[-6000:]
+    return Run(folder, log)
+
+
+def check(
+    run: Run,
+    steps: int | None,
+    *,
+    config: LamerConfig,
+    env: str,
+    trials: int | None = 16,
+    frozen: int = 0,
+    epochs: int = 1,
+    engine_kl: float | None = 1e-2,
+) -> None:
+    """Check what holds for every run: sound weights in the engine, nothing lost, nothing doubled, true metrics.
+
+    `steps` and `trials` are None where the run itself decides on them; in the first `frozen` steps the
+    only the critic learns; `engine_kl` is how far engine and trainer may differ, None where it isn't logged.
+    """
+    assert len(run.steps) == steps if steps else run.steps
+    numbers = [record["step"] for record in run.records]
+    first = min(numbers)
+    for number, status in enumerate(run.steps, start=first):
+        own = run.trials(number)
+        assert len(own) == trials if trials else own and len(own) % 4 == 0
+        assert all(trial.failure is None for trial in own)
+        rows = [row for trial in own for row in trial_rows(trial, train_reflection=config.train_reflection)]
+        trained = [u for trial in own for u in trial.turns if config.train_reflection or u.phase is Phase.PLAY]
+        assert status["lamer/rows"] == len(rows)
+        for k in range(1, config.num_episodes + 1):
+            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).value)
+        if number - first < frozen:
+            assert "lamer/rows_trained" not in status
+            continue
+        if engine_kl is not None:
+            assert math.isfinite(status["vllm_kl"])
+            if number > first:
+                assert abs(status["vllm_kl"]) < engine_kl  # a broken weight sync leaves with code 0
+        assert math.isfinite(status["policy_loss"])
+        assert status["actor_grad_norm"] > 0
+        passed = epochs * (len(rows) + status["lamer/rows_filled"])
+        assert status["lamer/rows_trained"] == passed
+        assert status["lamer/tokens_trained"] == epochs * sum(len(turn.sampled_ids) for turn in trained)
+        assert sum(len(turn.sampled_ids) for turn in trained) == sum(row.sampled for row in rows)
+        assert status["lamer/optimizer_steps"] == passed / 16
+    for record in run.records:
+        if "advantages" in record:
+            turns = sum(len(e["turns"]) + (e["reflection"] is not None) for e in record["episodes"])
+            assert len(record["advantages"]) == len(record["returns"]) == turns
+            assert all(math.isfinite(value) for value in record["advantages"])
+
+
+def seeds(numbers: range) -> list[int]:
+    """Seeds of the trials of the prompts with these numbers."""
+    return [trial_seed(SEED, "train", number, sample) for number in numbers for sample in range(4)]
+
+
+def kill_engine() -> int:
+    """Kill the one rollout engine that runs on this machine, as the kernel does where memory is short; its process."""
+    (engine,) = (p for p in psutil.process_iter(["cmdline"]) if "ray::LamerRolloutActor" in " ".join(p.info["cmdline"]))
+    engine.kill()
+    return engine.pid
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def scalars(folder: Path) -> set[str]:
+    """Names of all that was logged to TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: set[str] = set()
+    for file in folder.rglob("events.out.*"):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        found |= set(events.Tags()["scalars"])
+    return found

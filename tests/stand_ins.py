@@ -1,0 +1,130 @@
+"""Stand-ins that several test files share: environments, players, chats, trials, and the host's arguments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from openrlhf_lamer import room
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.base import Observation, Step, TextEnv
+from openrlhf_lamer.policies import Generation, Request
+from openrlhf_lamer.records import Phase, Task
+from openrlhf_lamer.text_chat import TextChat
+from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.vocabulary import RewardScheme
+
+PLAY, REFLECT = range(2)
+
+
+class Long(TextEnv):
+    """Shows its long states in turn, and is never won; its actions are refused nowhere."""
+
+    name = "long"
+
+    def __init__(self, words: int = 30, reward: RewardScheme = "sparse") -> None:
+        super().__init__(reward)
+        self.words, self.turn = words, 0
+
+    def long_states(self) -> tuple[Observation, ...]:
+        def state(length: int) -> Observation:
+            return Observation("see " * length, ("go", "stay"))
+
+        return state(2 * self.words), state(self.words), state(3 * self.words)
+
+    def reset(self, task: Task) -> Observation:
+        self.turn = 0
+        return self.long_states()[0]
+
+    def step(self, action: str) -> Step:
+        state = self.long_states()[1 + self.turn % 2]
+        self.turn += 1
+        return Step(state, 0.0, False, False, won=False, valid=True)
+
+    def anchor(self) -> str:
+        return str(self.turn)
+
+    def reward_bounds(self, max_turns: int) -> tuple[float, float]:
+        return 0.0, 10.0
+
+
+LONG = Agent("long", max_turns=5, window=3, rules="Look at {{ env.words }} words.")
+
+
+class Counted(TextChat):
+    """A chat with the number of ids that `room` estimates; the first id of a reply decides its text."""
+
+    def __init__(self, said: Sequence[str]) -> None:
+        super().__init__()
+        self.said = said
+
+    def opening(self, text: str) -> tuple[int, ...]:
+        return (0,) * (room.BEGINNING + room.MESSAGE + room.estimate(text))
+
+    def continuation(self, text: str, reply: Sequence[int]) -> tuple[int, ...]:
+        return (0,) * (room.MESSAGE + room.estimate(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.said[ids[0]]
+
+
+class Replies:
+    """Replies of a fixed length; remembers how long prompts were."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.prompts: list[int] = []
+
+    async def generate(self, request: Request) -> Generation:
+        self.prompts.append(len(request.prompt_ids))
+        kind = PLAY if request.phase is Phase.PLAY else REFLECT
+        return Generation((kind,) * self.length, None, truncated=False)
+
+
+def played(agent: Agent, config: LamerConfig, said: Sequence[str], reply: int) -> list[int]:
+    """Lengths of the prompts of a trial in which every reply says `said`, one of play and one of reflection."""
+    replies = Replies(reply)
+    task = Task(agent.env, seed=0)
+    trial = run_trial(task, agent, replies, Counted(said), config, max_new_tokens=reply, max_length=1 << 30)
+    assert asyncio.run(trial).failure is None
+    return replies.prompts
+
+
+def tokens_with_a_meaning(chat: Chat) -> dict[int, str]:
+    """All added tokens: in these tokenizers, none of them stands for ordinary text."""
+    return {number: str(token) for number, token in chat.tokenizer.added_tokens_decoder.items()}
+
+
+def control(chat: Chat, ids: tuple[int, ...]) -> list[str]:
+    """The control tokens and marks in `ids`, in order."""
+    known = tokens_with_a_meaning(chat)
+    return [known[number] for number in ids if number in known]
+
+
+def generator_strategy(
+    size: int,
+    samples: int,
+    generated: int,
+    *,
+    seed: int,
+    partial: bool = False,
+    seeded: bool = False,
+    filtering: bool = False,
+    correction: str = "off",
+) -> Any:
+    """The host's strategy with the arguments that its generator of samples reads."""
+    args = SimpleNamespace(
+        rollout=SimpleNamespace(batch_size=size, n_samples_per_prompt=samples, vllm_generate_batch_size=generated),
+        train=SimpleNamespace(seed=seed, partial_rollout_enable=partial, full_determinism_enable=seeded),
+        algo=SimpleNamespace(
+            advantage=SimpleNamespace(is_correction_level=correction),
+            dynamic_filtering_enable=filtering,
+            dynamic_filtering_range=(0, 1),
+        ),
+        vllm=SimpleNamespace(enable_sleep=False),
+    )
+    return SimpleNamespace(args=args)
