@@ -41,7 +41,7 @@ ENDING = TOKENIZER(REPLY + STOP, add_special_tokens=False)["input_ids"]
 (FILLER,) = TOKENIZER(" cell", add_special_tokens=False)["input_ids"]
 LOGPROB = SimpleNamespace(logprob=-1.0)
 SAMPLING = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1, max_tokens=MAX_NEW_TOKENS, min_tokens=1, logprobs=1)
-"""What the host asks the engine for."""
+"""Sampling parameters that the host gives the engine."""
 
 
 class Attempt(NamedTuple):
