@@ -25,10 +25,9 @@ def main() -> int:
     """Draw, count and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--games", type=int, default=2000, help="generated games of each task type")
-    num = parser.parse_args().games
+    num, off = parser.parse_args().games, 0
     official = counts.load()
     table = grid(f"{num} generated games a type / {official.source}", "task type", *FIGURES, "most commands")
-    off = 0
     for task_type in catalogue.TASK_TYPES:
         games = census.drawn(task_type, num)
         ours, theirs = asdict(census.figures(games, games)), asdict(official.figures[task_type])

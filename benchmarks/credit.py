@@ -77,9 +77,7 @@ def main() -> None:
     for estimator in map(get, names()):
         for form in ("chained",) if estimator.chained_only else ("paper", "chained"):
             print(f"\nreturns ({form}) + {estimator.name}")
-            print(
-                f"{'turns':>10} {'groups':>8} {'ms':>8} {'ns/turn':>8} {'linear':>7} {'peak MB':>8} {'peak/table':>10}"
-            )
+            print("     turns   groups       ms  ns/turn  linear  peak MB peak/table")
             base = 0.0
             for table in map(random_table, sizes):
                 seconds, peak = measure(estimator, table, CreditConfig(cross_episode=form))

@@ -182,9 +182,8 @@ def speed_table(names: list[str], number: int, live: int) -> Table:
 
 def soak_table(names: list[str], resets: int) -> tuple[Table, bool]:
     """A row for each environment, and whether nothing grew."""
-    headings = ("environment", "resets", "MB first half", "MB second", "files first half", "files second", "")
-    table = grid("Soak", *headings)
-    flat = True
+    halves = ("MB first half", "MB second", "files first half", "files second")
+    table, flat = grid("Soak", "environment", "resets", *halves, ""), True
     for name in names:
         number = resets // SLOW if envs.lookup(name).slow else resets
         try:

@@ -227,7 +227,6 @@ def main() -> int:
     table = grid("Private memory (MB)", "trials", *PROCESSES)
     for i in sorted({round(share * (len(done) - 1) / 20) for share in range(21)}):
         table.add_row(f"{done[i]:,}", *(f"{memory[process][i]:,.1f}" for process in PROCESSES))
-    table.add_section()
     found = {process: Growth.of(done, memory[process]) for process in PROCESSES}
     table.add_row("per 1,000", *(f"{each.slope:+.2f}" for each in found.values()))
     table.add_row("at least", *(f"{each.least:+.2f}" for each in found.values()))

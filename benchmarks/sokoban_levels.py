@@ -117,8 +117,7 @@ def difficulty(size: int, boxes: int, levels: int) -> Difficulty:
     """The figures of the levels with the first `levels` seeds."""
     rng = random.Random(0)
     made = [generate(size, boxes, seed) for seed in range(levels)]
-    moves = [shortest(level) for level in made]
-    cuts = quantiles(moves, n=20)
+    cuts = quantiles(moves := [shortest(level) for level in made], n=20)
     return Difficulty(
         walls=1 - fmean(level.room.floor.bit_count() for level in made) / (size - 2) ** 2,
         moves=(median(moves), cuts[0], cuts[-1]),
