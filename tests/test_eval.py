@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from openrlhf_lamer import __version__
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.evaluation.players import Sampling, playing, scripted
+from openrlhf_lamer.evaluation.players import Player, Sampling, playing, scripted
 from openrlhf_lamer.evaluation.run import (
     Job,
     RunError,
@@ -24,8 +25,11 @@ from openrlhf_lamer.evaluation.run import (
     read_trials,
     run,
 )
-from openrlhf_lamer.policies import EngineGoneError
+from openrlhf_lamer.policies import EngineGoneError, Generation, Request
+from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Stop, Task, Trial
+from openrlhf_lamer.tasks import seeded_tasks
+from openrlhf_lamer.text_chat import TextChat
 
 TASKS = [Task("toy", seed=seed) for seed in range(5)]
 JOBS = make_jobs(TASKS, 2)
@@ -188,3 +192,36 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_evaluation_keeps_its_slots_busy(tmp_path: Path, minesweeper: Agent) -> None:
+    """Until the last trial is begun no slot is idle, with an engine that answers every request after 20 ms."""
+
+    class Slow(RandomPolicy):
+        async def generate(self, request: Request) -> Generation:
+            began = time.perf_counter()
+            await asyncio.sleep(0.02)
+            asked.append((began, time.perf_counter()))
+            return await super().generate(request)
+
+    asked: list[tuple[float, float]] = []
+    spans: list[tuple[float, float]] = []
+    chat, slots = TextChat(), 8
+    plays = playing(Player(Slow(chat), chat, scripted=True), minesweeper, LamerConfig(), Sampling())
+
+    async def timed(job: Job) -> Trial:
+        began = time.perf_counter()
+        trial = await plays(job)
+        spans.append((began, time.perf_counter()))
+        return trial
+
+    def share(spans: list[tuple[float, float]], end: float) -> float:
+        return sum(max(0.0, min(end, last) - first) for first, last in spans) / (slots * (end - began))
+
+    began = time.perf_counter()
+    asyncio.run(run(make_jobs(seeded_tasks("minesweeper", "eval", 40), 1), timed, tmp_path, {}, concurrency=slots))
+    ended, last = time.perf_counter(), max(first for first, _ in spans)
+    busy, asking = share(spans, last), share(asked, last)
+    assert busy > 0.9
+    assert 0 < asking <= busy <= 1
+    assert 0 < share(spans, ended) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 
@@ -9,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.rows import filling, sampled_tokens, trial_rows
+from openrlhf_lamer.tasks import seeded_tasks
+
+CONTEXTS = ("turn", "episode")
 
 
 def turn(
@@ -95,3 +102,55 @@ def test_filling_reaches_the_next_multiple(rows: int, multiple: int) -> None:
 def test_failed_trials_are_told_apart() -> None:
     assert trial_of().failure is None
     assert replace(trial_of(), episodes=()).turns == ()
+
+
+def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_turn() -> None:
+    """The same replies of 150 tokens in both contexts; only the prompts differ, and a longer chat saves more."""
+    pytest.importorskip("tokenizers")
+    from openrlhf_lamer.quickstart.model import build_tokenizer
+    from openrlhf_lamer.quickstart.warmstart import demonstrate
+
+    class Talker(RandomPolicy):
+        """Random moves that don't end the episode, in replies of 150 tokens."""
+
+        def act(self, env: TextEnv) -> str:
+            action = ""
+            for _ in range(20):
+                action = env.random_action(self._rng)
+                step = copy.deepcopy(env).step(action)
+                if not (step.terminated or step.truncated):
+                    break
+            return self._filled(f"<action>{action}</action>")
+
+        def reflect(self, env: TextEnv) -> str:
+            return self._filled("<remark>What was tried here did not work; begin elsewhere next time.</remark>")
+
+        def _filled(self, ending: str) -> str:
+            room = 150 - len(self._chat.encode(ending)) - len(self._chat.end_of_reply)
+            return self._chat.decode(self._chat.encode("I look at what changed, and compare. " * 40)[:room]) + ending
+
+    def played(chat: Chat, context: str, turns: int, tokens: int = 300) -> list[Trial]:
+        config = LamerConfig.model_validate({"context": context, "max_turns": turns})
+        return demonstrate(
+            seeded_tasks("sokoban", "train", 1),
+            load_agent("openrlhf_lamer.agents.sokoban")[0],
+            chat,
+            config,
+            max_new_tokens=tokens,
+            max_length=1 << 20,
+            player=lambda seed: Talker(chat, seed),
+        )
+
+    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
+    corpus = [crude.decode(turn.ids) for trial in played(crude, "turn", 7, 1200) for turn in trial.turns]
+    chat = Chat(build_tokenizer(corpus, 2048, 1 << 20))
+    ratios = []
+    for turns in (1, 7):
+        found = [[row for trial in played(chat, context, turns) for row in trial_rows(trial)] for context in CONTEXTS]
+        by_turn, by_episode = (sum(len(row.ids) for row in rows) for rows in found)
+        sampled, same = (sum(row.sampled for row in rows) for rows in found)
+        assert sampled == same
+        ratios.append(by_episode / by_turn)
+    assert 0.97 < sampled / (23 * 150) < 1.03
+    assert sampled < by_episode <= 0.45 * by_turn
+    assert ratios[0] > ratios[1]

@@ -1,4 +1,4 @@
-"""`openrlhf-lamer analyze`: what reflections say, and whether the next episode heeds them."""
+"""`openrlhf-lamer analyze`: figures of reflections, and of whether the next episode heeds them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _names(runs: list[Path]) -> dict[str, Path]:
 
 
 def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterator[tuple[str, list[Entry], int | None]]:
-    """The columns of a run: what to call each, its trials, and the one attempt to look at, if any."""
+    """The columns of a run: the name of each, its trials, and its only attempt, if any."""
     if by is By.RUN:
         yield "", entries, None
     elif by is By.ATTEMPT:
@@ -104,7 +104,7 @@ def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterato
 
 
 def _wide(columns: Mapping[str, Reflections]) -> Table:
-    """A row a figure, for people; those that nothing is known of are left out."""
+    """A row a figure, for people; figures without cases are left out."""
     from openrlhf_lamer.evaluation.tables import Table
 
     found = list(columns.values())
@@ -119,7 +119,7 @@ def _wide(columns: Mapping[str, Reflections]) -> Table:
             if figure.partition("/")[0] != name:
                 continue
             own = [each.figures[figure] for each in found]
-            # Where a mistake is one in every state, those that came to its state are the same once more.
+            # Where a mistake is one in every state, every next episode comes to its state: the same figure again.
             twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
             if any(each.cases for each in own) and not twice:
                 rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))

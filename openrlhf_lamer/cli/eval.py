@@ -184,7 +184,7 @@ def evaluate(
     sampling = Sampling(temperature, top_p, max_new_tokens, length)
     opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
     if player is None and envs.lookup(agent.env).slow and not find_spec("ray"):
-        fail(f"{agent.env} plays in processes of its own, which need Ray: pip install ray")
+        fail(f"{agent.env} plays in separate processes, which need Ray: pip install ray")
     settings = {
         "method": method,
         **who,

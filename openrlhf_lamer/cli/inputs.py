@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def environment(named: str) -> str:
-    """The name of an environment, given by it or by the agent's .py file that brings it."""
+    """The name of an environment, from the name or from the .py file of an agent that brings it."""
     if not named.endswith(".py"):
         return named
     from openrlhf_lamer.agents import load_agent
@@ -77,7 +77,7 @@ def show(table: Table, as_dict: Any, as_rows: Table | None = None, *, as_json: b
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr; yields what moves it on by one."""
+    """A progress bar on stderr; yields a function that advances it by one."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -95,10 +95,10 @@ def longest(
     given: int | None,
     *models: str | Path | None,
 ) -> int:
-    """Most tokens of a prompt and its reply: those that are `given`, or what trials need.
+    """Most tokens of a prompt and its reply: `given`, or by default what trials need.
 
-    A length that is too short is told on stderr. `models` are folders that say how much the models take; None
-    where nothing counts tokens.
+    Warns on stderr about a length that is too short. `models` are folders that say the models' limits; None where
+    nothing counts tokens.
     """
     from openrlhf_lamer import room
     from openrlhf_lamer.doctor.model import context_length

@@ -1,7 +1,7 @@
 """The `openrlhf-lamer` command.
 
-A command is a function in a module of its own, and one line here. Those modules import what is
-heavy inside their functions, so that `--help` answers at once and needs nothing of the GPU stack.
+A command is a function in a separate module, and one line here. These modules import heavy packages only inside their
+functions, so that `--help` answers at once and needs nothing of the GPU stack.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     """Observer: gets the turn, the state, and the action and step that led to it, if any."""
 
 MOST_TURNS = 1000
-"""Turns after which an episode is left, where the environment knows no limit of its own."""
+"""Turns after which an episode is left, where the environment has no limit."""
 
 
 class Who(StrEnum):
@@ -41,12 +41,12 @@ class Who(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """An episode in figures; what `--json` prints.
+    """Figures of an episode, which `--json` prints.
 
     Attributes:
         task: Id of the task.
         won: The environment reported success.
-        score: What the environment calls `task_score` in its last step's info, from 0 to 1; else 1.0 for won.
+        score: `task_score` of the last step's info, from 0 to 1; without it, 1.0 for won.
         turns: Actions played.
     """
 
@@ -73,7 +73,7 @@ def play(
     panel: Annotated[str | None, typer.Option(help="Play a frozen panel instead of a split.")] = None,
     seed: Annotated[int | None, typer.Option(help="Play the task of this seed instead of a split.")] = None,
     tasks: Annotated[
-        str, typer.Option(help="How many: a number, or all (128 of a split that is a range of seeds).")
+        str, typer.Option(help="Number of tasks, or all (128 of a split that is a range of seeds).")
     ] = "1",
     options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
     max_turns: Annotated[int, typer.Option(min=1, help="Leave an episode after this many turns.")] = MOST_TURNS,
@@ -117,7 +117,7 @@ def play(
 
 
 def _episode(env: TextEnv, task: Task, player: Player, max_turns: int, watch: Watcher) -> Outcome:
-    """Play `task` until it ends, the player leaves it, or `max_turns` are over."""
+    """Play `task` until it ends, the player leaves it, or `max_turns` turns are over."""
     observation, step = env.reset(task), None
     watch(0, observation, None, None)
     turns = 0
@@ -168,7 +168,7 @@ def _script(action: list[str] | None, actions: Path | None) -> list[str] | None:
 
 
 def _player(who: Who, script: list[str] | None, number: int, console: Console) -> Player:
-    """Who plays task number `number`."""
+    """The player of task number `number`."""
     from openrlhf_lamer.envs.base import draw_action
     from openrlhf_lamer.envs.seeding import generator
 
@@ -195,7 +195,7 @@ def _ask(console: Console, observation: Observation) -> str | None:
 
 
 def _narrator(console: Console, task: Task) -> Watcher:
-    """Shows each state, and what led to it."""
+    """Shows each state, and the action that led to it."""
     from rich.panel import Panel
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""`openrlhf-lamer report`: what runs show, and how they differ, in the terminal and as one page."""
+"""`openrlhf-lamer report`: figures of runs and their differences, in the terminal and as one page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def report(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each figure.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what runs came to, and how each differs from the first.
+    """Show the results of runs, and how each differs from the first.
 
     Success over attempts with intervals, differences paired by task, diversity, tokens and failures;
     of training, curves over the steps. Runs with one label are pooled as seeds of one method: those that differ

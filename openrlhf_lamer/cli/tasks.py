@@ -31,18 +31,17 @@ class Verdict:
 def tasks(
     names: Annotated[list[str] | None, typer.Argument(metavar="PANEL", help="Panels; by default all.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Build how each task begins, and compare it with the panel's hash.")
+        bool, typer.Option("--verify", help="Build the first state of each task, and compare it with the panel's hash.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a panel.")] = False,
 ) -> None:
     """List the frozen evaluation panels, and verify that this machine builds the same tasks.
 
-    A panel's name is what `eval --tasks`, `play --panel` and `prepare tasks --panel` take. `--verify`
-    leaves with 1 where a task begins otherwise; a panel whose environment or data is not installed is
-    not checked, and says so.
+    `eval --tasks`, `play --panel` and `prepare tasks --panel` take a panel's name. `--verify` ends with exit code 1
+    if a task begins otherwise; a panel whose environment or data is not installed is reported as not checked.
 
-    `turns` are those of an attempt in the columns after it: `at most` is the share of tasks that a player who sees
-    everything wins, and `by odds` the share won by one who knows each cell's exact probability of a mine.
+    With `turns` turns an attempt, `at most` is the share of tasks won by a player who sees everything, and `by odds`
+    the share won by a player who knows each cell's exact probability of a mine.
     """
     from openrlhf_lamer import manifest, panels
 
@@ -81,7 +80,7 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
     table = Table(title="Frozen evaluation panels")
     numbers = ("version", "tasks", "turns", "at most", "by odds")
     for heading in ("panel", *numbers, "here" if verdicts else "about"):
-        # A name is there to be typed: other columns give way.
+        # Users type the name, so other columns give way.
         table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading == "panel")
     for panel in chosen:
         shown = str(verdicts[panel.name]) if verdicts else panel.about

@@ -30,7 +30,7 @@ def view(
 ) -> None:
     """Make one HTML page to browse trials in: boards, replies, reflections, returns and advantages.
 
-    The page needs no network and no other file. Its address says what it shows, such as
+    The page needs no network and no other file. Its address holds the selection, such as
     `trials.html#trial=3&won=2`.
     """
     from openrlhf_lamer.evaluation import viewer

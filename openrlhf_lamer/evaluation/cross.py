@@ -1,26 +1,26 @@
-"""The cross table: is it the play or the reflections that success comes from?
+"""The cross table: does success come from the play or from the reflections?
 
-Two models, `base` and `trained`, play the same tasks by the same seeds. A cell of the table is a run in which
+Two models, `base` and `trained`, play the same tasks with the same seeds. A cell of the table is a run in which
 one of them generates every play turn, and reflections come from a source:
 
-| reflections | what answers when the loop asks for a reflection |
+| reflections | reply when the loop asks for a reflection |
 |---|---|
-| `base`, `trained` | that model, which reads the prompt for a reflection on the episode that the player lost |
-| `shuffled` | a recording: the player's own reflections (from the cell where it also reflects) on another task |
-| `removed` | nothing: a reply without a remark. The memory keeps whatever else it holds |
-| `history` | nobody is asked: the memory holds the turns of earlier episodes instead of remarks on them |
+| `base`, `trained` | that model's, given the prompt for a reflection on the episode that the player lost |
+| `shuffled` | a recorded one: the player's own reflections (from the cell where it also reflects) on another task |
+| `removed` | one without a remark; the memory keeps everything else |
+| `history` | none is asked for: the memory holds the turns of earlier episodes instead of remarks on them |
 
-The memory is that of the configuration in all cells but `history`. Where it is `both`, `removed` leaves what
-`history` would put there, so that the table has no cell of that name. Where it is `reflection`, an episode of
-`removed` knows that and how earlier ones ended, and no more.
+The memory is that of the configuration in all cells but `history`. With `both`, `removed` leaves exactly the memory
+of `history`, so the table has no such cell. With `reflection`, an episode of `removed` knows only that earlier
+episodes were played and how they ended.
 
-`shuffled` deals out the recorded trials with reflections, in an order drawn by the run's seed, to the jobs one
-after the other, each the next one that is on another task: so no trial meets its own reflections, and each is
-dealt about as often as any other. Reflection n stands for reflection n; where the recorded trial has fewer,
-its last one. It tells a remark that helps because of what it says of this task from one that helps anyhow.
+`shuffled` puts the recorded trials with reflections in an order drawn by the run's seed. Each job takes the next one
+that is on another task: no trial meets its own reflections, and all are dealt about equally often. Reflection n
+stands for reflection n, or the recorded trial's last one if it has fewer. The cell tells a remark that helps through
+what it says of this task from one that would help on any task.
 
-Within a player, cells are alike up to the end of the first episode: success at 1 is that of one and the same
-run, as far as the engine repeats itself. All else is compared pair by pair, on the same task and sample.
+The cells of a player are alike up to the end of the first episode: success at 1 is that of the same run, as far as
+the engine repeats itself. Everything else is compared in pairs, on the same task and sample.
 """
 
 from __future__ import annotations
@@ -93,16 +93,16 @@ async def play_cross(
     concurrency: int = 64,
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> dict[Cell, list[Trial]]:
-    """Play every cell, one after the other, each in a folder of its own; a killed table goes on where it was.
+    """Play the cells one after the other, each in a separate folder; a killed table goes on where it was.
 
     Args:
-        players: Who is `base` and who is `trained`, both with ids of one tokenizer.
+        players: The players by name, `base` and `trained`, with ids of one tokenizer.
         agent: The environment's prompts and limits.
         config: Episodes, memory, context.
         sampling: Lengths, and the temperature for the record.
         jobs: The tasks, with their samples.
         folder: Where the cells' folders go.
-        settings: All else that results depend on, ready for JSON.
+        settings: Everything else that results depend on, ready for JSON.
         seed: Of the trials, and of how reflections are dealt.
         concurrency: Most trials at once.
         report: Called for each trial of each cell.
@@ -137,7 +137,7 @@ def _policy(
 
     Args:
         cell: The cell.
-        players: Who is who.
+        players: The players by name.
         jobs: All jobs of the cell.
         own: The trials in which the cell's player reflected for itself, if they have been played.
         seed: Of the deal.
@@ -157,7 +157,7 @@ def deal(jobs: Sequence[Job], recorded: Sequence[Trial], seed: int) -> dict[Key,
     """For each job the reflections of a recorded trial on another task.
 
     Raises:
-        CrossError: There are not two tasks with reflections to take turns with.
+        CrossError: Fewer than two tasks have reflections.
     """
     donors = [
         (trial.task.id, reflections)
@@ -185,7 +185,7 @@ def deal(jobs: Sequence[Job], recorded: Sequence[Trial], seed: int) -> dict[Key,
 
 
 def table(found: Mapping[Cell, Sequence[Trial]], attempts: int) -> Table:
-    """A row a cell: success at 1 to `attempts`, and how far success at `attempts` lies from two other cells.
+    """A row a cell: success at 1 to `attempts`, and the difference of success at `attempts` from two other cells.
 
     Differences are paired by task and in percentage points: from `REFERENCE`, and from the cell in which the same
     player has its own reflections. Failed trials are left out.

@@ -1,4 +1,4 @@
-"""How differently the samples of a task are played: the paper's trajectory diversity, and what it would be unbiased."""
+"""Diversity of the samples of a task: the paper's trajectory diversity, and the same corrected for its bias."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def diversity(runs: Sequence[Iterable[Path]], attempt: int) -> Diversity | None:
 
 
 def chao_shen(counts: Sequence[int]) -> float:
-    """Entropy in nats by Chao and Shen (2003), which reckons with what was never seen.
+    """Entropy in nats by Chao and Shen (2003), which allows for ways that were never seen.
 
-    The chance that a sample is new is put at f / n, with f ways seen once among n samples; shares are lowered by
-    it, and each is weighed by the chance to be seen at all. Where all n differ, f is taken as n - 1. Of the usual
-    corrections it is the closest for 4 to 16 samples of a task, which is what matters in a mean over many tasks;
-    where a task has far more ways to play than samples, it too falls short.
+    The probability that a sample is new is estimated as f / n, with f ways seen once among n samples. Shares are
+    lowered by it, and each is weighted by the inverse probability of being seen at all. Where all n differ, f is n - 1.
+    Of the usual corrections it is the closest for 4 to 16 samples of a task. It is still too low where a task has far
+    more ways to play than samples.
     """
     total = sum(counts)
     once = min(sum(count == 1 for count in counts), total - 1)

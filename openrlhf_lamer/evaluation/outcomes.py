@@ -1,12 +1,12 @@
-"""Runs to compare: what each trial came to, read from the files that `eval` and training wrote.
+"""Runs to compare: the outcome of each trial, read from the files that `eval` and training wrote.
 
-A trial's outcome is small where its record is not (a long training's is gigabytes), so files are read line by line.
+Outcomes are small, records are not (a long training's take gigabytes), so files are read line by line.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ class Outcome:
     """Outcome of a trial.
 
     Attributes:
-        task: What was played.
+        task: The task.
         failure: Why it has no result, or None.
         won_at: The episode that was won, from 1, or None.
-        paths: For each episode, a number that is equal where the same was done in the same states.
+        paths: For each episode, a number that is equal for equal actions in equal states.
         step: The training step, or None in an evaluation.
         group: The group in its step; None as for `step`.
         play_turns: Turns in the environment.
@@ -49,19 +49,19 @@ class Outcome:
     reflection_tokens: int = 0
 
     def won_by(self, attempts: int) -> bool:
-        """Success at `attempts`, as `Trial.won_by` has it."""
+        """Success at `attempts`, as in `Trial.won_by`."""
         return self.won_at is not None and self.won_at <= attempts
 
     @classmethod
     def of(cls, trial: Trial, step: int | None = None, group: int | None = None) -> Outcome:
-        """The outcome of a trial, and where in training it stood."""
+        """The outcome of a trial, with its step and group in training."""
         turns = trial.turns
         play = [turn for turn in turns if turn.phase is Phase.PLAY]
         return cls(
             task=trial.task,
             failure=trial.failure,
             won_at=next((n for n, episode in enumerate(trial.episodes, 1) if episode.won), None),
-            # Hashes of 64 bits: two of a million differing paths are taken for equal once in 40 million files.
+            # Hashes of 64 bits: among a million different paths two are taken for equal once in 40 million files.
             paths=tuple(hash(path) for path in metrics.paths_of(trial)),
             step=step,
             group=group,
@@ -86,11 +86,11 @@ class Run:
     """The outcomes of one evaluation or training.
 
     Attributes:
-        label: What it is called. Evaluations of one label are one method's, under several seeds.
+        label: Its name. Evaluations with one label belong to one method, under several seeds.
         outcomes: One a trial.
-        source: The file it was read from, if from one.
-        settings: What it was run with, as far as it is known.
-        expected: How many trials it has when it is done, if that is known.
+        source: The file it was read from, if any.
+        settings: Its settings, as far as they are known.
+        expected: Its number of trials when it is done, if that is known.
     """
 
     label: str
@@ -118,7 +118,7 @@ class Run:
 
     @property
     def ceilings(self) -> Ceilings | None:
-        """Those of its panel, if it played all of one with the turns that they are for."""
+        """The ceilings of its panel, if it played all tasks of one with the turns that the ceilings are for."""
         said, config = self.settings.get("panel"), self.settings.get("config")
         if not (isinstance(said, dict) and isinstance(config, dict)) or said.get("name") not in manifest.names():
             return None
@@ -129,18 +129,18 @@ class Run:
 
     @property
     def attempts(self) -> int:
-        """How many episodes a trial may have: as its settings say, or else the most that one had."""
+        """Most episodes of a trial: as its settings say, or else the most that one had."""
         config = self.settings.get("config")
         said = config.get("num_episodes") if isinstance(config, dict) else None
         return said if isinstance(said, int) else max((len(outcome.paths) for outcome in self.live), default=0)
 
     @classmethod
     def of(cls, label: str, trials: Iterable[Trial]) -> Run:
-        """An evaluation that is there as trials."""
+        """An evaluation made of trials."""
         return cls(label, tuple(Outcome.of(trial) for trial in trials))
 
 
-def read_runs(arguments: Sequence[str], report: Callable[[], None] = lambda: None) -> list[Run]:
+def read_runs(arguments: Sequence[str]) -> list[Run]:
     """Read runs, each given by a folder of `eval`, or a file of trials; `LABEL=` before it names it.
 
     A run without a given label is called by the method and model in its `run.json`, else by its path. Runs get the
@@ -159,7 +159,7 @@ def read_runs(arguments: Sequence[str], report: Callable[[], None] = lambda: Non
     labels = _labels(sources)
     runs: list[Run] = []
     for source, label in zip(sources, labels, strict=True):
-        outcomes = _read(source.trials, report)
+        outcomes = _read(source.trials)
         envs = sorted({outcome.task.env for outcome in outcomes})
         for env in envs:
             own = tuple(outcome for outcome in outcomes if outcome.task.env == env)
@@ -171,7 +171,7 @@ def read_runs(arguments: Sequence[str], report: Callable[[], None] = lambda: Non
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a run is, and what is known of it before its trials are read."""
+    """The place of a run, and its settings, before its trials are read."""
 
     given: str | None
     trials: Path
@@ -180,7 +180,7 @@ class _Source:
 
     @property
     def path(self) -> str:
-        """The path that it is known by: the folder's, where the file is called as it is in every run."""
+        """The path that names it: the folder's, if the file has the same name in every run."""
         return str(self.trials.parent if self.trials.stem == "trials" else self.trials.with_suffix(""))
 
     @property
@@ -209,7 +209,7 @@ def _source(argument: str) -> _Source:
 
 
 def _labels(sources: Sequence[_Source]) -> list[str]:
-    """A label for each source, which two have in common only where their keys are equal."""
+    """A label for each source; two share one only if their keys are equal."""
     paths = _tails({source.path for source in sources})
     models = _tails({str(source.settings["model"]) for source in sources if source.settings.get("model")})
 
@@ -228,7 +228,7 @@ def _labels(sources: Sequence[_Source]) -> list[str]:
 
 
 def _tails(paths: set[str]) -> dict[str, str]:
-    """Each path's shortest end that no other one has."""
+    """The shortest end of each path that no other path has."""
     parts = {path: Path(path).parts for path in paths}
     for depth in range(1, max(map(len, parts.values()), default=1) + 1):
         ends = {path: "/".join(own[-depth:]) for path, own in parts.items()}
@@ -237,13 +237,10 @@ def _tails(paths: set[str]) -> dict[str, str]:
     return {path: path for path in paths}
 
 
-def _read(path: Path, report: Callable[[], None]) -> list[Outcome]:
-    outcomes = []
+def _read(path: Path) -> list[Outcome]:
     try:
         with path.open(encoding="utf-8") as lines:
-            for entry in viewer.each(lines):
-                outcomes.append(Outcome.of(entry.trial, entry.step, entry.group))
-                report()
+            outcomes = [Outcome.of(entry.trial, entry.step, entry.group) for entry in viewer.each(lines)]
     except (OSError, UnicodeDecodeError, SchemaError) as error:
         raise RunError(f"{path}: {error}") from error
     if not outcomes:

@@ -1,6 +1,6 @@
-"""Who plays in an evaluation: a local checkpoint, a server, or a script.
+"""Players of an evaluation: a local checkpoint, a server, or a script.
 
-Each opens as a `Player`, which `playing` turns into what a run calls for each job.
+Each opens as a `Player`, which `playing` turns into the function that a run calls for each job.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from openrlhf_lamer.trial import run_trial
 SCRIPTS: dict[str, type[RandomPolicy] | type[OraclePolicy]] = {"random": RandomPolicy, "oracle": OraclePolicy}
 
 ROOM = 1 << 40
-"""For players without a tokenizer: prompts of any length fit, since characters say little of tokens."""
+"""Limit for players without a tokenizer, so that prompts of any length fit: characters say little about tokens."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are sampled in an evaluation; the defaults are the paper's."""
+    """Sampling of replies in an evaluation; the defaults are the paper's."""
 
     temperature: float = 0.7
     top_p: float = 1.0
@@ -50,9 +50,9 @@ class Player:
     """Policy that replies, and the chat whose ids it takes.
 
     Attributes:
-        policy: What replies.
+        policy: The source of its replies.
         chat: Its tokenizer, or a `TextChat`.
-        scripted: It acts on the environment itself, which so must live in this process.
+        scripted: Whether it acts on the environment itself, which then must live in this process.
     """
 
     policy: Policy
@@ -76,12 +76,12 @@ def playing(
     """Function that plays a job: the training loop's own code, each trial sampled by its own seed.
 
     Args:
-        player: Who plays.
+        player: The player.
         agent: The environment's prompts and limits.
         config: Episodes, memory, context.
         sampling: Lengths.
         seed: Of all trials' seeds.
-        policy: What replies in a job, where that is not the same in all of them.
+        policy: Policy of each job, where it differs between jobs.
     """
     open_session = open_inline if player.scripted else Pool(config.env_workers, config.env_timeout).open
 
@@ -110,19 +110,19 @@ def scripted(name: str) -> Player:
 
 @asynccontextmanager
 async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0) -> AsyncIterator[Player]:
-    """A checkpoint in Hugging Face form, on a vLLM engine of its own in this process.
+    """A checkpoint in Hugging Face form, on a separate vLLM engine in this process.
 
     Args:
         model: Its folder.
         sampling: Temperature and lengths.
-        share: Of the device's memory that an engine may take, where several are open.
+        share: Share of the device's memory that the engine may take, where several are open.
 
     Raises:
         TemplateError: Its chat template won't do, or leaves thinking on.
     """
     if not cpu.cuda_available():
         cpu.enter_driver()
-    # The engine is this process's own, so nothing of it need be shared with strangers or reported home.
+    # The engine serves this process only, so there is no usage to report.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     chat = load_chat(model)
     import vllm

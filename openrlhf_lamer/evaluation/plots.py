@@ -12,12 +12,12 @@ from typing import Any, Literal
 from openrlhf_lamer.evaluation.statistics import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Okabe and Ito's, which the colour-blind can tell apart, and a brown; each also has a marker of its own."""
+"""Okabe and Ito's, which the colour-blind can tell apart, and a brown; each has a different marker too."""
 
 MARKERS = "osD^vPX*"
 
 MANY = 8
-"""From as many points on, intervals are drawn as a band."""
+"""Number of points from which on intervals are drawn as a band."""
 
 STYLE: Any = {
     "font.size": 10,
@@ -53,10 +53,10 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: What is shown.
+        title: Its title.
         across: Name of the horizontal axis.
         up: Name of the vertical axis.
-        series: What is drawn.
+        series: The series to draw.
         share: Whether the vertical axis is a share, 0 to 100%.
         ceiling: A value that cannot be exceeded, drawn as a line; a share as 0 to 1.
         places: Names of the places on the horizontal axis, where they are no numbers; no lines join them then.

@@ -1,7 +1,7 @@
 """Content of reflections, and whether the next episode heeds them: pure functions over trials.
 
-Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these, so that
-the many reflections on one task (attempt after attempt, trial after trial) count as what they are.
+Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these: the many
+reflections on one task, which depend on each other, count as one task.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reflections:
 
     Attributes:
         trials: Trials that did not fail.
-        failed: Trials that did.
+        failed: Trials that failed.
         lost: Lost episodes that another episode followed.
         reflections: Those with a reflection.
         figures: By name:
@@ -54,10 +54,10 @@ class Reflections:
             - `tokens`: length of a reflection, in sampled tokens (characters, of a player without a tokenizer).
             - `valid`: share of reflections in which a remark was found.
             - `novelty`: share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
-              no action and state of the episodes so far: in nothing that a memory could hold.
-            - `sameness`: share of a remark's trigrams that a remark on another task has too, drawn at random from
-              those here. It does not depend on how many there are: 1 where all remarks are alike, near 0 where
-              each is about its own task. Without an interval.
+              no action or state of the episodes so far: in nothing that a memory could hold.
+            - `sameness`: share of a remark's trigrams that a random remark on another task has too. It does not
+              depend on the number of remarks: 1 where all are alike, near 0 where each is about its own task.
+              Without an interval.
             - `overlap`: share of the lost episode's different actions that the remark names.
             - `known`: share of the lost episodes whose mistake is known.
             - `names`: share of the remarks on those that name the mistake.
@@ -77,8 +77,8 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
     """Figures of the reflections of `trials`.
 
     Args:
-        trials: Of one run, or one stretch of training.
-        attempt: Only look at reflections on this attempt, counted from 1.
+        trials: Trials of one run, or of one stretch of training.
+        attempt: Count only reflections on this attempt, from 1.
     """
     live: list[Trial] = []
     failed = 0
@@ -121,7 +121,7 @@ def reading(env: str) -> type[TextEnv]:
 
 
 def _measure(cases: Sequence[_Case], value: Callable[[_Case], float | bool | None], unit: str | None = None) -> Measure:
-    """The mean of a value over tasks; of a yes or no where there is no unit. Cases without a value are left out."""
+    """The mean of a value over tasks, or without a unit the share of yes; cases without a value are left out."""
     by_task: dict[str, list[float]] = {}
     for case in cases:
         if (found := value(case)) is not None:
@@ -140,11 +140,11 @@ class _Case:
         task: Id of the task.
         episode: Index of the lost episode.
         tokens: Length of the reflection, if there is one.
-        remark: What it said.
+        remark: Its remark, if one was found.
         grams: The remark's n-grams.
         novelty: Share of them that were never seen in the trial.
         overlap: Share of the lost episode's actions that the remark names; None where there was none.
-        said: What was said of the mistake; None where it is not known.
+        said: Remark on the mistake: `NAMED`, `UNNAMED` or `SILENT`; None where the mistake is not known.
         faced: Whether the next episode came to the mistake's state.
         repeated: Whether it made the mistake again.
     """
@@ -185,7 +185,7 @@ def _cases(trial: Trial, read: type[TextEnv]) -> Iterable[_Case]:
 
 
 def _shown(episode: Episode) -> set[Gram]:
-    """The n-grams of what a memory can show of an episode, its remark apart."""
+    """The n-grams of everything but the remark that a memory can show of an episode."""
     texts = [turn.observation for turn in episode.turns] + [episode.final_observation]
     texts += [turn.did for turn in episode.turns if turn.did is not None]
     return {gram for text in texts for gram in grams(text)}
@@ -215,7 +215,7 @@ def grams(text: str) -> frozenset[Gram]:
 
 
 def sameness(remarks: Sequence[tuple[str, frozenset[Gram]]]) -> float:
-    """How much a remark shares with one on another task, see `Reflections`; NaN where there is but one task.
+    """Share of a remark that one on another task has too (see `Reflections`); NaN where there is only one task.
 
     Args:
         remarks: For each remark, its task and its n-grams.

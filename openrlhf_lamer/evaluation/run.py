@@ -23,7 +23,7 @@ from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
 SCHEMA = 1
 
 PLAYED_AGAIN = frozenset({FailureKind.ENGINE, FailureKind.ENGINE_TIMEOUT})
-"""A trial that failed by one of these is played again when its run goes on: another time the engine may answer."""
+"""A trial that failed for one of these is played again when its run goes on: the engine may answer then."""
 
 Key = tuple[str, int]
 
@@ -69,10 +69,9 @@ async def run(
     concurrency: int = 64,
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """Play what of `jobs` is not in `folder` yet; returns the trials of all of them, in their order.
+    """Play the `jobs` that are not in `folder` yet; returns the trials of all jobs, in their order.
 
-    A free slot takes the next job, and waits for nothing else. More jobs than the folder was begun with are
-    fine: it then grows.
+    A free slot takes the next job at once. There may be more jobs than the folder was begun with: it then grows.
 
     Args:
         jobs: What to play; no two may be of one task and sample.
@@ -175,7 +174,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _agree(folder: Path, settings: Mapping[str, Any], trials: int) -> None:
-    """See that the folder is this run's, or make it so."""
+    """Check that the folder is this run's, or make it so."""
     mine = json.loads(json.dumps({"version": __version__, **settings}))
     if (folder / "run.json").is_file():
         theirs, _ = read_settings(folder)
@@ -203,7 +202,7 @@ def _shown(value: Any) -> str:
 
 
 def _finished(path: Path) -> dict[Key, Trial]:
-    """Trials that need not be played again; the rest of the file, a last line that was cut among it, goes."""
+    """Trials that need not be played again; all other lines, such as a last one that was cut, are removed."""
     if not path.exists():
         return {}
     kept: dict[Key, tuple[Trial, str]] = {}

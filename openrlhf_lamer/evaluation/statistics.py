@@ -1,11 +1,11 @@
 """Estimates with their uncertainty.
 
-What is estimated is a mean over tasks, and tasks are what could have come out otherwise: samples of one task
-are not independent of one another, and neither are runs of one method on the same panel. Every interval is at
-95%, for tasks like those of the panel; where runs of several seeds are pooled, for seeds like these as well.
+Every estimate is a mean over tasks, and tasks are the unit that is resampled: samples of one task depend on each
+other, and so do runs of one method on the same panel. Every interval is at 95%, for tasks like those of the panel,
+and where runs of several seeds are pooled, for seeds like these too.
 
-Two things are called success at k and are kept apart. `success` is sequential: a trial's attempts follow each
-other and learn from each other, and one of the first k was won. `pass_at_k` is of k independent samples.
+Two measures are called success at k. `success` is sequential: the attempts of a trial follow and learn from each
+other, and one of the first k was won. `pass_at_k` is for k independent samples.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Estimate:
         value: The estimate; NaN of nothing.
         low: Lower end of the interval; NaN where a single task says nothing about others.
         high: Upper end.
-        tasks: How many tasks it is a mean over.
-        unit: `%` for a share and `points` for a difference of shares, both of them stored as parts of 1; or
+        tasks: Number of tasks in the mean.
+        unit: `%` for a share and `points` for a difference of shares, both stored as fractions of 1; or
             the name of a unit.
     """
 
@@ -51,7 +51,7 @@ class Estimate:
     unit: str = ""
 
     def within(self, low: float, high: float) -> Estimate:
-        """The same with its interval cut to what is possible."""
+        """The same with its interval cut to the possible values."""
         # In this order, NaN stays what it is.
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
@@ -72,7 +72,7 @@ NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def exactly(share: float) -> Estimate:
-    """A share that is known or was told, to stand beside estimates."""
+    """A share that is known exactly, to stand beside estimates."""
     return Estimate(share, math.nan, math.nan, 0, "%")
 
 
@@ -105,10 +105,10 @@ def success(trials: Iterable[Played], attempts: int) -> Estimate:
 def share(runs: Sequence[Samples]) -> Estimate:
     """The mean of values that are 0 or 1, over the tasks that one run or the pooled runs of a method played.
 
-    The Wilson interval of as many independent trials as the samples are worth: n p(1-p) / ((n-1) V) for n samples
-    of variance V of their mean (see `_spread`), lowered for the degrees of freedom that V has, and never more than
-    n (Korn and Graubard's effective size). With one sample a task that is n itself: the plain Wilson interval.
-    Where all samples agree, they are worth one trial a task.
+    The Wilson interval for the samples' effective number of independent trials (Korn and Graubard):
+    n p(1-p) / ((n-1) V) for n samples whose mean has variance V (see `_spread`), lowered for V's degrees of freedom,
+    and at most n. With one sample a task it is n itself: the plain Wilson interval. Where all samples agree, it is one
+    trial a task.
     """
     cells = _cells(runs)
     if not cells.size:
@@ -128,15 +128,15 @@ def share(runs: Sequence[Samples]) -> Estimate:
 def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimate:
     """The mean over tasks of any values.
 
-    Of one run, the interval is a bootstrap over tasks (10,000 resamples, percentiles), each task with all its
-    samples. Of several runs, it is the normal one with `_spread`'s variance and degrees of freedom: a bootstrap of
-    three seeds is too narrow.
+    For one run, the interval is a bootstrap over tasks (10,000 resamples, percentiles), each task with all its
+    samples. For several runs, it is Student's, with `_spread`'s variance and degrees of freedom: a bootstrap of three
+    seeds is too narrow.
 
     Args:
         runs: One run, or those of one method under several seeds.
         unit: The estimate's unit.
-        reach: How far a task's value may lie from another's. Where all tasks have the same value, the interval
-            reaches as far as tasks of another value, unseen so far, could move the mean.
+        reach: Largest possible difference between two tasks' values. Where all tasks have the same value, the
+            interval is as wide as unseen tasks with another value could move the mean.
     """
     cells = _cells(runs)
     if not cells.size:
@@ -146,7 +146,7 @@ def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimat
 
 
 def passed(run: Samples, k: int) -> dict[str, list[float]]:
-    """By task, the chance that one of k independent samples succeeds; tasks with fewer samples are left out.
+    """By task, the probability that one of k independent samples succeeds; tasks with fewer samples are left out.
 
     The unbiased estimator 1 - C(n-c, k) / C(n, k), with c successes among n samples (Chen et al., 2021).
     """
@@ -158,15 +158,15 @@ def passed(run: Samples, k: int) -> dict[str, list[float]]:
 
 
 def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
-    """The mean of `passed` over tasks, with an interval as `mean` has it: not what `success` means by k attempts."""
+    """The mean of `passed` over tasks, with the interval of `mean`; unlike `success`, of independent samples."""
     return mean([passed(run, k) for run in runs], "%").within(0, 1)
 
 
 def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = "points") -> Estimate:
-    """How much more `second` has than `first`, paired by task: a positive value means that `second` is ahead.
+    """`second` minus `first`, paired by task: a positive value means that `second` is ahead.
 
-    Each of them is one run, or the runs of one method under several seeds, and they played the same panel; tasks
-    that only one of them has are left out. The interval is the one of `mean`.
+    Each is one run, or the runs of one method under several seeds, on the same panel; tasks that only one of them
+    has are left out. The interval is the one of `mean`.
     """
     tasks = sorted(set().union(*first) & set().union(*second))
     if not tasks:
@@ -178,7 +178,7 @@ def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Exact test of two runs with one trial a task: were as many tasks gained as lost?
+    """Exact test of two runs with one trial a task: were equally many tasks gained and lost?
 
     Attributes:
         gained: Tasks that only the second run won.
@@ -192,7 +192,7 @@ class McNemar:
 
 
 def mcnemar(first: Samples, second: Samples) -> McNemar | None:
-    """McNemar's exact test on the tasks that both have; None where a task has several samples, which depend."""
+    """McNemar's exact test on the tasks that both have; None where a task has several, dependent samples."""
     if any(len(values) > 1 for run in (first, second) for values in run.values()):
         return None
     from scipy.special import bdtr
@@ -205,7 +205,7 @@ def mcnemar(first: Samples, second: Samples) -> McNemar | None:
 
 
 def _cells(runs: Sequence[Samples]) -> Array:
-    """The mean of each run's samples of each task, runs x tasks: NaN where there are none, and no run without any."""
+    """Mean of each run's samples of each task, runs x tasks: NaN without samples; runs without any are left out."""
     tasks = sorted({task for run in runs for task, values in run.items() if values})
     rows = [[fmean(run[task]) if run.get(task) else math.nan for task in tasks] for run in runs if any(run.values())]
     return np.array(rows, dtype=float).reshape(len(rows), len(tasks))
@@ -228,7 +228,7 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
 
 
 def _resampled_means(by_task: Array) -> Array:
-    """Means of as many tasks, drawn with replacement; the same for the same values."""
+    """Means of resamples of the tasks, of equal size and with replacement; the same for the same values."""
     rng = np.random.default_rng(0)
     some = max(1, 4_000_000 // len(by_task))
     parts = [min(some, RESAMPLES - done) for done in range(0, RESAMPLES, some)]
@@ -238,9 +238,9 @@ def _resampled_means(by_task: Array) -> Array:
 def _spread(by_task: Array, *methods: Array) -> tuple[float, float]:
     """Variance of the mean of `by_task`, and its degrees of freedom.
 
-    Tasks vary, and so do the runs of a method that has several. The variance between tasks (over their number),
-    plus for each method that between its runs, minus what is then there twice, that of a run with a task: the
-    two-way clustered variance; never less than the largest part. Degrees of freedom are Satterthwaite's.
+    Tasks vary, and so do the runs of a method that has several. This is the two-way clustered variance: the variance
+    between tasks (over their number), plus for each method that between its runs, minus the interaction of runs and
+    tasks, which is counted twice; at least the largest part. Degrees of freedom are Satterthwaite's.
 
     Args:
         by_task: The value of each task, averaged over runs.
@@ -269,7 +269,7 @@ def _t(freedom: float) -> float:
 
 
 def _wilson(successes: float, total: float) -> tuple[float, float]:
-    """The Wilson score interval, which also takes parts of trials."""
+    """The Wilson score interval; numbers of trials need not be whole."""
     if not total:
         return 0.0, 1.0
     value, shrink = successes / total, 1 + Z**2 / total

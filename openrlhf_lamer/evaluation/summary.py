@@ -23,7 +23,7 @@ def solved(trials: Sequence[Trial], method: Method, attempts: int) -> dict[str, 
 def summarize(
     trials: Sequence[Trial], method: Method, attempts: int, *, gamma_traj: float, counts_tokens: bool
 ) -> dict[str, Any]:
-    """All figures of a run, ready for JSON; where ids are no tokens, what counts them is called by characters."""
+    """All figures of a run, ready for JSON; where ids are characters, names say so instead of tokens."""
     found = metrics.summarize(trials, attempts, gamma_traj)
     played = {key: value for key, value in found.items() if not key.startswith("success@")}
     if not counts_tokens:

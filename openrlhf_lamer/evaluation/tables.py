@@ -1,4 +1,4 @@
-"""A table that goes to the terminal, to Markdown, CSV and JSON."""
+"""A table for the terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; the first column says what a row is about.
+    """Rows under headings; the first column names the row.
 
     Attributes:
         name: A word for machines, such as `success`.
         title: A line for people.
         columns: The headings.
-        rows: As many cells as headings each. None is a cell without a value.
-        note: What must be known to read it.
+        rows: Each with a cell for every heading. None is a cell without a value.
+        note: Explanation below the table.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Table:
         return _csv([heads, *rows])
 
     def to_json(self) -> dict[str, Any]:
-        """The table as JSON takes it: name, title, note, and rows as objects, where an estimate is an object too."""
+        """The table for JSON: name, title, note, and rows as objects, where an estimate is an object too."""
         rows = [{name: _plain(cell) for name, cell in zip(self.columns, row, strict=True)} for row in self.rows]
         return {"name": self.name, "title": self.title, "note": self.note, "rows": rows}
 
@@ -103,7 +103,7 @@ def shown(cell: Cell) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text as it stands in a Markdown table, where it neither ends its cell nor is HTML."""
+    """Text for a Markdown table, escaped so that it neither ends its cell nor is HTML."""
     for character, instead in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("*", "\\*")):
         text = text.replace(character, instead)
     return " ".join(text.split())

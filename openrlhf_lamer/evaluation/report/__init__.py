@@ -15,7 +15,7 @@ from openrlhf_lamer.evaluation.report.evaluations import Method
 from openrlhf_lamer.evaluation.tables import Table, shown
 
 FLAGGED = 0.05
-"""A run with a larger share of failed trials is flagged: what they would have come to could move its figures."""
+"""A run with a larger share of failed trials is flagged: their outcomes could have moved its figures."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Report:
     """Report of runs.
 
     Attributes:
-        title: What it is about.
-        flags: What makes figures doubtful, a sentence each.
+        title: Its title.
+        flags: Reasons to doubt figures, a sentence each.
         sections: The parts in their order.
-        runs: The runs it is made of.
+        runs: The runs.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Report:
         return "\n\n".join(([flags.strip("\n>")] if flags else []) + parts) + "\n"
 
     def to_html(self) -> str:
-        """The page, as text of UTF-8 HTML that needs no other file and no network; what runs say is text in it."""
+        """The page as UTF-8 HTML that needs no other file and no network; text from runs is escaped."""
         import jinja2
 
         folder = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -70,10 +70,10 @@ class Report:
 
 
 def build(runs: Sequence[Run], title: str = "Report") -> Report:
-    """Lay out what runs show.
+    """Lay out the report on runs.
 
-    Evaluations with one label and the same tasks are pooled as seeds of one method. The first method is what
-    the others are compared with, where they played the same tasks.
+    Evaluations with one label and the same tasks are pooled as seeds of one method. Other methods that played the
+    same tasks are compared with the first one.
     """
     methods = pooled([run for run in runs if not run.trains])
     trained = _told_apart([run for run in runs if run.trains])
@@ -110,7 +110,7 @@ def pooled(runs: Iterable[Run]) -> list[Method]:
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Trainings are shown one by one: those with one label are numbered."""
+    """The trainings, which are shown separately: those with one label are numbered."""
     labels, seen, found = Counter(run.label for run in runs), Counter[str](), []
     for run in runs:
         seen[run.label] += 1

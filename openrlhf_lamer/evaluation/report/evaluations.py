@@ -32,7 +32,7 @@ class Method:
     """Runs on one panel that differ in their seed.
 
     Attributes:
-        label: What it is called.
+        label: Its name.
         runs: At least one, all with the same tasks.
     """
 
@@ -46,7 +46,7 @@ class Method:
 
     @property
     def independent(self) -> bool:
-        """Whether attempts are separate trials of one episode, which know nothing of each other."""
+        """Whether attempts are separate, independent trials of one episode."""
         return self.samples > 1 and self.episodes == 1
 
     @property
@@ -56,16 +56,16 @@ class Method:
 
     @property
     def episodes(self) -> int:
-        """How many episodes a trial may have."""
+        """Most episodes of a trial."""
         return max(run.attempts for run in self.runs)
 
     @property
     def attempts(self) -> int:
-        """How many attempts at a task were made."""
+        """Number of attempts at a task."""
         return self.samples if self.independent else self.episodes
 
     def knows(self, k: int) -> bool:
-        """Whether k attempts were made at tasks that fewer had not solved."""
+        """Whether k attempts were made at every task that fewer did not solve."""
         live = [outcome for run in self.runs for outcome in run.live]
         return bool(live) and (k <= self.attempts or all(outcome.won_at for outcome in live))
 
@@ -84,7 +84,7 @@ class Method:
         return pass_at_k(self.won(1), min(k, self.samples)) if self.independent else share(self.won(k))
 
     def diversity(self, attempt: int) -> Diversity | None:
-        """How differently one attempt is played by the samples of a task."""
+        """Diversity of one attempt over the samples of a task."""
         return diversity([[(each.paths, each.task.id) for each in run.live] for run in self.runs], attempt)
 
     def __str__(self) -> str:
@@ -94,13 +94,13 @@ class Method:
 
 
 def ceilings(methods: Sequence[Method]) -> Ceilings | None:
-    """How much of the tasks can be won, where all runs are of one panel that says it."""
+    """The ceilings of the panel, where all runs are of one panel that has them."""
     found = {run.ceilings for method in methods for run in method.runs}
     return found.pop() if len(found) == len({method.runs[0].panel for method in methods}) == 1 else None
 
 
 def success_table(methods: Sequence[Method]) -> Table:
-    """How many tasks 1 to k attempts solve."""
+    """The share of tasks that 1 to k attempts solve."""
     attempts = _attempts(methods)
     rows = [(each.label, str(each), each.measure, *(each.share(k) for k in attempts)) for each in methods]
     return Table(
@@ -238,7 +238,7 @@ def diversity_panels(methods: Sequence[Method]) -> list[Panel]:
 
 
 def _attempts(methods: Sequence[Method]) -> range:
-    """As many as the methods with sequential attempts made; without one, as the independent ones, up to 8."""
+    """Attempts 1 to the most of a method with sequential ones; without such a method, of the others, up to 8."""
     sequential = [method.attempts for method in methods if not method.independent]
     most = max(sequential) if sequential else min(8, max(method.attempts for method in methods))
     return range(1, max(1, most) + 1)

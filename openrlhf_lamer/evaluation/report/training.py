@@ -17,12 +17,12 @@ POINTS = 24
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some steps in a row.
+    """Consecutive steps.
 
     Attributes:
         first: The first step.
         last: The last one.
-        outcomes: What their trials came to.
+        outcomes: Outcomes of their trials.
     """
 
     first: int
@@ -31,11 +31,11 @@ class Stretch:
 
     @property
     def middle(self) -> float:
-        """Where a curve has it."""
+        """Its place on a curve."""
         return (self.first + self.last) / 2
 
     def success(self, attempts: int) -> Estimate:
-        """Sequential success of its trials; those of a task are not independent."""
+        """Sequential success of its trials; trials of one task depend on each other."""
         return share([won(self.outcomes, attempts)])
 
     def diversity(self, attempt: int) -> Estimate | None:
@@ -46,7 +46,7 @@ class Stretch:
 
 
 def stretches(run: Run, points: int = POINTS) -> list[Stretch]:
-    """The run's steps in at most `points` stretches of as many steps, the last one perhaps of fewer."""
+    """The run's steps in at most `points` stretches of equal length; the last one may be shorter."""
     by_step: dict[int, list[Outcome]] = {}
     for outcome in run.outcomes:
         if outcome.step is not None:

@@ -1,4 +1,4 @@
-"""Trials as one page of HTML that needs nothing else: no server, no network, no other file."""
+"""Trials as one HTML page that needs no server, no network and no other file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Decode = Callable[[Sequence[int]], str]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A trial and what training wrote beside it.
+    """A trial, with the training's figures beside it.
 
     Attributes:
         trial: The record.
         step: The training step, if the file says.
-        group: The group of the step's batch, likewise.
+        group: The group in the step's batch, if the file says.
         returns: One number a turn, in the order of `Trial.turns`; empty where the file has none.
-        advantages: Likewise.
+        advantages: One number a turn, in the same order.
     """
 
     trial: Trial
@@ -35,7 +35,7 @@ class Entry:
 
 
 def read(lines: Iterable[str]) -> list[Entry]:
-    """The trials of a file, all at once; as `each` has them."""
+    """The trials of a file as a list, with the errors of `each`."""
     return list(each(lines))
 
 
@@ -43,8 +43,8 @@ def each(lines: Iterable[str]) -> Iterator[Entry]:
     """The trials of a file, one a line; empty lines are left out.
 
     Raises:
-        SchemaError: naming the line that is no trial. A file that a running program still writes may end
-            in half a line: one without an end is left out where it is not whole.
+        SchemaError: naming the line that is no trial. A file that is still being written may end in half a line,
+            which is left out.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -80,11 +80,11 @@ def _per_turn(beside: dict[str, Any], key: str, trial: Trial) -> tuple[float, ..
 
 
 def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> str:
-    """The page, as text of UTF-8 HTML.
+    """The page as UTF-8 HTML.
 
-    Every trial is a line of JSON in an element that the browser does not run, and is parsed when it is
-    opened: the page itself only has a line in its list for each. What a trial says reaches the page as the
-    text of an element, never as HTML.
+    Every trial is a line of JSON in an element that the browser does not run, and is parsed only when it is opened; the
+    page itself has a line for each in its list. Text of a trial reaches the page as the text of an element, never as
+    HTML.
 
     Args:
         entries: The trials.
@@ -110,7 +110,7 @@ def _embed(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with NaN and infinities, which JSON of a browser does not have, as their names."""
+    """The value with NaN and infinities, which a browser's JSON lacks, as strings."""
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, dict):
