@@ -32,7 +32,7 @@ from openrlhf_lamer.trial import run_trial
 
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("slow_sokoban")]
 
 pytest_plugins = "workers"
 
