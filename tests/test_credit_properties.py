@@ -257,7 +257,7 @@ def scaled(case: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def random_trial(rng: random.Random) -> Trial:
-    """A trial of random replies, each of whose prompts goes on from the row so far or begins anew; or a failed one."""
+    """A trial of random replies, whose prompts continue the row so far or begin a new one; or a failed one."""
     if rng.random() < 0.2:
         return Trial(Task("toy", seed=0), (), Failure(FailureKind.ENGINE, "generate", "gone"))
     row: tuple[int, ...] = ()

@@ -31,7 +31,7 @@ Answer = tuple[int, Any] | None
 
 
 class Fake:
-    """A server. `answers` are given one after the other, then `reply` for ever."""
+    """A server. `answers` are given one after the other, then `reply` always."""
 
     def __init__(self, owner: str = "vllm") -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []

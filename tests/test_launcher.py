@@ -103,11 +103,6 @@ def test_no_clip_range_is_passed_on_for_an_estimator_of_ours(base: list[str]) ->
     assert "--reward.clip_range" not in launcher.prepare(base).host_argv
 
 
-def test_all_estimators_of_the_host_are_known() -> None:
-    (action,) = [a for a in host.host_parser()._actions if a.dest == "algo.advantage.estimator"]
-    assert set(action.choices or ()) == set(host.ESTIMATORS)
-
-
 def test_an_estimator_with_a_critic_stands_in_for_the_hosts_own(base: list[str]) -> None:
     plan = launcher.prepare([*base, "--algo.advantage.estimator", "lamer_ppo", "--algo.advantage.lambd", "0.9"])
     parsed = vars(host.host_parser().parse_args(plan.host_argv))
@@ -280,31 +275,6 @@ def test_a_dataset_without_tasks_is_refused(base: list[str], tmp_path: Path, row
 def test_a_host_without_the_seams_is_refused(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "SEAMS", (*host.SEAMS, Seam("trainer/ppo_trainer.py", "PPOTrainer.gone", "a test")))
     with pytest.raises(HostError, match=r"PPOTrainer.gone.*Known to work: openrlhf==0.11.2"):
-        launcher.prepare(base)
-
-
-@pytest.mark.parametrize(
-    ("seam", "message"),
-    [
-        (
-            Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "a test", ("kl_coef",)),
-            r"PolicyModelActor.fit in openrlhf/trainer/ray/ppo_actor.py \(a test\) has no 'kl_coef' but kl_ctl",
-        ),
-        (
-            Seam("trainer/ppo_utils/experience.py", "Experience", "a test", ("sequences", "reward")),
-            "Experience in .* has no 'reward' but sequences, attention_mask",
-        ),
-        (
-            Seam("models/utils.py", "compute_reward", "a test", ("kl", "r")),
-            "compute_reward in .* has its parameters in another order: r, kl_coef, kl",
-        ),
-    ],
-)
-def test_a_host_with_other_parameters_is_refused(
-    base: list[str], monkeypatch: pytest.MonkeyPatch, seam: Seam, message: str
-) -> None:
-    monkeypatch.setattr(host, "SEAMS", (*host.SEAMS, seam))
-    with pytest.raises(HostError, match=f"{message}.*Known to work: openrlhf==0.11.2"):
         launcher.prepare(base)
 
 

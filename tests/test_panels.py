@@ -83,7 +83,7 @@ def test_a_panel_begins_everywhere_as_it_was_frozen(name: str, need: Callable[[s
 
 
 def test_official_games_begin_as_they_were_frozen(need: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those six of them that come along with the tests."""
+    """The six of them that are bundled with the tests."""
     need("alfworld")
     data = Path(__file__).parent / "data" / "alfworld"
     monkeypatch.setenv("ALFWORLD_DATA", str(data))

@@ -32,7 +32,7 @@ from openrlhf_lamer.trial import run_trial
 
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("slow_sokoban")]
 
 pytest_plugins = "workers"
 
@@ -119,9 +119,9 @@ def test_a_fault_is_a_failure_of_its_kind_and_no_hang(
 @pytest.mark.parametrize("how", ["raise", "die", "hang"])
 def test_a_broken_trial_is_begun_anew_with_the_same_seed(run: Callable[..., list[Trial]], how: str) -> None:
     (whole,) = run(open_inline)
-    (mended,) = run(Pool(1, 2).open, breaks=f"step:{how}", times=1)
-    assert mended.failure is None
-    assert transcript(mended) == replace(transcript(whole), retries=1)
+    (repaired,) = run(Pool(1, 2).open, breaks=f"step:{how}", times=1)
+    assert repaired.failure is None
+    assert transcript(repaired) == replace(transcript(whole), retries=1)
 
 
 @pytest.mark.parametrize("how", ["die", "hang"])

@@ -332,7 +332,7 @@ def broken() -> Future[Any]:
 
 
 def test_a_checkpoint_of_the_host_itself_can_be_read() -> None:
-    """One that was written before prompts were numbered: the place in the data is right, the numbers begin anew."""
+    """One written before prompts were numbered: the place in the data is right, and the numbers begin again."""
     host = loader()
     prompts = iter(host)
     seen = [next(prompts)[1][0] for _ in range(5)]

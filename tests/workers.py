@@ -126,8 +126,8 @@ def cluster() -> Iterator[Any]:
         nodes.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def _slow_sokoban() -> Iterator[None]:
+@pytest.fixture
+def slow_sokoban() -> Iterator[None]:
     """SlowSokoban in Sokoban's place, in this process: workers are given the class itself."""
     with registry.scoped(sokoban=SlowSokoban):
         yield

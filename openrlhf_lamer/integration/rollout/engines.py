@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation, Occupancy
-from openrlhf_lamer.integration.rollout.sample import TrialExperience
 from openrlhf_lamer.records import Task
+
+if TYPE_CHECKING:
+    from openrlhf_lamer.integration.rollout.sample import TrialExperience
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Engines:
             ray.exceptions.RayActorError: The trial's engine died.
         """
         when, (group, sample), future = self._ended.get()
+        from openrlhf_lamer.integration.rollout.sample import TrialExperience  # it imports the host
+
         experience = TrialExperience.from_response(future.result())
         group.samples[sample] = experience
         trial = experience.trial
