@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +15,9 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
-from openrlhf_lamer.policies import Generation, Request
-from openrlhf_lamer.records import Phase, Task
+from openrlhf_lamer.envs.session import OpenSession
+from openrlhf_lamer.policies import Generation, Policy, Request
+from openrlhf_lamer.records import Phase, Task, Trial
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import RewardScheme
@@ -128,3 +132,41 @@ def generator_strategy(
         vllm=SimpleNamespace(enable_sleep=False),
     )
     return SimpleNamespace(args=args)
+
+
+def answer_under_any_hash_seed(code: str, variables: Callable[[str], Mapping[str, str]] = lambda _: {}) -> str:
+    """Output of Python code, which must be the same in two processes with different hash seeds.
+
+    Args:
+        code: The code.
+        variables: Further environment variables, by hash seed.
+    """
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8", **variables(seed)},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        ).stdout
+        for seed in ("0", "4711")
+    }
+    assert len(answers) == 1
+    return answers.pop()
+
+
+def played_at_once(
+    tasks: Sequence[Task],
+    agent: Agent,
+    policy: Callable[[Task], Policy],
+    chat: Chat,
+    config: LamerConfig,
+    open_session: OpenSession,
+) -> list[Trial]:
+    """A trial on each task, all at once, each with a policy of its own."""
+
+    async def together() -> list[Trial]:
+        limits: dict[str, Any] = {"max_new_tokens": 64, "max_length": 9000, "open_session": open_session}
+        return await asyncio.gather(*(run_trial(task, agent, policy(task), chat, config, **limits) for task in tasks))
+
+    return asyncio.run(together())

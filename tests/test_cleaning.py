@@ -184,7 +184,7 @@ def test_no_cut_makes_two_harmless_pieces_of_a_token_or_a_tag(chats: dict[str, C
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_message_that_nobody_cleaned_makes_no_control_tokens(chats: dict[str, Chat], name: str) -> None:
-    """What an agent's own template puts together; marks such as <think> it may mean as such."""
+    """Message of an agent's own template, which may mean marks such as <think> as such."""
     chat = chats[name]
     special = {str(token) for token in chat.tokenizer.added_tokens_decoder.values() if token.special}
 

@@ -145,7 +145,7 @@ def start(line: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
 
 
 def statuses(log: Path) -> dict[int, dict[str, float]]:
-    """What was logged of each step, by its number."""
+    """Log of each step, by its number."""
     found = re.findall(r"Global step (\d+): (\{.*?\})\s*$", log.read_text(errors="replace"), re.MULTILINE)
     return {int(step): eval(status, {"nan": math.nan, "inf": math.inf}) for step, status in found}
 

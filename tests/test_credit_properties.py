@@ -1,4 +1,4 @@
-"""What holds for returns on any trials and for every estimator, in each setting, on any batch."""
+"""Properties of returns on any trials, and of every estimator, in each setting, on any batch."""
 
 from __future__ import annotations
 

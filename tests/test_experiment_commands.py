@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from experiment_scripts import plans, tables
 from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, panels
@@ -20,20 +19,7 @@ from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
 from openrlhf_lamer.envs.webshop.env import WebShop
 from openrlhf_lamer.tasks import read_dataset, seeded_tasks, write_dataset
 
-SCRIPTS = Path(__file__).parent.parent / "scripts" / "experiments"
-
-sys.path.insert(0, str(SCRIPTS))
-try:
-    plans: Any = importlib.import_module("plans")
-    tables: Any = importlib.import_module("tables")
-    budget: Any = importlib.import_module("budget")
-finally:
-    sys.path.remove(str(SCRIPTS))
-
-
-@pytest.fixture
-def setup(tmp_path: Path) -> Any:
-    return plans.Setup("/models/Qwen3-4B", tmp_path / "runs", seeds=(0, 1), gpus=8)
+pytest_plugins = "experiment_scripts"
 
 
 def commands(setup: Any) -> Iterator[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import random
 import subprocess
@@ -12,27 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiment_scripts import SCRIPTS, budget, plans, tables
 
 from openrlhf_lamer import manifest, panels
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.tasks import seeded_tasks
 
-SCRIPTS = Path(__file__).parent.parent / "scripts" / "experiments"
-
-sys.path.insert(0, str(SCRIPTS))
-try:
-    plans: Any = importlib.import_module("plans")
-    tables: Any = importlib.import_module("tables")
-    budget: Any = importlib.import_module("budget")
-finally:
-    sys.path.remove(str(SCRIPTS))
+pytest_plugins = "experiment_scripts"
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def setup(tmp_path: Path) -> Any:
-    return plans.Setup("/models/Qwen3-4B", tmp_path / "runs", seeds=(0, 1), gpus=8)
 
 
 def turn(phase: Phase, episode: int, tokens: int = 3) -> Turn:

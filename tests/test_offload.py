@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from stand_ins import played_at_once
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent
@@ -23,7 +24,6 @@ from openrlhf_lamer.envs.session import OpenSession, ThreadedSession, open_inlin
 from openrlhf_lamer.offload import PATIENCE, Offload, OverdueError
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import FailureKind, Task, Trial
-from openrlhf_lamer.trial import run_trial
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -270,24 +270,10 @@ def trials(chat: Chat, minesweeper: Agent) -> Iterator[Callable[..., list[Trial]
     """Plays a trial on each of six boards, all at once."""
 
     def play(open_session: OpenSession, agent: Agent = minesweeper, **config: Any) -> list[Trial]:
-        async def together() -> list[Trial]:
-            return await asyncio.gather(
-                *(
-                    run_trial(
-                        Task("minesweeper", seed=seed),
-                        agent,
-                        RandomPolicy(chat, seed),
-                        chat,
-                        LamerConfig(**{"max_turns": 3, "retries": 0, **config}),
-                        max_new_tokens=64,
-                        max_length=9000,
-                        open_session=open_session,
-                    )
-                    for seed in range(6)
-                )
-            )
-
-        return [replace(trial, environment_seconds=0.0, generation_seconds=0.0) for trial in asyncio.run(together())]
+        given = LamerConfig(**{"max_turns": 3, "retries": 0, **config})
+        tasks = [Task("minesweeper", seed=seed) for seed in range(6)]
+        found = played_at_once(tasks, agent, lambda task: RandomPolicy(chat, task.seed or 0), chat, given, open_session)
+        return [replace(trial, environment_seconds=0.0, generation_seconds=0.0) for trial in found]
 
     with registry.scoped(minesweeper=Hanging):
         yield play

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from webshop_shops import DATA, copy_data, goal_task, shop_env
+from webshop_shops import DATA, goal_task, shop_env
 
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
@@ -17,7 +17,6 @@ from openrlhf_lamer.envs import Task
 from openrlhf_lamer.envs.webshop.env import WebShop
 from openrlhf_lamer.envs.webshop.ranking import IndexBuilder, stem, stored_length, words
 from openrlhf_lamer.envs.webshop.session import Session
-from openrlhf_lamer.envs.webshop.stored import prepare
 from openrlhf_lamer.policies.scripted import OraclePolicy, RandomPolicy
 from openrlhf_lamer.records import Stop, Trial
 
@@ -29,18 +28,7 @@ def digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:8]
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> WebShop:
-    """The small catalogue, prepared."""
-    folder = tmp_path_factory.mktemp("small") / "data"
-    copy_data(folder)
-    prepare(folder, None, "human")
-    return shop_env(data=str(folder), goals="human")
-
-
-@pytest.fixture
-def synthetic() -> WebShop:
-    return shop_env(data="synthetic")
+pytest_plugins = "webshop_shops"
 
 
 class TestRanking:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins import answer_under_any_hash_seed
 from typer.testing import CliRunner
 from webshop_shops import DATA, copy_data, goal_task, shop_env
 
@@ -24,19 +24,7 @@ from openrlhf_lamer.envs.webshop.shop import Goal
 from openrlhf_lamer.envs.webshop.stored import prepare
 from openrlhf_lamer.tasks import SEEDS
 
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> WebShop:
-    """The small catalogue, prepared."""
-    folder = tmp_path_factory.mktemp("small") / "data"
-    copy_data(folder)
-    prepare(folder, None, "human")
-    return shop_env(data=str(folder), goals="human")
-
-
-@pytest.fixture
-def synthetic() -> WebShop:
-    return shop_env(data="synthetic")
+pytest_plugins = "webshop_shops"
 
 
 class TestGoals:
@@ -158,18 +146,7 @@ class TestSyntheticCatalogue:
             "            print(step.observation, step.info, env.anchor())\n"
             "            if step.terminated: break\n"
         )
-        answers = {
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONIOENCODING": "utf-8"},
-                capture_output=True,
-                encoding="utf-8",
-                check=True,
-            ).stdout
-            for hash_seed in ("0", "4711")
-        }
-        assert len(answers) == 1
-        assert answers.pop().count("Buy Now") > 20
+        assert answer_under_any_hash_seed(code).count("Buy Now") > 20
 
     def test_it_is_frozen(self, synthetic: WebShop) -> None:
         """Panels name this digest: a change of the catalogue makes other tasks of them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins import played_at_once
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
@@ -25,7 +26,6 @@ from openrlhf_lamer.envs.session import OpenSession
 from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Task, Trial
-from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import RewardScheme
 
 ray = pytest.importorskip("ray")
@@ -145,25 +145,9 @@ def run(cluster: Any, chat: Chat, agent: Agent, tmp_path: Path) -> Callable[...,
     def play(
         open_session: OpenSession, seeds: range = range(1), *, pause: float = 0.0, retries: int = 1, **options: Any
     ) -> list[Trial]:
-        async def together() -> list[Trial]:
-            config = LamerConfig(env_options={"log": str(tmp_path), **options}, retries=retries)
-            return await asyncio.gather(
-                *(
-                    run_trial(
-                        Task("sokoban", seed=seed),
-                        agent,
-                        Hashed(chat, pause),
-                        chat,
-                        config,
-                        max_new_tokens=64,
-                        max_length=9000,
-                        open_session=open_session,
-                    )
-                    for seed in seeds
-                )
-            )
-
-        return asyncio.run(together())
+        config = LamerConfig(env_options={"log": str(tmp_path), **options}, retries=retries)
+        tasks = [Task("sokoban", seed=seed) for seed in seeds]
+        return played_at_once(tasks, agent, lambda _: Hashed(chat, pause), chat, config, open_session)
 
     return play
 

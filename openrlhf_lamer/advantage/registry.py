@@ -83,12 +83,7 @@ class Estimator:
     @property
     def fields(self) -> dict[str, FieldInfo]:
         """Type, default and description of each of its options, by name."""
-        if self.options is None:
-            return {}
-        from pydantic.fields import FieldInfo
-
-        hints = get_type_hints(self.options)
-        return {own.name: FieldInfo.from_annotated_attribute(hints[own.name], own) for own in fields(self.options)}
+        return {} if self.options is None else _fields(self.options)
 
     def flag(self, option: str) -> str:
         """Flag of an option without its `--lamer.`, such as `hgpo.depth`."""
@@ -217,6 +212,14 @@ def scoped() -> Iterator[None]:
         _estimators.clear()
         _estimators.update(before)
         _load_plugins.cache_clear()
+
+
+@cache
+def _fields(options: type[Any]) -> dict[str, FieldInfo]:
+    from pydantic.fields import FieldInfo
+
+    hints = get_type_hints(options)
+    return {own.name: FieldInfo.from_annotated_attribute(hints[own.name], own) for own in fields(options)}
 
 
 @cache

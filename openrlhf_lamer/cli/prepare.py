@@ -19,7 +19,7 @@ PART = 256
 """Tasks that are drawn at a time."""
 
 
-class Commands(TyperGroup):
+class PrepareCommands(TyperGroup):
     """Our own commands, and one for each environment that brings one; environments are imported when asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -48,7 +48,7 @@ def _command(env: str) -> Any:
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments."
+    cls=PrepareCommands, no_args_is_help=True, help="Make what training needs: prompt datasets, data of environments."
 )
 
 

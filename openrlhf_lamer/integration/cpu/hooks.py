@@ -94,10 +94,13 @@ def _patch(name: str, module: ModuleType) -> None:
         patch(module)
 
 
+def active() -> bool:
+    """Whether `activate` has run in this process."""
+    return any(isinstance(finder, HookFinder) for finder in sys.meta_path)
+
+
 def activate() -> None:
-    """Run the hooks from here on, and at once for modules imported before; a second call changes nothing."""
-    if any(isinstance(finder, HookFinder) for finder in sys.meta_path):
-        return
+    """Run the hooks from here on, and at once for modules imported before."""
     sys.meta_path.insert(0, HookFinder())
     for name in _PATCHES:
         module = sys.modules.get(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer.integration.cpu.environment import refuse_cuda
-from openrlhf_lamer.integration.cpu.hooks import activate, after_import, during_import, replace
+from openrlhf_lamer.integration.cpu.hooks import activate, active, after_import, during_import, replace
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,9 @@ def install() -> None:
     Raises:
         CudaPresentError: CUDA is here, where the patches would do harm, the exchange of weights first of all.
     """
-    refuse_cuda()
-    activate()
+    if not active():
+        refuse_cuda()
+        activate()
 
 
 @during_import("openrlhf.models.ring_attn_utils")

@@ -14,13 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.integration.low_memory import killed_for_memory
-
-if TYPE_CHECKING:
-    from openrlhf_lamer.integration.rollout.engines import EngineReport
+from openrlhf_lamer.integration.rollout.engines import EngineReport
 
 REPORT_SECONDS = 5.0
 """How often engines are asked what they do, so that it can be told of a dead one."""

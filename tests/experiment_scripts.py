@@ -1,0 +1,25 @@
+"""The modules of `scripts/experiments`, and a setup of theirs, for several test files."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts" / "experiments"
+
+sys.path.insert(0, str(SCRIPTS))
+try:
+    plans: Any = importlib.import_module("plans")
+    tables: Any = importlib.import_module("tables")
+    budget: Any = importlib.import_module("budget")
+finally:
+    sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Any:
+    return plans.Setup("/models/Qwen3-4B", tmp_path / "runs", seeds=(0, 1), gpus=8)
