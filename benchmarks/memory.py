@@ -3,8 +3,7 @@
     python benchmarks/memory.py [--trials N]
 
 The steps are those of a training step before the models: trials arrive pickled, as from a rollout engine, become
-rows, rows micro-batches, and these get returns and advantages. Printed after each step: its
-time, and by how much the process has grown.
+rows, rows micro-batches, and these get returns and advantages. Printed: their time, and by how much the process grew.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import argparse
 import gc
 import pickle
 import random
-import resource
+import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -65,14 +65,14 @@ def main() -> None:
     batch = TrialBatch.of(samples, GROUP, 0.25)
     rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
     maker._credit_turns(batch, PlacedRows(rows, rows.micro_batches([0.0] * trials, maker._layout)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `ru_maxrss`, which a process inherits from the one that started it.
+    peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
     more, tokens = peak - before, trials * TURNS * (PROMPT + REPLY)
     title = f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens"
     table = grid(title, "a batch", "seconds", "MB more", "bytes a token")
     seconds = time.perf_counter() - began
     table.add_row("at the most", f"{seconds:.2f}", f"{more:,.0f}", f"{more * MB / tokens:.0f}")
     show(table)
-    print(f"With {before:,.0f} MB of imports the process took {peak:,.0f} MB.")
 
 
 if __name__ == "__main__":

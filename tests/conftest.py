@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stand_ins import host_strategy
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
@@ -154,16 +155,27 @@ def maker() -> Callable[..., Any]:
     def make(
         estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1, group: int = 4
     ) -> LamerExperienceMaker:
-        advantage = SimpleNamespace(estimator=estimator, gamma=gamma, lambd=0.9, no_std_norm=False)
-        args = SimpleNamespace(
-            algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
-            rollout=SimpleNamespace(n_samples_per_prompt=group, micro_batch_size=3, max_new_tokens=64),
-            train=SimpleNamespace(batch_size=8, seed=42),
-            actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
-            ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
-            reward=SimpleNamespace(clip_range=(-100, 100), overlong_buffer_len=None, stop_properly_penalty_coef=None),
+        strategy = host_strategy(
+            {
+                "algo.advantage.estimator": estimator,
+                "algo.advantage.gamma": gamma,
+                "algo.advantage.lambd": 0.9,
+                "algo.advantage.no_std_norm": False,
+                "algo.kl.use_loss": False,
+                "rollout.n_samples_per_prompt": group,
+                "rollout.micro_batch_size": 3,
+                "rollout.max_new_tokens": 64,
+                "train.batch_size": 8,
+                "train.seed": 42,
+                "actor.num_nodes": 1,
+                "actor.num_gpus_per_node": ranks,
+                "ds.ring_attn_size": 1,
+                "ds.tensor_parallel_size": 1,
+                "reward.clip_range": (-100, 100),
+                "reward.overlong_buffer_len": None,
+                "reward.stop_properly_penalty_coef": None,
+            }
         )
-        strategy: Any = SimpleNamespace(args=args)
         tokenizer: Any = SimpleNamespace(pad_token_id=0)
         kl: Any = SimpleNamespace(value=0.0)
         nothing: Any = None

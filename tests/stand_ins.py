@@ -109,6 +109,19 @@ def control(chat: Chat, ids: tuple[int, ...]) -> list[str]:
     return [known[number] for number in ids if number in known]
 
 
+def host_strategy(arguments: Mapping[str, Any]) -> Any:
+    """The host's strategy with `arguments`, by their flags' names, such as `train.seed`."""
+    args = SimpleNamespace()
+    for flag, value in arguments.items():
+        *groups, name = flag.split(".")
+        at = args
+        for group in groups:
+            vars(at).setdefault(group, SimpleNamespace())
+            at = getattr(at, group)
+        setattr(at, name, value)
+    return SimpleNamespace(args=args)
+
+
 def generator_strategy(
     size: int,
     samples: int,
@@ -121,17 +134,25 @@ def generator_strategy(
     correction: str = "off",
 ) -> Any:
     """The host's strategy with the arguments that its generator of samples reads."""
-    args = SimpleNamespace(
-        rollout=SimpleNamespace(batch_size=size, n_samples_per_prompt=samples, vllm_generate_batch_size=generated),
-        train=SimpleNamespace(seed=seed, partial_rollout_enable=partial, full_determinism_enable=seeded),
-        algo=SimpleNamespace(
-            advantage=SimpleNamespace(is_correction_level=correction),
-            dynamic_filtering_enable=filtering,
-            dynamic_filtering_range=(0, 1),
-        ),
-        vllm=SimpleNamespace(enable_sleep=False),
+    return host_strategy(
+        {
+            "rollout.batch_size": size,
+            "rollout.n_samples_per_prompt": samples,
+            "rollout.vllm_generate_batch_size": generated,
+            "train.seed": seed,
+            "train.partial_rollout_enable": partial,
+            "train.full_determinism_enable": seeded,
+            "algo.advantage.is_correction_level": correction,
+            "algo.dynamic_filtering_enable": filtering,
+            "algo.dynamic_filtering_range": (0, 1),
+            "vllm.enable_sleep": False,
+        }
     )
-    return SimpleNamespace(args=args)
+
+
+def engine_output(ids: Sequence[int]) -> Any:
+    """An engine's answer in vLLM's form: a reply that ended, without log-probabilities."""
+    return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
 
 
 def answer_under_any_hash_seed(code: str, variables: Callable[[str], Mapping[str, str]] = lambda _: {}) -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stand_ins import engine_output
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
@@ -77,8 +78,7 @@ def test_a_stock_host_gets_one_row_whatever_the_context_or_an_error(
     monkeypatch.setenv(ENV_VAR, LamerConfig(num_episodes=2, context="turn", retries=0).to_env())
 
     async def generate(prompt_token_ids: list[int], sampling_params: Any) -> Any:
-        outputs = [SimpleNamespace(token_ids=chat.encode("nothing"), logprobs=None, finish_reason="stop")]
-        return SimpleNamespace(outputs=[] if fails else outputs)
+        return SimpleNamespace(outputs=[]) if fails else engine_output(chat.encode("nothing"))
 
     executor = executor_class(Agent("minesweeper", max_turns=2))()
     params, engine = SimpleNamespace(max_tokens=64, min_tokens=0, logprobs=None), SimpleNamespace(generate=generate)

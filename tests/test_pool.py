@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from stand_ins import engine_output
 from workers import Again, SlowSokoban, alive, all_end, resets, transcript
 
 from openrlhf_lamer.agents import Agent, load_agent
@@ -305,7 +306,7 @@ def execute(chat: Chat, tokenizer: Any, agent: Agent, monkeypatch: pytest.Monkey
     class Engine:
         async def generate(self, prompt_token_ids: list[int], sampling_params: Any) -> Any:
             ids = chat.encode("<action>up</action>") + chat.end_of_reply
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=None, finish_reason="stop")])
+            return engine_output(ids)
 
     def configured(config: LamerConfig) -> Callable[[Task], Coroutine[Any, Any, dict[str, Any]]]:
         monkeypatch.setenv(ENV_VAR, config.to_env())

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import ConfigError, LamerConfig
 from openrlhf_lamer.doctor import Verdict, data
 from openrlhf_lamer.doctor.model import context_length
+from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, draw_action
 from openrlhf_lamer.policies import Generation, Request
 from openrlhf_lamer.records import Phase, Task
@@ -32,7 +33,10 @@ GAMES = ("sokoban", "minesweeper", "webshop", "alfworld")
 CONTEXTS = ("turn", "episode", "trial")
 
 
-envs.register("long", Long)
+@pytest.fixture(autouse=True)
+def _with_long() -> Iterator[None]:
+    with registry.scoped(long=Long):
+        yield
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

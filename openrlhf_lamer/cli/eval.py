@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.players import Player, Sampling
     from openrlhf_lamer.records import Task, Trial
 
-WHO, WHAT, HOW, SAMPLING, RUNNING = "Who plays", "What is played", "How", "Sampling", "The run"
+_who, _what, _how, _sampling, _run = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("Who plays", "What is played", "How", "Sampling", "The run")
+)
 
 RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
 """Fields of the configuration that a result depends on."""
@@ -34,115 +38,64 @@ RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", 
 def evaluate(
     *,
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint in Hugging Face form; with --endpoint, the model's name there.", rich_help_panel=WHO
-        ),
+        str | None, _who(help="Checkpoint in Hugging Face form; with --endpoint, the model's name there.")
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            help="A server with OpenAI's API, such as http://host:8000/v1; its key is read from OPENAI_API_KEY.",
-            rich_help_panel=WHO,
-        ),
+        _who(help="A server with OpenAI's API, such as http://host:8000/v1; its key is read from OPENAI_API_KEY."),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(
+        _who(
             help="With --endpoint: folder of the model's tokenizer. Prompts then are token ids, which vLLM takes; "
-            "without it they are chat messages, which every server takes.",
-            rich_help_panel=WHO,
+            "without it they are chat messages, which every server takes."
         ),
     ] = None,
-    player: Annotated[
-        Literal["random", "oracle"] | None,
-        typer.Option(help="A script instead of a model.", rich_help_panel=WHO),
-    ] = None,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).", rich_help_panel=WHAT
-        ),
-    ],
+    player: Annotated[Literal["random", "oracle"] | None, _who(help="A script instead of a model.")] = None,
+    tasks: Annotated[str, _what(help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).")],
     agent_func: Annotated[
-        str | None,
-        typer.Option(
-            help="Agent module or .py file; by default the one bundled for the tasks' environment.",
-            rich_help_panel=WHAT,
-        ),
+        str | None, _what(help="Agent module or .py file; by default the one bundled for the tasks' environment.")
     ] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="Play only the first N tasks.", rich_help_panel=WHAT)] = None,
+    first: Annotated[int | None, _what(min=1, help="Play only the first N tasks.")] = None,
     method: Annotated[
         MethodName,
-        typer.Option(
+        _how(
             help="zero-shot, react and rl make independent attempts (pass@k); the others go from one attempt "
-            "to the next with a memory (success@k).",
-            rich_help_panel=HOW,
+            "to the next with a memory (success@k)."
         ),
     ] = "lamer",
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts at each task (k).", rich_help_panel=HOW)] = 3,
+    attempts: Annotated[int, _how(min=1, help="Attempts at each task (k).")] = 3,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Trials of each task: by default 1, or one for each attempt where attempts are independent.",
-            rich_help_panel=HOW,
-        ),
+        _how(min=1, help="Trials of each task: by default 1, or one for each attempt where attempts are independent."),
     ] = None,
-    memory: Annotated[
-        Memory | None,
-        typer.Option(help=f"{MEMORY_HELP} By default the method's.", rich_help_panel=HOW),
-    ] = None,
-    context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP, rich_help_panel=HOW)] = "turn",
+    memory: Annotated[Memory | None, _how(help=f"{MEMORY_HELP} By default the method's.")] = None,
+    context: Annotated[ContextPolicy, _how(help=CONTEXT_HELP)] = "turn",
     max_turns: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Turns of an attempt; by default the panel's, else the agent's in evaluations.",
-            rich_help_panel=HOW,
-        ),
+        int | None, _how(min=1, help="Turns of an attempt; by default the panel's, else the agent's in evaluations.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.", rich_help_panel=SAMPLING)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Nucleus.", rich_help_panel=SAMPLING)] = 1.0,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a reply.", rich_help_panel=SAMPLING)
-    ] = 1024,
+    temperature: Annotated[float, _sampling(min=0.0, help="Temperature.")] = 0.7,
+    top_p: Annotated[float, _sampling(min=0.01, max=1.0, help="Nucleus.")] = 1.0,
+    max_new_tokens: Annotated[int, _sampling(min=1, help="Most tokens of a reply.")] = 1024,
     max_length: Annotated[
         int | None,
-        typer.Option(
+        _sampling(
             min=2,
             help="Most tokens of a prompt and its reply; an attempt that outgrows them is lost. Needs a tokenizer. By "
             "default what the longest prompt needs, as in training.",
-            rich_help_panel=SAMPLING,
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Each reply's own seed follows from it, the task and the sample.", rich_help_panel=SAMPLING),
-    ] = 0,
+    seed: Annotated[int, _sampling(help="Each reply's own seed follows from it, the task and the sample.")] = 0,
     out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for the trials, a line each, and the summary. An unfinished run in it goes on.",
-            rich_help_panel=RUNNING,
-        ),
+        Path, _run(help="Folder for the trials, a line each, and the summary. An unfinished run in it goes on.")
     ],
-    concurrency: Annotated[int, typer.Option(min=1, help="Trials at once.", rich_help_panel=RUNNING)] = 64,
+    concurrency: Annotated[int, _run(min=1, help="Trials at once.")] = 64,
     patience: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Seconds to keep asking a server that is away before the run stops.",
-            rich_help_panel=RUNNING,
-        ),
+        float, _run(min=0.0, help="Seconds to keep asking a server that is away before the run stops.")
     ] = 120.0,
-    timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds that one reply may take.", rich_help_panel=RUNNING)
-    ] = 600.0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON.", rich_help_panel=RUNNING)
-    ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the shares as CSV.", rich_help_panel=RUNNING)] = False,
+    timeout: Annotated[float, _run(min=1.0, help="Seconds that one reply may take.")] = 600.0,
+    as_json: Annotated[bool, _run("--json", help="Print the summary as JSON.")] = False,
+    as_csv: Annotated[bool, _run("--csv", help="Print the shares as CSV.")] = False,
 ) -> None:
     """Play the tasks of a panel, and print the share solved within 1 to k attempts, with 95% intervals.
 

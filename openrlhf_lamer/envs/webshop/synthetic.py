@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import random
 import string
+import tomllib
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +19,6 @@ from openrlhf_lamer.envs.seeding import below, choose, generator
 from openrlhf_lamer.envs.webshop.compiling import Rows
 from openrlhf_lamer.envs.webshop.shop import GoalKind
 from openrlhf_lamer.envs.webshop.source import HUMAN
-from openrlhf_lamer.envs.webshop.vocabulary import BRANDS, CLOSINGS, KINDS, OPENINGS, TABLES, Kind
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -24,6 +26,11 @@ Row = dict[str, Any]
 DEFAULT_PRODUCTS = 1000
 
 _DIGITS = string.digits + string.ascii_uppercase
+
+
+@cache
+def _words() -> dict[str, Any]:
+    return tomllib.loads(files("openrlhf_lamer.envs.webshop").joinpath("words.toml").read_text("utf-8"))
 
 
 def synthetic_rows(products: int, goals: GoalKind) -> Rows:
@@ -53,12 +60,13 @@ def write_files(folder: Path, products: int) -> None:
 def _product(position: int) -> tuple[Row, Row, list[Row]]:
     """A product's row of each of the three files."""
     rng = generator("webshop", "product", position)
-    kind, brand = choose(rng, KINDS), choose(rng, BRANDS).replace("-", " ").replace("&", " & ")
-    head = choose(rng, kind.heads)
-    traits = _sample(rng, kind.traits, 3 + below(rng, 3))
+    words = _words()
+    kind, brand = choose(rng, words["kinds"]), choose(rng, words["brands"]).replace("-", " ").replace("&", " & ")
+    head = choose(rng, kind["heads"])
+    traits = _sample(rng, kind["traits"], 3 + below(rng, 3))
     options = {
-        (name.title() if below(rng, 5) == 0 else name): _in_order(rng, TABLES[table])
-        for name, table in kind.axes
+        (name.title() if below(rng, 5) == 0 else name): _in_order(rng, words["tables"][table])
+        for name, table in kind["axes"].items()
         if below(rng, 8)
     }
     shown = traits[: 1 + below(rng, 2)]
@@ -69,9 +77,9 @@ def _product(position: int) -> tuple[Row, Row, list[Row]]:
     item = {
         "name": f"{brand} {' '.join(shown).title()} {head}, {model}",
         "asin": asin,
-        "category": kind.department,
-        "query": kind.query,
-        "product_category": kind.path,
+        "category": kind["department"],
+        "query": kind["query"],
+        "product_category": kind["path"],
         "full_description": _description(rng, brand, head, kind, traits),
         "small_description": _sample(rng, bullets, len(bullets)),
         "pricing": _pricing(rng, kind),
@@ -81,7 +89,7 @@ def _product(position: int) -> tuple[Row, Row, list[Row]]:
     asked = _sample(rng, traits, 1 + below(rng, 2))
     described = {
         "attributes": traits,
-        "instruction": f"Show me {kind.query} that are {' and '.join(asked)}",
+        "instruction": f"Show me {kind['query']} that are {' and '.join(asked)}",
         "instruction_attributes": asked,
     }
     return item, described, _written(rng, asin, head, traits, options)
@@ -94,7 +102,7 @@ def _written(rng: random.Random, asin: str, head: str, traits: list[str], option
         asked = _sample(rng, traits, 1 + below(rng, 3))
         chosen = {name.lower(): choose(rng, values) for name, values in options.items() if below(rng, 4)}
         values = [value.replace("/", " | ") for value in chosen.values()]
-        text = f"{choose(rng, OPENINGS)} {head.lower()}, {', '.join(asked)}"
+        text = f"{choose(rng, _words()['openings'])} {head.lower()}, {', '.join(asked)}"
         if chosen:
             text += "; take " + " and ".join(f"{name} {value}" for name, value in zip(chosen, values, strict=True))
         requests[text] = {
@@ -112,15 +120,15 @@ def _bullet(rng: random.Random, trait: str, head: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _description(rng: random.Random, brand: str, head: str, kind: Kind, traits: list[str]) -> str:
+def _description(rng: random.Random, brand: str, head: str, kind: Row, traits: list[str]) -> str:
     opening = choose(rng, ("{0} builds this {1} to be {2}.", "This {1} by {0} is {2}.", "{2}: the {1} from {0}."))
     text = opening.format(brand, head.lower(), " and ".join(traits[:2]))
-    return f"{text[0].upper()}{text[1:]} One of our {kind.query}. {choose(rng, CLOSINGS)}".strip()
+    return f"{text[0].upper()}{text[1:]} One of our {kind['query']}. {choose(rng, _words()['closings'])}".strip()
 
 
-def _pricing(rng: random.Random, kind: Kind) -> str:
+def _pricing(rng: random.Random, kind: Row) -> str:
     """A price, a range of prices, or sometimes none."""
-    low, high = kind.prices
+    low, high = kind["prices"]
     price = low + (high - low) * rng.random() ** 2
     form = below(rng, 12)
     if form == 0:
