@@ -1,0 +1,1 @@
+"""The update on distinct tokens: rows as forests (`forest`), their micro-batches (`plan`), models on them (`model`)."""

@@ -1,0 +1,100 @@
+"""Rows that begin alike as a forest: each distinct token once.
+
+Two tokens of two rows are one node where the rows agree up to and including them. A causal model computes the same
+there, so it needs to be asked once. Nodes are numbered in depth-first order: the descendants of node k are the nodes
+from k + 1 to `ends[k]`, and so one number a node says which nodes attend to it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray: TypeAlias = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The distinct tokens of rows, in depth-first order.
+
+    Attributes:
+        ids: Token of each node; [nodes].
+        positions: Position of each node in its rows, from 0; [nodes].
+        ends: Node after the last descendant of each node; [nodes]. Node q attends to node k where k ≤ q < ends[k].
+        nodes: Node of each token of each row, one row after the other; [tokens].
+        starts: Where each row begins in `nodes`, and at the end their number; [rows + 1].
+    """
+
+    ids: IntArray
+    positions: IntArray
+    ends: IntArray
+    nodes: IntArray
+    starts: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, rows: Sequence[IntArray]) -> Forest:
+        """The forest of `rows`, each an array of token ids; a row may be empty, and rows may be equal."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        where = np.empty(starts[-1], dtype=np.int64)
+        ids, positions, closed = [], [], np.full(starts[-1], -1, dtype=np.int64)
+        count, last, path = 0, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        # In lexical order, rows that share a beginning stand together.
+        for index in sorted(range(len(rows)), key=lambda index: _key(rows[index])):
+            row = np.asarray(rows[index], dtype=np.int64)
+            same = common(last, row)
+            closed[path[same:]] = count
+            path = np.concatenate((path[:same], np.arange(count, count + len(row) - same)))
+            ids.append(row[same:])
+            positions.append(np.arange(same, len(row)))
+            where[starts[index] : starts[index + 1]] = path
+            count, last = count + len(row) - same, row
+        closed[path] = count
+        nothing = [np.empty(0, dtype=np.int64)]
+        return cls(np.concatenate(ids or nothing), np.concatenate(positions or nothing), closed[:count], where, starts)
+
+
+class Growing:
+    """Rows to which others are added, and the number of their distinct tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._rows: list[tuple[bytes, IntArray]] = []
+
+    def new_tokens(self, row: IntArray) -> int:
+        """Number of tokens of `row` that no row here begins with."""
+        at = bisect_left(self._rows, _key(row), key=lambda known: known[0])
+        # The longest common beginning is that with a neighbour in lexical order.
+        return len(row) - max((common(known, row) for _, known in self._rows[max(0, at - 1) : at + 1]), default=0)
+
+    def add(self, row: IntArray) -> None:
+        """Add a row."""
+        self.tokens += self.new_tokens(row)
+        insort(self._rows, (_key(row), row), key=lambda known: known[0])
+
+
+def distinct_tokens(rows: Sequence[IntArray]) -> int:
+    """Number of distinct tokens of rows: the nodes of their forest."""
+    ordered = sorted(rows, key=_key)
+    return sum(map(len, rows)) - sum(common(a, b) for a, b in zip(ordered, ordered[1:], strict=False))
+
+
+def common(a: IntArray, b: IntArray) -> int:
+    """Length of the common beginning of two rows."""
+    shorter = min(len(a), len(b))
+    differ = a[:shorter] != b[:shorter]
+    first = int(differ.argmax()) if shorter else 0
+    return first if shorter and differ[first] else shorter
+
+
+def _key(row: IntArray) -> bytes:
+    """Bytes whose order is that of the rows' tokens."""
+    return np.asarray(row).astype(">u4").tobytes()

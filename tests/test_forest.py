@@ -1,0 +1,182 @@
+"""Rows as forests: the same numbers as the padded pass, from each distinct token once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openrlhf_lamer.update.forest import Forest, Growing, common, distinct_tokens
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from openrlhf_lamer.update import model as forest_model
+
+Rows = list[list[int]]
+# Few tokens, so that rows often begin alike.
+ROWS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=8), max_size=6)
+TWO = st.lists(st.lists(st.integers(1, 3), min_size=2, max_size=9), min_size=1, max_size=6)
+SHAPES: dict[str, Rows] = {
+    "one row": [[1, 2, 3, 4]],
+    "no common beginning": [[1, 2, 3], [2, 2, 3], [3, 2]],
+    "one row the beginning of another": [[1, 2, 3], [1, 2, 3, 4, 5], [1, 2]],
+    "equal rows": [[1, 2, 3], [1, 2, 3]],
+}
+
+
+def arrays(rows: Rows) -> list[np.ndarray]:
+    return [np.array(row, dtype=np.int64) for row in rows]
+
+
+@given(ROWS)
+def test_a_forest_holds_each_beginning_once(rows: Rows) -> None:
+    forest = Forest.of(arrays(rows))
+    beginnings = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
+    assert len(forest) == len(beginnings) == distinct_tokens(arrays(rows))
+    for row, start, end in zip(rows, forest.starts, forest.starts[1:], strict=False):
+        path = forest.nodes[start:end]
+        assert forest.ids[path].tolist() == row
+        assert forest.positions[path].tolist() == list(range(len(row)))
+        for depth, node in enumerate(path):
+            attended = [k for k in range(len(forest)) if k <= node < forest.ends[k]]
+            assert attended == path[: depth + 1].tolist()
+
+
+@given(ROWS)
+def test_distinct_tokens_are_counted_as_rows_are_added(rows: Rows) -> None:
+    growing = Growing()
+    for number, row in enumerate(arrays(rows)):
+        before = growing.tokens
+        assert growing.new_tokens(row) == distinct_tokens(arrays(rows[: number + 1])) - before
+        growing.add(row)
+    assert growing.tokens == distinct_tokens(arrays(rows))
+
+
+@given(st.lists(st.integers(0, 1), max_size=6), st.lists(st.integers(0, 1), max_size=6))
+def test_the_common_beginning_is_as_long_as_rows_agree(a: list[int], b: list[int]) -> None:
+    expected = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    assert common(np.array(a), np.array(b)) == expected
+
+
+@given(TWO)
+def test_blocks_and_the_dense_mask_say_the_same(rows: Rows) -> None:
+    ends = torch.from_numpy(Forest.of(arrays(rows)).ends)
+    dense, blocks = forest_model.dense_mask(ends), forest_model.block_mask(ends)
+    at = torch.arange(len(ends))
+    by_rule = blocks.mask_mod(torch.tensor(0), torch.tensor(0), at[:, None], at[None])
+    assert torch.equal(dense[0, 0], by_rule)
+    assert blocks.shape[-2:] == (len(ends), len(ends))
+
+
+def tiny(seed: int = 0) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=17,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        use_cache=False,
+    )
+    return Qwen3ForCausalLM._from_config(config, attn_implementation="sdpa").train()
+
+
+def padded(rows: Rows, masked: Sequence[Sequence[int]]) -> tuple[Any, Any, Any]:
+    """Sequences, attention mask and action mask."""
+    length = max(map(len, rows))
+    sequences = torch.zeros(len(rows), length, dtype=torch.long)
+    attention, action = torch.zeros_like(sequences), torch.zeros(len(rows), length - 1, dtype=torch.long)
+    for i, (row, mask) in enumerate(zip(rows, masked, strict=True)):
+        sequences[i, : len(row)], attention[i, : len(row)] = torch.tensor(row), 1
+        action[i, : len(row) - 1] = torch.tensor(mask[: len(row) - 1])
+    return sequences, attention, action
+
+
+def padded_pass(model: Any, batch: tuple[Any, Any, Any], temperature: float) -> tuple[Any, Any]:
+    """Log-probabilities and entropies of the padded rows, computed plainly."""
+    sequences, attention, action = batch
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    logits = model(sequences, attention_mask=attention, position_ids=positions).logits[:, :-1].float() / temperature
+    every = logits.log_softmax(-1)
+    return every.gather(-1, sequences[:, 1:, None])[..., 0] * action, -(every.exp() * every).sum(-1) * action
+
+
+def gradient(model: Any) -> Any:
+    return torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in model.parameters()])
+
+
+def compare(model: Any, rows: Rows, masked: Sequence[Sequence[int]], temperature: float = 1.0) -> None:
+    """Log-probabilities to 1e-5, gradients of a weighted loss to 1e-5 relative."""
+    batch = padded(rows, masked)
+    weights = torch.randn(batch[2].shape, generator=torch.Generator().manual_seed(1))
+    gradients, found = [], []
+    for forest in (False, True):
+        model.zero_grad()
+        if forest:
+            own, spread = forest_model.log_probs(model, *batch, temperature=temperature, entropy=True)
+        else:
+            own, spread = padded_pass(model, batch, temperature)
+        ((own + 0.3 * spread) * weights).sum().backward()
+        gradients.append(gradient(model))
+        found.append((own.detach(), spread.detach()))
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, atol=1e-5, rtol=0)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[0].norm().clamp(min=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(TWO, st.integers(0, 2**20), st.sampled_from([1.0, 0.7]))
+def test_random_rows_score_as_padded_ones(rows: Rows, bits: int, temperature: float) -> None:
+    compare(
+        tiny(), rows, [[bits >> (i + j) & 1 for j in range(len(row) - 1)] for i, row in enumerate(rows)], temperature
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_each_shape_score_as_padded_ones(shape: str) -> None:
+    compare(tiny(), SHAPES[shape], [[1] * (len(row) - 1) for row in SHAPES[shape]])
+
+
+def test_a_micro_batch_without_a_trained_token_has_a_gradient_of_zero() -> None:
+    model = tiny()
+    own, spread = forest_model.log_probs(model, *padded([[1, 2, 3]], [[0, 0]]), entropy=True)
+    assert own.tolist() == [[0.0, 0.0]]
+    (own.sum() + spread.sum()).backward()
+    assert gradient(model).abs().sum() == 0
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model = tiny()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    compare(model, SHAPES["one row the beginning of another"], [[1] * 4] * 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(TWO)
+def test_values_are_those_of_padded_rows(rows: Rows) -> None:
+    model, head = tiny().model, torch.nn.Linear(16, 1, bias=False)
+    sequences, attention, action = batch = padded(rows, [[1] * (len(row) - 1) for row in rows])
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    hidden = model(sequences, attention_mask=attention, position_ids=positions).last_hidden_state
+    expected = head(hidden)[:, :-1, 0] * action
+    torch.testing.assert_close(forest_model.values(model, head, *batch), expected, atol=1e-5, rtol=0)
+
+
+def test_models_that_cannot_run_a_forest_are_told_with_the_reason() -> None:
+    from transformers import AutoConfig, BloomConfig, Gemma3TextConfig, MistralConfig, Qwen3Config
+
+    assert forest_model.unable(Qwen3Config()) == ""
+    assert forest_model.unable(AutoConfig.for_model("llama")) == ""
+    assert forest_model.unable(MistralConfig(sliding_window=None)) == ""
+    assert "sliding window" in forest_model.unable(MistralConfig(sliding_window=4096))
+    assert "sliding_attention" in forest_model.unable(Gemma3TextConfig())
+    assert "position_ids" in forest_model.unable(BloomConfig())
