@@ -23,11 +23,15 @@ from openrlhf_lamer import LamerError
 from openrlhf_lamer.vocabulary import (
     CONTEXT_HELP,
     CROSS_EPISODE_HELP,
+    FORWARD_HELP,
+    LOSS_WEIGHT_HELP,
     MEMORY_HELP,
     NORM_HELP,
     REWARD_HELP,
     ContextPolicy,
     CrossEpisode,
+    Forward,
+    LossWeight,
     Memory,
     Norm,
     RewardScheme,
@@ -76,6 +80,14 @@ class LamerConfig(BaseModel):
         default=0.5, ge=0, description="Penalty for an invalid action, or a reflection without a remark, on its turn."
     )
     train_reflection: bool = Field(default=True, description="Train the reflections too (on or off).")
+    updates: int | None = Field(
+        default=None,
+        ge=1,
+        description="Optimizer steps of a batch, each of whole groups, however many rows there are. By default a step "
+        "for every --train.batch_size rows, as in the paper's code: then longer trials take more steps.",
+    )
+    loss_weight: LossWeight = Field(default="token", description=LOSS_WEIGHT_HELP)
+    forward: Forward = Field(default="forest", description=FORWARD_HELP)
     env_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the environment as JSON, such as '{\"mines\": 4}'."
     )

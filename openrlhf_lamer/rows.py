@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from openrlhf_lamer.packed import Tokens
 from openrlhf_lamer.records import Phase, Trial
+from openrlhf_lamer.vocabulary import LossWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,29 @@ def trial_rows(trial: Trial, *, train_reflection: bool = True) -> list[Row]:
     return [Row(ids[: spans[-1].end], tuple(spans)) for ids, spans in rows if spans]
 
 
-def filling(rows: int, multiple: int) -> int:
-    """How many fully masked rows bring `rows` to a multiple of `multiple`."""
-    return -rows % multiple
-
-
 def sampled_tokens(rows: Iterable[Row]) -> int:
     """Number of trained tokens over all rows."""
     return sum(row.sampled for row in rows)
+
+
+def token_weights(rows: Sequence[Row], owner: Sequence[int], by: LossWeight) -> list[npt.NDArray[np.float64]]:
+    """Weights in the loss of each row's trained tokens, in order, so that each token, turn or trial weighs the same.
+
+    Args:
+        rows: The rows of a batch.
+        owner: For each row, its trial.
+        by: Which of the three.
+
+    Returns:
+        For each row, a weight a trained token; their mean over the batch is 1.
+    """
+    lengths = [np.array([span.end - span.start for span in row.spans]) for row in rows]
+    trials = np.bincount(owner, weights=[own.sum() for own in lengths]) if len(rows) else np.empty(0)
+    shares = {
+        "token": lambda own, _: np.ones(len(own)),
+        "turn": lambda own, _: 1 / own,
+        "trial": lambda own, trial: np.full(len(own), 1 / trials[trial]),
+    }[by]
+    weights = [np.repeat(shares(own, trial), own) for own, trial in zip(lengths, owner, strict=True)]
+    scale = sum(map(len, weights)) / sum(own.sum() for own in weights) if weights else 1.0
+    return [own * scale for own in weights]

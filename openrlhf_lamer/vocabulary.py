@@ -21,3 +21,15 @@ NORM_HELP = "Centre advantages in their group, or also divide by its spread. By 
 
 RewardScheme: TypeAlias = Literal["sparse", "shaped"]
 REWARD_HELP = "Rewards that the environment pays: for success only, or also on the way to it."
+
+Forward: TypeAlias = Literal["forest", "padded"]
+FORWARD_HELP = (
+    "How models run rows: as a forest, each distinct token once, in micro-batches of --train.max_tokens_per_gpu "
+    "tokens; or padded, in micro-batches of --train.micro_batch_size rows, as are models that take no such mask."
+)
+
+LossWeight: TypeAlias = Literal["token", "turn", "trial"]
+LOSS_WEIGHT_HELP = (
+    "Unit of equal weight in the policy's loss: a token, a turn (long replies don't outweigh short ones), or a trial "
+    "(trials of many turns don't outweigh short ones)."
+)

@@ -153,7 +153,13 @@ def maker() -> Callable[..., Any]:
     from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 
     def make(
-        estimator: str, *, config: LamerConfig | None = None, gamma: float = 1.0, ranks: int = 1, group: int = 4
+        estimator: str,
+        *,
+        config: LamerConfig | None = None,
+        gamma: float = 1.0,
+        ranks: int = 1,
+        group: int = 4,
+        forest: bool = True,
     ) -> LamerExperienceMaker:
         strategy = host_strategy(
             {
@@ -165,6 +171,9 @@ def maker() -> Callable[..., Any]:
                 "rollout.n_samples_per_prompt": group,
                 "rollout.micro_batch_size": 3,
                 "rollout.max_new_tokens": 64,
+                "rollout.max_tokens_per_gpu": None,
+                "train.max_tokens_per_gpu": 8192,
+                "train.micro_batch_size": 3,
                 "train.batch_size": 8,
                 "train.seed": 42,
                 "actor.num_nodes": 1,
@@ -179,7 +188,7 @@ def maker() -> Callable[..., Any]:
         tokenizer: Any = SimpleNamespace(pad_token_id=0)
         kl: Any = SimpleNamespace(value=0.0)
         nothing: Any = None
-        given: dict[str, Any] = {"config": config or LamerConfig(), "estimator": estimator}
+        given: dict[str, Any] = {"config": config or LamerConfig(), "estimator": estimator, "forest": forest}
         made = LamerExperienceMaker(nothing, nothing, nothing, nothing, kl, strategy, tokenizer, **given)
 
         def score(samples_list: list[Any]) -> list[Any]:

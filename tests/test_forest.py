@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from openrlhf_lamer.update.forest import Forest, Growing, common, distinct_tokens
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+import torch
 
 from openrlhf_lamer.update import model as forest_model
 
@@ -123,6 +124,7 @@ def compare(model: Any, rows: Rows, masked: Sequence[Sequence[int]], temperature
         model.zero_grad()
         if forest:
             own, spread = forest_model.log_probs(model, *batch, temperature=temperature, entropy=True)
+            assert spread is not None
         else:
             own, spread = padded_pass(model, batch, temperature)
         ((own + 0.3 * spread) * weights).sum().backward()
@@ -149,6 +151,7 @@ def test_rows_of_each_shape_score_as_padded_ones(shape: str) -> None:
 def test_a_micro_batch_without_a_trained_token_has_a_gradient_of_zero() -> None:
     model = tiny()
     own, spread = forest_model.log_probs(model, *padded([[1, 2, 3]], [[0, 0]]), entropy=True)
+    assert spread is not None
     assert own.tolist() == [[0.0, 0.0]]
     (own.sum() + spread.sum()).backward()
     assert gradient(model).abs().sum() == 0

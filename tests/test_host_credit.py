@@ -1,4 +1,4 @@
-"""Credit on its way to tokens: rows, fillers, stock estimators. Uses the host's classes, starts nothing."""
+"""Credit on its way to tokens: rows, stock estimators. Uses the host's classes, starts nothing."""
 
 from __future__ import annotations
 
@@ -198,39 +198,6 @@ def test_the_configuration_reaches_the_estimator_whole() -> None:
         assert credit_config(LamerConfig(), get(name), 1.0) == CreditConfig()
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_rank_gets_the_same_number_of_rows_and_micro_batches(maker: Maker, ranks: int) -> None:
-    made = maker("lamer_gigpo", ranks=ranks)
-    experiences = made.make_experience_batch(samples_of(batch_of(False, seed=3), made.config.gamma_traj))
-    assert len(experiences) % ranks == 0
-    share = len(experiences) // ranks
-    rows = [sum(len(e.sequences) for e in experiences[r * share : (r + 1) * share]) for r in range(ranks)]
-    assert len(set(rows)) == 1
-    assert sum(rows) % 8 == 0
-
-
-def test_fillers_change_no_mean_that_is_logged(maker: Maker) -> None:
-    made = maker("lamer_gigpo")
-    trials = batch_of(False, seed=5)
-    experiences = made.make_experience_batch(samples_of(trials, made.config.gamma_traj))
-    assert made.batch is not None
-    assert made.batch.rows is not None
-    assert made.batch.rows.filled > 0
-    real = len(made.batch.rows.rows)
-    for values in (
-        lambda e: e.info["kl"],
-        lambda e: e.info["return"],
-        lambda e: e.info["reward"],
-        lambda e: e.response_length,
-        lambda e: e.total_length,
-    ):
-        everything = torch.cat([values(experience).float() for experience in experiences])
-        order = [p for experience in experiences for p in experience.index]
-        kept = torch.tensor([p < real for p in order])
-        assert torch.isfinite(everything).all()
-        torch.testing.assert_close(everything.mean(), everything[kept].mean())
-
-
 def host_on_one_row_a_trial(maker: Maker, estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:
     """The host's own estimator where it is at home: one row a trial."""
     from openrlhf.trainer.ppo_utils.experience import Experience
@@ -328,7 +295,7 @@ def test_a_failed_trial_has_no_score() -> None:
 
 def test_untrained_reflections_leave_no_rows() -> None:
     trials = batch_of(False)
-    rows = RowBatch.build(trials, multiple=8, train_reflection=False)
+    rows = RowBatch.build(trials, train_reflection=False)
     played = sum(len(t.sampled_ids) for trial in trials for t in trial.turns if t.phase is Phase.PLAY)
     assert rows.sampled == played
 

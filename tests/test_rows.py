@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import replace
+from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
-from openrlhf_lamer.rows import filling, sampled_tokens, trial_rows
+from openrlhf_lamer.rows import Row, Span, sampled_tokens, token_weights, trial_rows
 from openrlhf_lamer.tasks import seeded_tasks
 
 CONTEXTS = ("turn", "episode")
@@ -92,11 +94,33 @@ def test_every_sampled_token_stands_in_one_span(seed: int, length: int) -> None:
         assert row.ids[: span.start] == turns[span.turn].prompt_ids
 
 
-@given(st.integers(0, 1000), st.integers(1, 64))
-def test_filling_reaches_the_next_multiple(rows: int, multiple: int) -> None:
-    filled = filling(rows, multiple)
-    assert (rows + filled) % multiple == 0
-    assert 0 <= filled < multiple
+@pytest.mark.parametrize("by", ["token", "turn", "trial"])
+@given(st.lists(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3), min_size=1))
+def test_weights_make_tokens_turns_or_trials_weigh_the_same(
+    by: Literal["token", "turn", "trial"], trials: list[list[list[int]]]
+) -> None:
+    """Trials of rows of turns, each with a number of tokens."""
+    rows, owner = [], []
+    for number, own in enumerate(trials):
+        turns = 0
+        for lengths in own:
+            ends = np.cumsum([1 + length for length in lengths]).tolist()
+            spans = [Span(turns + i, end - n, end, None) for i, (end, n) in enumerate(zip(ends, lengths, strict=True))]
+            rows.append(Row((0,) * ends[-1], tuple(spans)))
+            owner.append(number)
+            turns += len(lengths)
+    weights = token_weights(rows, owner, by)
+    assert [len(each) for each in weights] == [row.sampled for row in rows]
+    assert np.concatenate(weights).mean() == pytest.approx(1)
+    units: dict[object, float] = {}
+    for row, trial, own in zip(rows, owner, weights, strict=True):
+        at = 0
+        for span in row.spans:
+            for weight in own[at : at + span.end - span.start]:
+                unit = {"token": (trial, span, at), "turn": (trial, span.turn), "trial": trial}[by]
+                units[unit] = units.get(unit, 0.0) + weight
+                at += 1
+    assert min(units.values()) == pytest.approx(max(units.values()))
 
 
 def test_failed_trials_are_told_apart() -> None:

@@ -77,6 +77,9 @@ _MAKES = (
     *("actor_model_group", "critic_model_group", "reward_model_group", "initial_model_group"),
     *("kl_controller", "strategy", "tokenizer"),
 )
+_BUFFER, _CRITIC = "trainer/ppo_utils/replay_buffer.py", ("experience", "step", "loss_batch_info")
+_STEP = ("experience", "kl_ctl", "step", "loss_batch_info")
+_ACTS = ("sequences", "action_mask", "attention_mask", "return_output", "return_entropy")
 _REWARD = ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")
 
 SEAMS = (
@@ -109,8 +112,12 @@ SEAMS = (
     Seam(_ASYNC, "TrainingActor.fit", "the asynchronous training loop"),
     Seam(_ASYNC, "GenerateSamplesActor._run_eval", "evaluation in it"),
     Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
-    Seam("trainer/ray/ppo_actor.py", "ActorPPOTrainer.training_step", "what was trained is counted there"),
-    Seam("trainer/ray/ppo_critic.py", "CriticPPOTrainer.training_step", "fillers have no value"),
+    Seam("trainer/ray/ppo_actor.py", "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),
+    Seam("trainer/ray/ppo_critic.py", "CriticPPOTrainer.training_step", "its figures are means of tokens", _CRITIC),
+    Seam("trainer/ray/launcher.py", "ReferenceModelActor.init_model_from_pretrained", "forests", ("strategy",)),
+    Seam("models/actor.py", "Actor.forward", "forests", _ACTS),
+    Seam(_BUFFER, "NaiveReplayBuffer.append", "micro-batches as planned", ("experience",)),
+    Seam(_BUFFER, "NaiveReplayBuffer.setup_dynamic_batch", "micro-batches as planned", ("strategy",)),
     Seam("cli/train_ppo_ray.py", "train", "the host's entry", ("args",)),
 )
 
@@ -135,14 +142,11 @@ DEFAULTS: Mapping[str, object] = {
 follows from the agent and the configuration (`room`)."""
 
 REFUSED: Mapping[str, str] = {
-    "train.dynamic_batch_enable": "the host sizes dynamic batches by samples, of which a trial is one and its rows are "
-    "many, and drops the rest",
-    "ds.packing_samples": "packing needs flash attention, and has not been tested with trials of several rows",
+    "ds.packing_samples": "not needed: forests of rows pad nothing (--lamer.forward), and it takes flash attention",
     "reward.remote_url": "rewards come from the environment",
     "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
     "data.max_images_per_prompt": "environments are text",
-    "actor.aux_loss_coef": "the router would be balanced over fillers too, which are copies of the batch's shortest "
-    "row, and a micro-batch of them would weigh as much as any other",
+    "actor.aux_loss_coef": "the router's loss is one of padded rows, which forests replace",
     "ds.lora.": "the adapter is trained, but does not reach the rollout engines: the host sends it by names that vLLM "
     "does not know (OpenRLHF issue 1349)",
 }

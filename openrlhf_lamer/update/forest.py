@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -84,7 +85,7 @@ class Growing:
 def distinct_tokens(rows: Sequence[IntArray]) -> int:
     """Number of distinct tokens of rows: the nodes of their forest."""
     ordered = sorted(rows, key=_key)
-    return sum(map(len, rows)) - sum(common(a, b) for a, b in zip(ordered, ordered[1:], strict=False))
+    return sum(map(len, rows)) - sum(common(a, b) for a, b in pairwise(ordered))
 
 
 def common(a: IntArray, b: IntArray) -> int:

@@ -35,7 +35,7 @@ def unable(config: Any) -> str:
     known = AutoModelForCausalLM._model_mapping
     if type(config) not in known:
         return f"{kind} is no causal language model of transformers"
-    cls = known[type(config)]
+    cls: Any = known[type(config)]
     lacks = {"position_ids", "logits_to_keep"} - set(inspect.signature(cls.forward).parameters)
     if lacks or not cls._supports_sdpa:
         return f"{kind} takes no {' and no '.join(sorted(lacks)) or 'sdpa attention'}"

@@ -142,7 +142,18 @@ def _check_modes(line: CommandLine) -> None:
         elif line[flag]:
             raise ConfigError(f"--{flag}: {reason}; leave the flag out")
     if line["ds.ring_attn_size"] > 1:
-        raise ConfigError(f"--ds.ring_attn_size {line['ds.ring_attn_size']}: {REFUSED['ds.packing_samples']}; give 1")
+        raise ConfigError(
+            f"--ds.ring_attn_size {line['ds.ring_attn_size']}: it needs packing by flash attention, which has not been "
+            "tested with trials of several rows; give 1"
+        )
+    updates, groups = line.config.updates, line["rollout.batch_size"]
+    if updates is not None and updates > groups:
+        raise ConfigError(f"--lamer.updates {updates}: a batch has {groups} groups (--rollout.batch_size); give fewer")
+    if line.config.loss_weight != "token" and line["actor.loss_agg_mode"] != "token-mean":
+        raise ConfigError(
+            f"--lamer.loss_weight {line.config.loss_weight} weighs tokens, and --actor.loss_agg_mode "
+            f"{line['actor.loss_agg_mode']} weighs rows: leave one of them out"
+        )
     if line["train.partial_rollout_enable"] and not line["train.async_enable"]:
         raise ConfigError("--train.partial_rollout_enable: a way to train asynchronously; add --train.async_enable")
 

@@ -208,6 +208,7 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     import openrlhf.trainer.ppo_trainer as host_trainer
     import openrlhf.trainer.ppo_trainer_async as host_async
     import openrlhf.trainer.ray as host_ray
+    import openrlhf.trainer.ray.launcher as host_launcher
     import openrlhf.trainer.ray.ppo_actor as host_actor
     import openrlhf.trainer.ray.ppo_critic as host_critic
     import openrlhf.trainer.ray.vllm_engine as host_engine
@@ -215,7 +216,7 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from openrlhf_lamer.integration.rollout.actor import CALLS, LamerRolloutActor
-    from openrlhf_lamer.integration.training.actors import LamerCriticActor, LamerPolicyActor
+    from openrlhf_lamer.integration.training.actors import LamerCriticActor, LamerPolicyActor, LamerReferenceActor
     from openrlhf_lamer.integration.training.trainer import LamerGenerateSamplesActor, LamerTrainer, LamerTrainingActor
 
     def create_watched(*args: Any, **kwargs: Any) -> list[Any]:
@@ -240,4 +241,5 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     host_actor.PolicyModelActor = ray.remote(num_gpus=1)(LamerPolicyActor)
     host_engine.RolloutRayActor = ray.remote(**engine_options)(LamerRolloutActor)
     host_ray.create_vllm_engines = create_watched
+    host_launcher.ReferenceModelActor = ray.remote(num_gpus=1)(LamerReferenceActor)
     host_critic.CriticModelActor = ray.remote(num_gpus=1)(LamerCriticActor)

@@ -1,4 +1,4 @@
-"""The host's model actors, with counts of the rows and tokens that they train.
+"""The host's model actors: micro-batches as planned, forests, and counts of the rows and tokens that they train.
 
 These are known only where the optimiser runs. The counts travel back with the host's own training status, and the
 trainer compares them with those of the rollout.
@@ -10,32 +10,47 @@ import math
 from typing import Any
 
 import torch
+from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.remote import plain_class
+from openrlhf_lamer.integration.training.buffer import PlannedBuffer
+from openrlhf_lamer.integration.training.forests import run_critic, run_policy, why_padded
 
 ROWS_TRAINED = "lamer/rows_trained"
 TOKENS_TRAINED = "lamer/tokens_trained"
 OPTIMIZER_STEPS = "lamer/optimizer_steps"
 
+SUMMED = ("policy_loss", "entropy_loss", "kl")
+"""Figures that the host divides by the tokens of the optimizer step, where they are no means of rows."""
+
 
 class LamerPolicyActor(plain_class(PolicyModelActor)):
     """The policy's actor, which adds the rows, tokens and optimizer steps of each `fit` to its status."""
 
-    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Initialise as the host does, then wrap the training step in a counter."""
-        result = super().init_model_from_pretrained(*args, **kwargs)
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> Any:
+        """Initialise as the host does, then train as planned and wrap the training step in a counter."""
+        _plan(strategy)
+        result = super().init_model_from_pretrained(strategy, *args, **kwargs)
+        self.trainer.replay_buffer = PlannedBuffer(strategy.args.train.micro_batch_size)
+        if not why_padded(LamerConfig.load(), strategy.args):
+            run_policy(self.actor)
         step = self.trainer.training_step
         self._rows = self._tokens = 0
 
-        def counted_step(*step_args: Any, **step_kwargs: Any) -> dict[str, Any]:
-            status = step(*step_args, **step_kwargs)
+        def counted_step(experience: Any, kl_ctl: float, number: int, info: Any = None) -> dict[str, Any]:
+            status = step(experience, kl_ctl, number, info)
+            # A filler has no token: it counts nowhere, and weighs nothing in what is logged.
+            status["num_samples"] = float((experience.action_mask.sum(1) > 0).sum())
             self._rows += int(status["num_samples"])
             self._tokens += int(status["num_action_tokens"])
-            if status["num_action_tokens"] == 0:
-                # A micro-batch of fillers has no token to average over. Its metrics have weight 0, but 0 · NaN is NaN.
-                status["metrics"] = {key: _finite(value) for key, value in status["metrics"].items()}
+            scale = _own_share(self.trainer.replay_buffer, self.strategy, number, status["num_action_tokens"])
+            status["metrics"] = {
+                key: _finite(value * scale if key in SUMMED and status["weights"][key] == "token" else value)
+                for key, value in status["metrics"].items()
+            }
             return status
 
         self.trainer.training_step = counted_step
@@ -59,21 +74,54 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
 
 
 class LamerCriticActor(plain_class(CriticModelActor)):
-    """The critic's actor, which logs no NaN for a micro-batch without sampled tokens."""
+    """The critic's actor. What it logs are means over tokens, however these are split into micro-batches."""
 
-    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Initialise as the host does, then let the last finite figure stand in for those that fillers lack."""
-        result = super().init_model_from_pretrained(*args, **kwargs)
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> Any:
+        """Initialise as the host does, then train as planned."""
+        _plan(strategy)
+        result = super().init_model_from_pretrained(strategy, *args, **kwargs)
+        self.trainer.replay_buffer = buffer = PlannedBuffer(strategy.args.train.micro_batch_size)
+        if not why_padded(LamerConfig.load(), strategy.args):
+            run_critic(self.critic)
         step = self.trainer.training_step
-        last: dict[str, float] = {}
 
-        def finite_step(*step_args: Any, **step_kwargs: Any) -> dict[str, float]:
-            status = step(*step_args, **step_kwargs)
-            last.update({key: value for key, value in status.items() if value is not None and math.isfinite(value)})
-            return {key: last.get(key, 0.0) for key in status}
+        def even_step(experience: Any, number: int, info: Any = None) -> dict[str, float]:
+            status = step(experience, number, info)
+            # The host averages these over micro-batches and ranks, which hold tokens in different numbers.
+            share = 1 / _own_share(buffer, self.strategy, number, tokens) if (tokens := _tokens(experience)) else 0.0
+            status["values"] = _finite(status["values"]) * share * buffer.per_step
+            status["critic_loss"] *= buffer.per_step
+            status["critic_grad_norm"] *= buffer.per_step * buffer.dynamic_optimizer_step[number]
+            return status
 
-        self.trainer.training_step = finite_step
+        self.trainer.training_step = even_step
         return result
+
+
+class LamerReferenceActor(plain_class(ReferenceModelActor)):
+    """The reference model's actor."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> Any:
+        """Initialise as the host does."""
+        result = super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if not why_padded(LamerConfig.load(), strategy.args):
+            run_policy(self.model)
+        return result
+
+
+def _plan(strategy: Any) -> None:
+    """Have the host take micro-batches of any size, and an optimizer step where the plan says so."""
+    strategy.args.train.dynamic_batch_enable = strategy.use_dynamic_batch = True
+
+
+def _tokens(experience: Any) -> int:
+    return int(experience.action_mask.sum())
+
+
+def _own_share(buffer: PlannedBuffer, strategy: Any, number: int, tokens: float) -> float:
+    """Factor from a sum over a micro-batch, divided as the host does, to the mean over its own tokens."""
+    ranks = strategy.ds_device_mesh["dp"].size()
+    return buffer.dynamic_batch_num_tokens[number] / (ranks * tokens) if tokens else 0.0
 
 
 def _finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,10 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.advantage.table import IntArray
 from openrlhf_lamer.integration.rollout.sample import TrialExperience
+from openrlhf_lamer.integration.training.buffer import MicroBatch
 from openrlhf_lamer.integration.training.credit import TurnValues
-from openrlhf_lamer.integration.training.deal import deal
 from openrlhf_lamer.records import Trial
-from openrlhf_lamer.rows import Row, filling, sampled_tokens, trial_rows
+from openrlhf_lamer.rows import Row, sampled_tokens, token_weights, trial_rows
+from openrlhf_lamer.update.forest import IntArray as Ids
+from openrlhf_lamer.update.forest import distinct_tokens
+from openrlhf_lamer.update.plan import Shares, by_rows, by_tokens, steps_of_groups, steps_of_rows
+from openrlhf_lamer.vocabulary import LossWeight
 
 SHOWN = 3
 """Failures that the message of an abort shows."""
@@ -47,6 +51,7 @@ class TrialBatch:
         returns: For each trial, its turns' returns; None until credit is assigned, and under a stock estimator.
         advantages: For each trial, its turns' advantages; None as above.
         rows: The rows made of the batch; None until they are made.
+        processed: Tokens that a model runs in one pass over the batch's micro-batches.
     """
 
     trials: tuple[Trial, ...]
@@ -55,6 +60,7 @@ class TrialBatch:
     returns: list[np.ndarray] | None = None
     advantages: list[np.ndarray] | None = None
     rows: RowBatch | None = None
+    processed: int = 0
 
     @classmethod
     def of(cls, samples: Sequence[TrialExperience], group_size: int, max_failed_share: float) -> TrialBatch:
@@ -114,37 +120,41 @@ def _failure(trial: Trial) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the host wants rows laid out.
+    """How rows are laid out.
 
     Attributes:
         step: Rows of an optimizer step, over all ranks.
-        size: Rows of a micro-batch.
-        ranks: Number of data-parallel ranks, which divides `step`.
+        updates: Optimizer steps of a batch, of whole groups; None for steps of `step` rows.
+        scored: Limit of a micro-batch that is scored: of its distinct tokens if `forest`, else of its rows.
+        trained: Limit of a micro-batch that is trained.
+        forest: Whether rows run as forests; otherwise they are padded.
+        ranks: Number of data-parallel ranks.
         pad_token_id: Token that fills a micro-batch after the end of its shorter rows.
     """
 
     step: int
-    size: int
+    updates: int | None
+    scored: int
+    trained: int
+    forest: bool
     ranks: int
     pad_token_id: int
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """The rows of a batch of trials, and the number of fillers that make it divisible by the trainer's step.
+    """The rows of a batch of trials.
 
     Attributes:
-        rows: The real rows; the trainer gets `filled` fully masked ones after them.
+        rows: The rows.
         owner: For each row, the index of its trial in the batch.
-        filled: Number of fillers.
     """
 
     rows: tuple[Row, ...]
     owner: np.ndarray
-    filled: int
 
     @classmethod
-    def build(cls, trials: Sequence[Trial], *, multiple: int, train_reflection: bool) -> RowBatch:
+    def build(cls, trials: Sequence[Trial], *, train_reflection: bool) -> RowBatch:
         """Rows of the live trials among `trials`, in order."""
         rows: list[Row] = []
         owner: list[int] = []
@@ -153,43 +163,61 @@ class RowBatch:
                 new = trial_rows(trial, train_reflection=train_reflection)
                 rows += new
                 owner += [index] * len(new)
-        return cls(tuple(rows), np.array(owner, dtype=np.int64), filling(len(rows), multiple))
+        return cls(tuple(rows), np.array(owner, dtype=np.int64))
 
     @property
     def sampled(self) -> int:
         """Number of sampled tokens, each of which is trained once per epoch."""
         return sampled_tokens(self.rows)
 
-    def micro_batches(self, earned: Sequence[float], layout: Layout) -> list[Experience]:
-        """Rows and fillers in micro-batches for scoring, with each row's trial's return from `earned` as its reward.
+    @cached_property
+    def ids(self) -> list[Ids]:
+        """Token ids of each row."""
+        return [np.array(row.ids, dtype=np.int64) for row in self.rows]
 
-        Rows of similar length stand together, so that little is padded. Every rank gets the same number of
-        micro-batches and rows: the host deadlocks otherwise.
+    def plan(self, step: Sequence[int], limit: int, layout: Layout, rng: np.random.Generator) -> Shares:
+        """Micro-batches of the rows in `step`, the same number for each rank."""
+        if layout.forest:
+            return by_tokens(self.ids, self.owner, step, limit, layout.ranks, rng)
+        return by_rows(step, limit, layout.ranks, rng)
+
+    def processed(self, shares: Shares, layout: Layout) -> int:
+        """Number of tokens that a model runs for these micro-batches."""
+        batches = [[self.ids[row] for row in own] for share in shares for own in share if own]
+        if layout.forest:
+            return sum(map(distinct_tokens, batches))
+        return sum(len(own) * max(map(len, own)) for own in batches)
+
+    def micro_batches(self, earned: Sequence[float], layout: Layout) -> list[Experience]:
+        """Rows in micro-batches for scoring, with each row's trial's return from `earned` as its reward.
+
+        Every rank gets the same number of micro-batches: the host deadlocks otherwise.
         """
         rewards = torch.tensor(earned)
-        lengths = [len(row.ids) for row in self.rows]
-        shortest = self.rows[int(np.argmin(lengths))]
-
-        def single(position: int) -> Experience:
-            if position < len(self.rows):
-                return _single(position, self.rows[position], rewards[self.owner[position]])
-            return _single(position, shortest, torch.zeros(()), filler=True)
-
-        by_length = np.argsort([*lengths, *[min(lengths)] * self.filled], kind="stable").tolist()
+        lengths = np.array([len(row.ids) for row in self.rows])
+        # Padded rows of similar length stand together, so that little is padded.
+        order = np.arange(len(lengths)) if layout.forest else np.argsort(lengths, kind="stable")
+        shares = self.plan(order.tolist(), layout.scored, layout, np.random.default_rng(0))
+        filler = _single(FILLER, self.rows[int(lengths.argmin())], torch.zeros(()))
+        singles = [_single(i, row, rewards[self.owner[i]]) for i, row in enumerate(self.rows)]
         return [
-            Experience.concat_experiences(list(map(single, own[i : i + layout.size])), layout.pad_token_id)
-            for own in (by_length[rank :: layout.ranks] for rank in range(layout.ranks))
-            for i in range(0, len(own), layout.size)
+            Experience.concat_experiences([singles[row] for row in own] or [filler], layout.pad_token_id)
+            for share in shares
+            for own in share
         ]
 
 
-def _single(position: int, row: Row, reward: torch.Tensor, *, filler: bool = False) -> Experience:
+FILLER = -1
+"""Position of a fully masked row, which a rank without rows runs to stay in step with the others."""
+
+
+def _single(position: int, row: Row, reward: torch.Tensor) -> Experience:
     """One row as the host's Experience with a batch dimension of 1; a filler has an empty action mask."""
     sequences = torch.from_numpy(np.array(row.ids, dtype=np.int64))
     mask = torch.zeros(len(row.ids) - 1, dtype=torch.long)
     logprobs = torch.zeros(len(row.ids) - 1, dtype=torch.float32)
     known = all(span.logprobs is not None for span in row.spans)
-    if not filler:
+    if position != FILLER:
         for span in row.spans:
             mask[span.start - 1 : span.end - 1] = 1
             if span.logprobs is not None:
@@ -213,7 +241,7 @@ class PlacedRows:
     """The rows of a batch in the host's micro-batches, which its models have scored.
 
     Attributes:
-        rows: The rows, known to a micro-batch's `index` by their positions; fillers have the positions after them.
+        rows: The rows, known to a micro-batch's `index` by their positions.
         experiences: The micro-batches.
     """
 
@@ -224,13 +252,13 @@ class PlacedRows:
     def _lines(self) -> list[tuple[Experience, int]]:
         """For each position, its micro-batch and its line there."""
         found = {p: (experience, line) for experience in self.experiences for line, p in enumerate(experience.index)}
-        return [found[position] for position in range(len(found))]
+        return [found[position] for position in range(len(self.rows.rows))]
 
     @cached_property
     def _lines_of(self) -> dict[int, list[tuple[Experience, int]]]:
         """For each trial with rows, its rows' lines in order."""
         found: dict[int, list[tuple[Experience, int]]] = {}
-        for owner, place in zip(self.rows.owner.tolist(), self._lines, strict=False):
+        for owner, place in zip(self.rows.owner.tolist(), self._lines, strict=True):
             found.setdefault(owner, []).append(place)
         return found
 
@@ -238,7 +266,7 @@ class PlacedRows:
         """The critic's value before each live turn's first sampled token; known where that token is trained."""
         values = [np.zeros(len(trial.turns)) for trial in batch.trials]
         known = [np.zeros(len(trial.turns), dtype=bool) for trial in batch.trials]
-        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=False):
+        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=True):
             for span in row.spans:
                 # On the axis of predictions, the critic has seen the prompt and no more here.
                 values[owner][span.turn] = float(experience.values[line, span.start - 1])
@@ -248,7 +276,7 @@ class PlacedRows:
     def set_turns(self, name: str, per_trial: Sequence[np.ndarray]) -> None:
         """Set a per-token field from a value per turn of each trial: at the turn's sampled tokens, 0 elsewhere."""
         self._clear(name)
-        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=False):
+        for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=True):
             for span in row.spans:
                 value = float(per_trial[owner][span.turn])
                 getattr(experience, name)[line, span.start - 1 : span.end - 1] = value
@@ -281,34 +309,52 @@ class PlacedRows:
             at = experience.action_mask.long().argmax(dim=1, keepdim=True)
             experience.info["return"] = experience.returns.gather(1, at).squeeze(1)
 
-    def dealt(self, layout: Layout, seeds: list[int]) -> list[Experience]:
-        """The rows in micro-batches, in the order in which they are trained, which `seeds` decide (see `deal`)."""
-        self._neutralise_fillers()
-        rng = np.random.default_rng(seeds)
-        shares = deal(len(self.rows.rows), self.rows.filled, step=layout.step, ranks=layout.ranks, rng=rng)
-        return [
-            Experience.concat_experiences(
-                [_row_of(*self._lines[position]) for position in share[i : i + layout.size]], layout.pad_token_id
-            )
-            for share in shares
-            for i in range(0, len(share), layout.size)
-        ]
+    def weigh(self, by: LossWeight) -> None:
+        """Multiply advantages by the weights of their tokens, which have mean 1."""
+        for places, weights in zip(
+            self._lines, token_weights(self.rows.rows, self.rows.owner.tolist(), by), strict=True
+        ):
+            experience, line = places
+            experience.advantages[line][experience.action_mask[line].bool()] *= torch.from_numpy(weights).float()
+
+    def dealt(self, layout: Layout, groups: np.ndarray, seeds: list[int]) -> tuple[list[MicroBatch], int]:
+        """The rows in micro-batches, in the order in which they are trained, which `seeds` decide.
+
+        Args:
+            layout: Steps, micro-batches and ranks.
+            groups: For each trial, its group.
+            seeds: Seeds of the order.
+
+        Returns:
+            The micro-batches, rank after rank, and the number of tokens that a model runs for them.
+        """
+        rows, rng = self.rows, np.random.default_rng(seeds)
+        if layout.updates is None:
+            steps = steps_of_rows(rows.owner, layout.step, rng)
+        else:
+            steps = steps_of_groups(rows.owner, groups, layout.updates, rng)
+        dealt: list[list[MicroBatch]] = [[] for _ in range(layout.ranks)]
+        processed = 0
+        for step in steps:
+            shares = rows.plan(step, layout.trained, layout, rng)
+            processed += rows.processed(shares, layout)
+            tokens = sampled_tokens(rows.rows[row] for row in step)
+            for own, share in zip(dealt, shares, strict=True):
+                for number, batch in enumerate(share, start=1):
+                    joined = [_row_of(*self._lines[row]) for row in batch] or [self._filler()]
+                    ends = number == len(share)
+                    own.append(MicroBatch.of(joined, layout.pad_token_id, tokens, len(step), ends=ends))
+        return [batch for own in dealt for batch in own], processed
+
+    def _filler(self) -> Experience:
+        """A row without a token that is trained."""
+        at = min(range(len(self._lines)), key=lambda row: len(self.rows.rows[row].ids))
+        filler = _row_of(*self._lines[at])
+        return replace(filler, index=[FILLER], action_mask=torch.zeros_like(filler.action_mask))
 
     def _clear(self, name: str) -> None:
         for experience in self.experiences:
             setattr(experience, name, torch.zeros(experience.action_mask.shape, dtype=torch.float32))
-
-    def _neutralise_fillers(self) -> None:
-        """Give fillers the mean of the real rows in all that the host logs per row, so that they change no mean."""
-        if not self.rows.filled:
-            return
-        real = torch.tensor([p < len(self.rows.rows) for experience in self.experiences for p in experience.index])
-        for name in (*self.experiences[0].info, "response_length", "total_length"):
-            logged = [e.info if name in e.info else vars(e) for e in self.experiences]
-            joined = torch.cat([own[name].float() for own in logged])
-            joined[~real] = joined[real].mean()
-            for own, part in zip(logged, joined.split([len(e.index) for e in self.experiences]), strict=True):
-                own[name] = part
 
 
 def _row_of(experience: Experience, line: int) -> Experience:

@@ -25,10 +25,11 @@ class LamerExperienceMaker(RemoteExperienceMaker):
     (see `stock_credit.py`). `batch.py` knows where the rows and their tokens lie.
     """
 
-    def __init__(self, *args: Any, config: LamerConfig, estimator: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, config: LamerConfig, estimator: str, forest: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config = config
         self.estimator = estimator
+        self.forest = forest
         self.batch: TrialBatch | None = None
 
     @torch.no_grad()
@@ -36,9 +37,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         """Rows of the batch in micro-batches, the same number for every data-parallel rank."""
         args = self.args
         batch = TrialBatch.of(rollout_samples, args.rollout.n_samples_per_prompt, self.config.max_failed_share)
-        batch.rows = rows = RowBatch.build(
-            batch.trials, multiple=args.train.batch_size, train_reflection=self.config.train_reflection
-        )
+        batch.rows = rows = RowBatch.build(batch.trials, train_reflection=self.config.train_reflection)
         if not rows.rows:
             raise RuntimeError("no trial of this batch sampled a token that is trained")
         earned = [trial.scalar_return(self.config.gamma_traj) for trial in batch.trials]
@@ -47,19 +46,30 @@ class LamerExperienceMaker(RemoteExperienceMaker):
             self._credit_turns(batch, placed)
         else:
             self._credit_tokens(batch, placed)
+        placed.weigh(self.config.loss_weight)
         for experience in placed.experiences:
             experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
         self.batch = batch
         # A trial's seed follows from its place in the order of prompts: a resumed run deals as one without a break.
         seeds = [args.train.seed, *(trial.seed or 0 for trial in batch.trials)]
-        return placed.dealt(self._layout, seeds)
+        dealt, batch.processed = placed.dealt(self._layout, batch.groups, seeds)
+        return [*dealt]
 
     @property
     def _layout(self) -> Layout:
         args = self.args
         actors = args.actor.num_nodes * args.actor.num_gpus_per_node
-        ranks = actors // (args.ds.ring_attn_size * args.ds.tensor_parallel_size)
-        return Layout(args.train.batch_size, args.rollout.micro_batch_size, ranks, self.tokenizer.pad_token_id)
+        trained = args.train.max_tokens_per_gpu if self.forest else args.train.micro_batch_size
+        scored = (args.rollout.max_tokens_per_gpu or trained) if self.forest else args.rollout.micro_batch_size
+        return Layout(
+            step=args.train.batch_size,
+            updates=self.config.updates,
+            scored=scored,
+            trained=trained,
+            forest=self.forest,
+            ranks=actors // (args.ds.ring_attn_size * args.ds.tensor_parallel_size),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
 
     def _credit_turns(self, batch: TrialBatch, placed: PlacedRows) -> None:
         """Credit each turn by our estimator and spread it over the turn's sampled tokens."""

@@ -38,7 +38,8 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
         result |= {f"{env}/{key}": value for key, value in found.items()}
     result |= {
         "rows": float(len(batch.rows.rows)),
-        "rows_filled": float(batch.rows.filled),
+        "tokens_in_rows": float(sum(len(row.ids) for row in batch.rows.rows)),
+        "tokens_processed": float(batch.processed),
         "tokens_per_trial": batch.rows.sampled / max(1, len(batch.live)),
     }
     if batch.advantages is not None:

@@ -18,6 +18,7 @@ from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator, 
 from openrlhf_lamer.integration.training.actors import ROWS_TRAINED, TOKENS_TRAINED
 from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
+from openrlhf_lamer.integration.training.forests import why_padded
 from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics, write_trials
 
 logger = init_logger(__name__)
@@ -37,6 +38,11 @@ class TrialTraining:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Rows come in the micro-batches that are trained; the host would deal them again.
+        self.args.train.dynamic_batch_enable = False
+        padded = why_padded(self.config, self.args)
+        if padded and self.config.forward != "padded":
+            logger.warning(f"Rows are padded, and every token is run as often as rows repeat it: {padded}")
         host: Any = self.experience_maker
         self.experience_maker = LamerExperienceMaker(
             host.actor_model_group,
@@ -48,6 +54,7 @@ class TrialTraining:
             host.tokenizer,
             config=self.config,
             estimator=self.estimator,
+            forest=not padded,
         )
 
     def train_step(self, rollout_samples: Rollout, global_step: int) -> tuple[dict[str, Any], int]:
@@ -84,7 +91,7 @@ class TrialTraining:
             return
         epochs = self.args.train.max_epochs
         expected = {
-            ROWS_TRAINED: epochs * (len(batch.rows.rows) + batch.rows.filled),
+            ROWS_TRAINED: epochs * len(batch.rows.rows),
             TOKENS_TRAINED: epochs * batch.rows.sampled,
         }
         for key, count in expected.items():
