@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,3 +188,20 @@ def test_models_that_cannot_run_a_forest_are_told_with_the_reason() -> None:
     assert "sliding window" in forest_model.unable(MistralConfig(sliding_window=4096))
     assert "sliding_attention" in forest_model.unable(Gemma3TextConfig())
     assert "position_ids" in forest_model.unable(BloomConfig())
+
+
+@pytest.mark.timeout(400)
+def test_two_ranks_train_on_forests_as_one_process_does_on_padded_rows() -> None:
+    """DeepSpeed adds up the micro-batches of a step, under ZeRO-2 and, with gradient checkpointing, ZeRO-3."""
+    pytest.importorskip("deepspeed")
+    from openrlhf_lamer.integration import cpu
+
+    script, env = Path(__file__).parent / "two_ranks.py", {**os.environ, **cpu.worker_env()}
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=380, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) == 2
+    for found in lines:
+        assert found["micro_batches"] == [3, 3]
+        assert found["log_probs"] < 1e-5
+        assert found["gradient"] < 1e-5
