@@ -220,7 +220,9 @@ def test_more_tokens_are_counted_than_single_precision_can(monkeypatch: pytest.M
     flags = {"train.micro_batch_size": 1, "actor.model_name_or_path": None, "critic.model_name_or_path": None}
     strategy.args, strategy.ds_device_mesh = host_strategy(flags).args, {"dp": SimpleNamespace(size=lambda: 1)}
     actor: Any = LamerPolicyActor.__new__(LamerPolicyActor)
-    actor.strategy, actor.actor = strategy, SimpleNamespace(model=SimpleNamespace(global_steps=3))
+    marked: list[bool] = []
+    engine = SimpleNamespace(global_steps=3, set_gradient_accumulation_boundary=marked.append)
+    actor.strategy, actor.actor = strategy, SimpleNamespace(model=engine)
 
     def step(experience: Any, kl_ctl: float, number: int, info: None) -> dict[str, Any]:
         tokens, loss = sampled[number % 4], sums[number % 4] / sum(sampled)
@@ -240,7 +242,9 @@ def test_more_tokens_are_counted_than_single_precision_can(monkeypatch: pytest.M
     actor.trainer = SimpleNamespace(training_step=step)
     actor.init_model_from_pretrained(strategy)
     actor.trainer.replay_buffer.dynamic_batch_num_tokens = [sum(sampled)] * 4 * copies
+    actor.trainer.replay_buffer.dynamic_optimizer_step = [0, 0, 0, 1] * copies
     status = actor.fit()
+    assert marked == [False, False, False, True] * copies
     assert status[TOKENS_TRAINED] == sum(sampled)
     assert status[ROWS_TRAINED] == 4 * len(sampled)
     for metrics, total, tokens in zip(logged, sums * copies, sampled * copies, strict=True):

@@ -67,7 +67,8 @@ def forests(stage: int, rows: list[np.ndarray], own: list[list[int]]) -> tuple[l
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=1.0)
     engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
     scored = []
-    for batch in own:
+    for number, batch in enumerate(own, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(own))
         logs, _ = log_probs(engine, *batch_of(rows, batch))
         scored.append(logs.detach())
         engine.backward(loss(logs, batch))

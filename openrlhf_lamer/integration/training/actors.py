@@ -41,6 +41,7 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
         self._rows = self._tokens = 0
 
         def counted_step(experience: Any, kl_ctl: float, number: int, info: Any = None) -> dict[str, Any]:
+            self.trainer.replay_buffer.mark(self.actor.model, number)
             status = step(experience, kl_ctl, number, info)
             # A filler has no token: it counts nowhere, and weighs nothing in what is logged.
             status["num_samples"] = float((experience.action_mask.sum(1) > 0).sum())
@@ -86,6 +87,7 @@ class LamerCriticActor(plain_class(CriticModelActor)):
         step = self.trainer.training_step
 
         def even_step(experience: Any, number: int, info: Any = None) -> dict[str, float]:
+            buffer.mark(self.critic, number)
             status = step(experience, number, info)
             # The host averages these over micro-batches and ranks, which hold tokens in different numbers.
             share = 1 / _own_share(buffer, self.strategy, number, tokens) if (tokens := _tokens(experience)) else 0.0

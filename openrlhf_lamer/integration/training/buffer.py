@@ -55,6 +55,14 @@ class PlannedBuffer(NaiveReplayBuffer):
     def setup_dynamic_batch(self, strategy: Any) -> None:
         """Plan nothing: micro-batches are planned before they are appended."""
 
+    def mark(self, engine: Any, number: int) -> None:
+        """Tell DeepSpeed whether this micro-batch ends its optimizer step.
+
+        The host has it take every micro-batch for the last, whereupon ZeRO-1 and ZeRO-2 keep the gradient of the last
+        only. ZeRO-3 adds them up either way.
+        """
+        engine.set_gradient_accumulation_boundary(bool(self.dynamic_optimizer_step[number]))
+
     @property
     def per_step(self) -> float:
         """Micro-batches of an optimizer step, on average."""
