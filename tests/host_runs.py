@@ -181,3 +181,44 @@ def scalars(folder: Path) -> set[str]:
         events.Reload()
         found |= set(events.Tags()["scalars"])
     return found
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model that speaks the format of both games, and prompt datasets."""
+    from openrlhf_lamer.agents import load_agent
+    from openrlhf_lamer.chat import Chat
+    from openrlhf_lamer.policies.scripted import RandomPolicy
+    from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
+    from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+
+    folder = tmp_path_factory.mktemp("e2e")
+    agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in ("minesweeper", "sokoban")}
+    options = {"minesweeper": OPTIONS, "sokoban": {}}
+
+    def shown(chat: Chat, number: int) -> dict[str, list[Trial]]:
+        return {
+            name: demonstrate(
+                seeded_tasks(name, "train", number, first=1000, options=options[name]),
+                agent,
+                chat,
+                LamerConfig(context="turn", max_turns=2, num_episodes=2),
+                player=lambda seed: RandomPolicy(chat, seed),
+                max_new_tokens=400,
+                max_length=1 << 20,
+            )
+            for name, agent in agents.items()
+        }
+
+    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
+    corpus = [crude.decode(u.ids) for own in shown(crude, 10).values() for t in own for u in t.turns]
+    chat = Chat(build_tokenizer(corpus, 768, 2048))
+    model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
+    trials = [trial for own in shown(chat, 100).values() for trial in own]
+    loss = imitate(model, trials * 3, batch_tokens=4096, learning_rate=5e-3, seed=0)
+    assert loss < 1.5
+    save(model, chat.tokenizer, folder / "model")
+    for name in agents:
+        write_dataset(folder / name / "train.jsonl", seeded_tasks(name, "train", 16, options=options[name]))
+        write_dataset(folder / name / "eval.jsonl", seeded_tasks(name, "eval", 6, options=options[name]))
+    return folder

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import socket
 import subprocess
@@ -43,51 +42,8 @@ from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 for package in ("openrlhf", "vllm", "deepspeed", "ray"):
     pytest.importorskip(package)
 
-FLOAT32 = Path(__file__).parent / "float32"
-"""Folder that makes runs use float32."""
-
+pytest_plugins = "host_runs"
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny model that speaks the format of both games, and prompt datasets."""
-    from openrlhf_lamer.agents import load_agent
-    from openrlhf_lamer.chat import Chat
-    from openrlhf_lamer.policies.scripted import RandomPolicy
-    from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
-    from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
-
-    folder = tmp_path_factory.mktemp("e2e")
-    agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in ("minesweeper", "sokoban")}
-    options = {"minesweeper": OPTIONS, "sokoban": {}}
-
-    def shown(chat: Chat, number: int) -> dict[str, list[Trial]]:
-        return {
-            name: demonstrate(
-                seeded_tasks(name, "train", number, first=1000, options=options[name]),
-                agent,
-                chat,
-                LamerConfig(context="turn", max_turns=2, num_episodes=2),
-                player=lambda seed: RandomPolicy(chat, seed),
-                max_new_tokens=400,
-                max_length=1 << 20,
-            )
-            for name, agent in agents.items()
-        }
-
-    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
-    corpus = [crude.decode(u.ids) for own in shown(crude, 10).values() for t in own for u in t.turns]
-    chat = Chat(build_tokenizer(corpus, 768, 2048))
-    model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
-    trials = [trial for own in shown(chat, 100).values() for trial in own]
-    loss = imitate(model, trials * 3, batch_tokens=4096, learning_rate=5e-3, seed=0)
-    assert loss < 1.5
-    save(model, chat.tokenizer, folder / "model")
-    for name in agents:
-        write_dataset(folder / name / "train.jsonl", seeded_tasks(name, "train", 16, options=options[name]))
-        write_dataset(folder / name / "eval.jsonl", seeded_tasks(name, "eval", 6, options=options[name]))
-    return folder
 
 
 def test_gigpo_by_turn_loses_its_engine_says_so_and_goes_on_at_the_next_task(workshop: Path, tmp_path: Path) -> None:
@@ -180,40 +136,6 @@ def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_
         assert status["critic_grad_norm"] > 0
     assert 0 < run.steps[-1]["kl"] < 10
     assert all(any(record["advantages"]) for record in run.records)
-
-
-@pytest.mark.parametrize("estimator", ["lamer_gigpo", "lamer_ppo"])
-def test_forests_train_as_padded_rows_do(workshop: Path, tmp_path: Path, estimator: str) -> None:
-    """In float32, with the same seeds: trials, losses and gradients of each step; two updates in batches of any size."""
-    more = ["--lamer.updates", "2", "--lamer.loss_weight", "turn"]
-    if estimator == "lamer_ppo":
-        more = ["--lamer.context", "episode", "--critic.adam.lr", "1e-3", "--algo.kl.init_coef", "0.1"]
-        more += ["--algo.kl.use_loss", "--actor.entropy_coef", "0.01", "--actor.gradient_checkpointing_enable"]
-    runs = {}
-    for forward in ("forest", "padded"):
-        folder = tmp_path / forward
-        command = [
-            *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-            *arguments(workshop, folder, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-            *("--algo.advantage.estimator", estimator, "--data.max_samples", "8", "--lamer.forward", forward),
-            *("--train.full_determinism_enable", "--lamer.max_concurrent_trials", "1", *more),
-        ]
-        path = os.pathsep.join(filter(None, (str(FLOAT32), os.environ.get("PYTHONPATH"))))
-        runs[forward] = finish(start(command, folder, {"PYTHONPATH": path}), folder)
-    config = LamerConfig(num_episodes=2, updates=2 if estimator == "lamer_gigpo" else None)
-    check(runs["forest"], 2, config=config, env="minesweeper")
-    forest, padded = (run.steps for run in runs.values())
-    if config.updates:
-        assert forest[0]["lamer/rows"] != forest[1]["lamer/rows"]
-    for number, (own, expected) in enumerate(zip(forest, padded, strict=True), start=1):
-        sampled = [[turn.sampled_ids for trial in run.trials(number) for turn in trial.turns] for run in runs.values()]
-        assert sampled[0] == sampled[1]
-        assert own["lamer/tokens_processed"] < own["lamer/tokens_in_rows"] < expected["lamer/tokens_processed"]
-        compared = {"policy_loss", "actor_grad_norm", "vllm_kl", "ppo_kl"}
-        if estimator == "lamer_ppo":
-            compared |= {"critic_loss", "critic_grad_norm", "values", "kl", "entropy_loss"}
-        for key in compared:
-            assert own[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-6), key
 
 
 def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Path) -> None:

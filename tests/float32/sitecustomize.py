@@ -16,12 +16,11 @@ if os.environ.get("OPENRLHF_LAMER_CPU"):
 
     @after_import("openrlhf.utils.deepspeed.deepspeed")
     def training_engines(module: Any) -> None:
+        def configured(of_host: Any) -> Any:
+            return lambda **settings: of_host(**(settings | {"param_dtype": "fp32"}))
+
         for name in ("get_train_ds_config", "get_eval_ds_config"):
-
-            def configured(*args: Any, of_host: Any = getattr(module, name), **kwargs: Any) -> Any:
-                return of_host(*args, **(kwargs | {"param_dtype": "fp32"}))
-
-            replace(module, name, configured)
+            replace(module, name, configured(getattr(module, name)))
 
     @after_import("vllm.engine.arg_utils")
     def rollout_engines(module: Any) -> None:
