@@ -22,6 +22,7 @@ from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.integration.rollout.task_stream import trial_seed
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
 OPTIONS = {"size": 3, "mines": 1}
 ACTIVATED = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -22,7 +22,7 @@ FLOAT32 = Path(__file__).parent / "float32"
 
 @pytest.mark.parametrize("estimator", ["lamer_gigpo", "lamer_ppo"])
 def test_forests_train_as_padded_rows_do(workshop: Path, tmp_path: Path, estimator: str) -> None:
-    """In float32, with the same seeds: trials, losses, gradients; with `lamer_gigpo` two updates a batch, of any size."""
+    """In float32, with the same seeds: trials, losses and gradients; with `lamer_gigpo` in two updates a batch."""
     more = ["--lamer.updates", "2", "--lamer.loss_weight", "turn"]
     if estimator == "lamer_ppo":
         more = ["--lamer.context", "episode", "--critic.adam.lr", "1e-3", "--algo.kl.init_coef", "0.1"]
