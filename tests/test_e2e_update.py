@@ -42,7 +42,7 @@ def test_forests_train_as_padded_rows_do(workshop: Path, tmp_path: Path, estimat
     check(runs["forest"], 2, config=config, env="minesweeper")
     forest, padded = (run.steps for run in runs.values())
     if config.updates:
-        assert forest[0]["lamer/rows"] != forest[1]["lamer/rows"]
+        assert forest[0]["lamer/tokens_trained"] != forest[1]["lamer/tokens_trained"]
     for number, (own, expected) in enumerate(zip(forest, padded, strict=True), start=1):
         sampled = [[turn.sampled_ids for trial in run.trials(number) for turn in trial.turns] for run in runs.values()]
         assert sampled[0] == sampled[1]
