@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import openrlhf.models.model as host_model
 import torch
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
 from openrlhf_lamer.integration.remote import plain_class
+from openrlhf_lamer.integration.training.lora import merged_sender, with_trained_head
 
 ROWS_TRAINED = "lamer/rows_trained"
 TOKENS_TRAINED = "lamer/tokens_trained"
@@ -39,7 +41,14 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
             return status
 
         self.trainer.training_step = counted_step
+        if self.strategy.args.ds.lora.rank:
+            self.trainer.broadcast_to_vllm = merged_sender(self.trainer).broadcast_to_vllm
         return result
+
+    def reference_forward(self, **batch: Any) -> torch.Tensor:
+        """Score rows as `forward` does, by the policy with its adapter switched off, which is the reference."""
+        with self.actor.model.module.disable_adapter():
+            return self.forward(**batch)
 
     def fit(self, kl_ctl: float = 0) -> dict[str, float]:
         """Train on the replay buffer; the counts are sums over all data-parallel ranks."""
@@ -59,10 +68,11 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
 
 
 class LamerCriticActor(plain_class(CriticModelActor)):
-    """The critic's actor, which logs no NaN for a micro-batch without sampled tokens."""
+    """The critic's actor, which logs no NaN for a micro-batch without sampled tokens, and trains its head."""
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Initialise as the host does, then let the last finite figure stand in for those that fillers lack."""
+        host_model.get_peft_model = with_trained_head(host_model.get_peft_model)
         result = super().init_model_from_pretrained(*args, **kwargs)
         step = self.trainer.training_step
         last: dict[str, float] = {}
