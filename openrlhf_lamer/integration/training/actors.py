@@ -15,7 +15,7 @@ from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
 from openrlhf_lamer.integration.remote import plain_class
-from openrlhf_lamer.integration.training.lora import merged_sender, with_trained_head
+from openrlhf_lamer.integration.training.lora import adapted_critic, merged_sender
 
 ROWS_TRAINED = "lamer/rows_trained"
 TOKENS_TRAINED = "lamer/tokens_trained"
@@ -72,7 +72,7 @@ class LamerCriticActor(plain_class(CriticModelActor)):
 
     def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Initialise as the host does, then let the last finite figure stand in for those that fillers lack."""
-        host_model.get_peft_model = with_trained_head(host_model.get_peft_model)
+        host_model.get_peft_model = adapted_critic
         result = super().init_model_from_pretrained(*args, **kwargs)
         step = self.trainer.training_step
         last: dict[str, float] = {}

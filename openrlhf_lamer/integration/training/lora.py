@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import deepspeed
 import torch
+from peft import get_peft_model
 from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -45,23 +46,23 @@ class MergedWeight(torch.Tensor):
     def __init__(self, layer: Linear) -> None:
         super().__init__()
         (adapter,) = layer.active_adapters
-        self._base: Any = layer.get_base_layer().weight
+        self._weight: Any = layer.get_base_layer().weight
         self._down: Any = layer.lora_A[adapter].weight
         self._up: Any = layer.lora_B[adapter].weight
         self._scaling = layer.scaling[adapter]
-        if hasattr(self._base, "ds_id"):
-            self.ds_id, self.ds_shape = self._base.ds_id, self._base.ds_shape
+        if hasattr(self._weight, "ds_id"):
+            self.ds_id, self.ds_shape = self._weight.ds_id, self._weight.ds_shape
 
     @property
     def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The merged weight, computed in float32; the base weight stays as it is."""
         update = self._up.data.float() @ self._down.data.float()
-        return (self._base.data.float() + update * self._scaling).to(self._base.dtype)
+        return (self._weight.data.float() + update * self._scaling).to(self._weight.dtype)
 
     def all_gather(self, param_list: list[MergedWeight]) -> None:
         """Gather what is merged; DeepSpeed calls it on all ranks when the host gathers this parameter."""
         assert param_list == [self]
-        self._gathered = deepspeed.zero.GatheredParameters([self._base, self._down, self._up])
+        self._gathered = deepspeed.zero.GatheredParameters([self._weight, self._down, self._up])
         self._gathered.__enter__()
 
     def partition(self, param_list: list[MergedWeight], has_been_updated: bool) -> None:
@@ -145,14 +146,15 @@ class AdapterOff:
         return self._policy.async_run_method_batch("reference_forward", **batch)
 
 
-def with_trained_head(get_peft_model: Callable[..., Any]) -> Callable[..., Any]:
-    """PEFT's function that adds adapters, for a critic: its value head is trained whole, and saved with the adapter.
+def adapted_critic(model: Any, config: Any) -> Any:
+    """Add an adapter to a critic, as PEFT's `get_peft_model` does; its value head is trained whole, and saved with it.
 
     The host would freeze the head wherever it is not one of `--ds.lora.target_modules`.
+
+    Args:
+        model: The host's critic.
+        config: The host's configuration of the adapter, which is completed.
     """
-
-    def get_critic(model: Any, config: Any) -> Any:
-        config.modules_to_save = config.exclude_modules = [model.value_head_prefix]
-        return get_peft_model(model, config)
-
-    return get_critic
+    config.modules_to_save = config.exclude_modules = [model.value_head_prefix]
+    # One type for all that is trained, which ZeRO-3 asks for: PEFT would make the adapter float32, and not the head.
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
