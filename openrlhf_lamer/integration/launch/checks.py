@@ -164,6 +164,8 @@ def _check_lora(line: CommandLine) -> None:
         return
     if rank < 0 or alpha <= 0:
         raise ConfigError(f"--ds.lora.rank {rank}, --ds.lora.alpha {alpha}: both must be positive")
+    if not 0 <= (dropout := line["ds.lora.dropout"]) < 1:
+        raise ConfigError(f"--ds.lora.dropout {dropout}: a share in [0, 1)")
     if modules != "all-linear" and (not modules or "all-linear" in modules):
         raise ConfigError(
             "--ds.lora.target_modules: name layers, such as q_proj v_proj; for all linear ones leave it out"
