@@ -136,6 +136,9 @@ def run(model: str, out: Path, stage: int, rank: int, world: int, port: int) -> 
     critic = LamerCriticActor(world, rank, "127.0.0.1", port)
     explicit = ("--ds.lora.target_modules", "q_proj", "v_proj")
     critic.init_model_from_pretrained(get_strategy(arguments(model, out, stage, world, *explicit)), model, 10)
+    critic.save_model()
+    if rank == 0:
+        (out / "out_critic").rename(out / "out_critic_before")
     found["values"] = [critic.forward(**own)]
     for _ in range(3):
         critic.append(experience(own, values=found["values"][-1]))

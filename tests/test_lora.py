@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -321,3 +324,71 @@ def test_an_adapter_is_no_model_to_play_with(checkpoint: Path, tmp_path: Path) -
     result = invoke(*given)
     assert result.exit_code == 2
     assert f"openrlhf-lamer merge {checkpoint} --out FOLDER" in " ".join(result.output.split())
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_two_ranks_of_deepspeed_send_the_merged_weights_and_resume(saved: Path, tmp_path: Path) -> None:
+    """The host's actors with ZeRO-2 and with ZeRO-3, and an engine that keeps what it is sent."""
+    world = 2
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(Path(__file__).with_name("lora_ranks.py")), str(saved), str(tmp_path)]
+    logs = [(tmp_path / f"log-{rank}").open("wb") for rank in range(world)]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(world), str(port)], stdout=log, stderr=subprocess.STDOUT)
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        codes = [rank.wait(800) for rank in ranks]
+    finally:
+        for rank, log in zip(ranks, logs, strict=True):
+            rank.kill()
+            log.close()
+    assert codes == [0] * world, "\n".join((tmp_path / f"log-{rank}").read_text()[-3000:] for rank in range(world))
+    for stage in (2, 3):
+        check_ranks(saved, tmp_path, stage, world)
+
+
+def check_ranks(saved: Path, folder: Path, stage: int, world: int) -> None:
+    """Check what the ranks found at a stage of ZeRO."""
+    base = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.bfloat16)
+    plain = dict(base.named_parameters())
+    found = [torch.load(folder / f"stage-{stage}-rank-{rank}.pt", weights_only=False) for rank in range(world)]
+    out = folder / f"stage-{stage}"
+    first, *later = found[0]["sent"]
+    assert list(first) == list(plain)
+    assert all(value.equal(plain[name]) for name, value in first.items())  # adapters begin as nothing
+    last = first
+    for sent in later:
+        assert {name for name in sent if not sent[name].equal(last[name])} == {n for n in plain if "_proj." in n}
+        last = sent
+    exact = PeftModel.from_pretrained(base.float(), str(out / "out")).merge_and_unload()
+    for name, parameter in exact.named_parameters():
+        assert last[name].equal(parameter.data.bfloat16()), name
+    assert all(value.equal(found[0]["resumed"][name]) for name, value in last.items())
+    assert all(each["states"]["global_step"] == 4 for each in found)
+    engine = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.bfloat16)
+    engine.load_state_dict(last, strict=False)
+    for each in found:
+        scores = [*each["scored"], *each["scored again"]]
+        untouched = scores[0]["policy"]
+        assert all(score["reference"].equal(untouched) for score in scores)
+        assert (scores[1]["policy"] - untouched).abs().max() > 0.02
+        (before, again) = each["scored"][-1]["policy"], each["scored again"][0]["policy"]
+        torch.testing.assert_close(again, before, rtol=0, atol=0)
+        moved = (before - untouched).abs().mean()
+        assert (scored(engine, each["rows"]) - before).abs().mean() < moved / 4  # the engine's type rounds
+        assert (each["values"][-1] - each["values"][0]).abs().max() > 0.01
+    before, after = (
+        _adapter(out / name)["base_model.model.score.weight"] for name in ("out_critic_before", "out_critic")
+    )
+    assert not before.equal(after)
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    """Weights of a saved adapter, in the form that ZeRO-2 or ZeRO-3 leaves."""
+    from peft.utils import load_peft_weights
+
+    return load_peft_weights(str(folder), device="cpu")
