@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,14 +63,16 @@ class MergedWeight(torch.Tensor):
     def all_gather(self, param_list: list[MergedWeight]) -> None:
         """Gather what is merged; DeepSpeed calls it on all ranks when the host gathers this parameter."""
         assert param_list == [self]
-        self._gathered = deepspeed.zero.GatheredParameters([self._weight, self._down, self._up])
-        self._gathered.__enter__()
+        self._gathered = ExitStack()
+        for part in (self._weight, self._down, self._up):
+            # One by one: of several at once DeepSpeed awaits only the last, which gloo may finish before the others.
+            self._gathered.enter_context(deepspeed.zero.GatheredParameters([part]))
 
     def partition(self, param_list: list[MergedWeight], has_been_updated: bool) -> None:
         """Release what was gathered."""
         assert param_list == [self]
         assert not has_been_updated
-        self._gathered.__exit__(None, None, None)
+        self._gathered.close()
 
 
 class MergedModel:
