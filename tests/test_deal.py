@@ -217,7 +217,8 @@ def test_more_tokens_are_counted_than_single_precision_can(monkeypatch: pytest.M
     sampled, sums = [2**24 - 1, 2, 2**26, 13], [-1e6, 3.0, 5e6, 0.5]
     strategy: Any = DeepspeedStrategy.__new__(DeepspeedStrategy)
     strategy.world_size, strategy.ring_attn_size, strategy.ds_tensor_parallel_size = 1, 1, copies
-    flags = {"train.micro_batch_size": 1, "actor.model_name_or_path": None, "critic.model_name_or_path": None}
+    flags: dict[str, Any] = {"train.micro_batch_size": 1, "ds.lora.rank": 0}
+    flags |= {"actor.model_name_or_path": None, "critic.model_name_or_path": None}
     strategy.args, strategy.ds_device_mesh = host_strategy(flags).args, {"dp": SimpleNamespace(size=lambda: 1)}
     actor: Any = LamerPolicyActor.__new__(LamerPolicyActor)
     marked: list[bool] = []

@@ -157,10 +157,23 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
             "--lamer.loss_weight turn weighs tokens, and --actor.loss_agg_mode seq-mean-token-mean weighs rows",
         ),
         (["--train.partial_rollout_enable"], "--train.partial_rollout_enable: .*add --train.async_enable"),
-        (["--ds.lora.rank", "8"], "--ds.lora.rank: the adapter .* does not reach the rollout engines.*issue 1349"),
-        (["--ds.lora.alpha", "32"], "--ds.lora.alpha: .*leave all --ds.lora.* out"),
-        (["--ds.lora.target_modules", "q_proj", "v_proj"], "--ds.lora.target_modules: "),
-        (["--ds.lora.dropout", "0.1"], "--ds.lora.dropout: "),
+        (["--ds.lora.alpha", "32"], "--ds.lora.alpha: nothing has an adapter without --ds.lora.rank"),
+        (["--ds.lora.target_modules", "q_proj", "v_proj"], "--ds.lora.target_modules: nothing has an adapter"),
+        (["--ds.lora.rank", "-8"], "--ds.lora.rank -8, --ds.lora.alpha 16: both must be positive"),
+        (["--ds.lora.rank", "8", "--ds.lora.alpha", "0"], "--ds.lora.alpha 0: both must be positive"),
+        (["--ds.lora.rank", "8", "--ds.lora.dropout", "1"], r"--ds.lora.dropout 1.0: a share in \[0, 1\)"),
+        (
+            ["--ds.lora.rank", "8", "--ds.lora.target_modules", "all-linear"],
+            "--ds.lora.target_modules: name layers.*for all linear ones leave it out",
+        ),
+        (["--ds.lora.rank", "8", "--train.enable_ema"], "--train.enable_ema: .*no adapter; leave the flag out"),
+        (["--ds.lora.rank", "8", "--ref.offload"], "--ref.offload: no reference is loaded"),
+        (["--ds.lora.rank", "8", "--vllm.sync_with_ray"], "--vllm.sync_with_ray: Ray would still be sending"),
+        (
+            ["--ds.lora.rank", "8", "--ds.tensor_parallel_size", "2", "--actor.num_gpus_per_node", "2"],
+            "--ds.tensor_parallel_size: DeepSpeed would split linear layers that PEFT has wrapped",
+        ),
+        (["--ds.load_in_4bit"], "--ds.load_in_4bit: .*these would be quantised"),
         (["--reward.overlong_buffer_len", "8"], "--reward.overlong_buffer_len: .*a trial is many replies"),
         (["--reward.stop_properly_penalty_coef", "0.5"], "--reward.stop_properly_penalty_coef: lamer_gigpo takes"),
         (["--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma: lamer_gigpo discounts by --lamer.gamma_step"),
@@ -215,8 +228,17 @@ def test_what_cannot_work_is_refused_with_the_flag(base: list[str], arguments: l
         launcher.prepare([*base, *arguments])
 
 
-def test_an_adapter_that_is_switched_off_is_no_matter(base: list[str]) -> None:
-    assert launcher.prepare([*base, "--ds.lora.rank", "0"]).line["ds.lora.rank"] == 0
+def test_a_policy_with_an_adapter_needs_no_gpus_for_a_reference(base: list[str]) -> None:
+    sizes = ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "4", "--vllm.num_engines", "1")
+    without = [*base, *sizes, "--algo.kl.init_coef", "0.1", "--algo.kl.use_loss"]
+    assert launcher.prepare([*without, "--ds.lora.rank", "0"]).gpus == 2 + 1 + 4
+    plan = launcher.prepare([*without, "--ds.lora.rank", "8", "--ds.zero_stage", "3"])
+    assert plan.gpus == 2 + 1
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert (parsed["ref.num_nodes"], parsed["ref.num_gpus_per_node"]) == (1, 2)  # the host compares them
+    assert (parsed["ds.lora.rank"], parsed["ds.lora.target_modules"]) == (8, "all-linear")
+    with pytest.raises(ConfigError, match=r"--ref\.num_gpus_per_node: rows are dealt out to 2 actors"):
+        launcher.prepare([*without, "--ds.zero_stage", "3"])
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,8 @@ def open_player(
         if tokenizer is not None:
             fail("--tokenizer goes with --endpoint; a checkpoint has its own")
         folder = Path(model)
+        if (folder / "adapter_config.json").is_file():
+            fail(f"{flags[0]} {model} is an adapter; make it a model: openrlhf-lamer merge {model} --out FOLDER")
         if not (folder / "config.json").is_file():
             fail(f"{flags[0]} {model}: no config.json there; give a folder in Hugging Face form, or {flags[1]} as well")
         if not find_spec("vllm"):

@@ -15,6 +15,7 @@ from openrlhf_lamer.cli.cross import cross
 from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.errors import Commands
 from openrlhf_lamer.cli.eval import evaluate
+from openrlhf_lamer.cli.merge import merge
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
 from openrlhf_lamer.cli.report import report
@@ -38,6 +39,7 @@ app.command("analyze")(analyze)
 app.command("cross")(cross)
 app.command("credit")(credit)
 app.command("doctor")(doctor)
+app.command("merge")(merge)
 app.command("report")(report)
 app.command("view")(view)
 app.command("quickstart")(quickstart)

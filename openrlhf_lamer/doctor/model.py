@@ -18,6 +18,8 @@ INDEX = "model.safetensors.index.json"
 
 def files(folder: Path) -> Check:
     """Whether a folder holds a configuration and all of the weights."""
+    if (folder / "adapter_config.json").is_file():
+        return error(FILES, f"{folder} is an adapter", f"make it a model: openrlhf-lamer merge {folder} --out FOLDER")
     if not (folder / "config.json").is_file():
         return error(FILES, f"{folder}: no config.json there", "give a folder in Hugging Face form")
     again = f"download the model again, or copy it again to {folder}"

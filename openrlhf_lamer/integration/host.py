@@ -8,7 +8,8 @@ To support another version of OpenRLHF:
 1. Install it and start any training: `probe` names each seam that is missing or has other parameters.
 2. Compare the host's methods with our subclasses of their classes: `rollout/{executor,actor,generator}.py` and
    `training/{experience_maker,trainer,actors}.py`. Correct `SEAMS` with them.
-3. Compare `ESTIMATORS`, `CLIP_RANGE` and `ENVIRONMENT` with the host, and look for new flags that belong to `REFUSED`.
+3. Compare `ESTIMATORS`, `CLIP_RANGE` and `ENVIRONMENT` with the host, and look for new flags that belong to `REFUSED`
+   or `REFUSED_WITH_LORA`.
 4. Compare `cpu/patches.py` with what the host and vLLM now take from CUDA.
 5. Run `make test`, then add the version to `KNOWN_VERSIONS`, `VLLM_VERSION` and pyproject.toml.
 """
@@ -67,6 +68,8 @@ class Seam:
 _GENERATOR, _MAKER = "trainer/ppo_utils/samples_generator.py", "trainer/ppo_utils/experience_maker.py"
 _TRAINER, _ASYNC = "trainer/ppo_trainer.py", "trainer/ppo_trainer_async.py"
 _ENGINE, _EXPERIENCE = "trainer/ray/vllm_engine.py", "trainer/ppo_utils/experience.py"
+_ACTOR, _LAUNCHER = "trainer/ray/ppo_actor.py", "trainer/ray/launcher.py"
+_GROUP = ("num_nodes", "num_gpus_per_node", "ray_actor_type")
 _EXECUTE = ("prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "llm_engine", "images")
 _FIELDS = (
     *("sequences", "attention_mask", "action_mask", "rollout_log_probs", "values", "returns", "advantages", "kl"),
@@ -111,13 +114,20 @@ SEAMS = (
     Seam(_TRAINER, "BasePPOTrainer._compute_rollout_stats", "rollout statistics", ("experiences",)),
     Seam(_ASYNC, "TrainingActor.fit", "the asynchronous training loop"),
     Seam(_ASYNC, "GenerateSamplesActor._run_eval", "evaluation in it"),
-    Seam("trainer/ray/ppo_actor.py", "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
-    Seam("trainer/ray/ppo_actor.py", "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),
+    Seam(_ACTOR, "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
+    Seam(_ACTOR, "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),
+    Seam(
+        _ACTOR, "PolicyModelActor.forward", "with LoRA, the reference", ("sequences", "action_mask", "attention_mask")
+    ),
+    Seam(_ACTOR, "ActorPPOTrainer.broadcast_to_vllm", "with LoRA, engines get merged weights"),
     Seam("trainer/ray/ppo_critic.py", "CriticPPOTrainer.training_step", "its figures are means of tokens", _CRITIC),
-    Seam("trainer/ray/launcher.py", "ReferenceModelActor.init_model_from_pretrained", "forests", ("strategy",)),
+    Seam("models/model.py", "get_llm_for_sequence_regression", "with LoRA, the critic's head is trained"),
     Seam("models/actor.py", "Actor.forward", "forests", _ACTS),
     Seam(_BUFFER, "NaiveReplayBuffer.append", "micro-batches as planned", ("experience",)),
     Seam(_BUFFER, "NaiveReplayBuffer.setup_dynamic_batch", "micro-batches as planned", ("strategy",)),
+    Seam(_LAUNCHER, "RayActorGroup.__init__", "with LoRA, no reference is loaded", _GROUP),
+    Seam(_LAUNCHER, "RayActorGroup.async_run_method_batch", "with LoRA, the reference", ("method_name",)),
+    Seam(_LAUNCHER, "ReferenceModelActor.init_model_from_pretrained", "forests", ("strategy",)),
     Seam("cli/train_ppo_ray.py", "train", "the host's entry", ("args",)),
 )
 
@@ -147,10 +157,17 @@ REFUSED: Mapping[str, str] = {
     "reward.overlong_buffer_len": "the host measures a sample, and a trial is many replies",
     "data.max_images_per_prompt": "environments are text",
     "actor.aux_loss_coef": "the router's loss is one of padded rows, which forests replace",
-    "ds.lora.": "the adapter is trained, but does not reach the rollout engines: the host sends it by names that vLLM "
-    "does not know (OpenRLHF issue 1349)",
+    "ds.load_in_4bit": "the rollout engines need the weights that are trained, and these would be quantised",
 }
-"""Flags that do not go with trials, and why; a name that ends in a dot is a prefix."""
+"""Flags that do not go with trials, and why."""
+
+REFUSED_WITH_LORA: Mapping[str, str] = {
+    "ds.tensor_parallel_size": "DeepSpeed would split linear layers that PEFT has wrapped",
+    "train.enable_ema": "the host averages all parameters pair by pair, and its averaged model has no adapter",
+    "vllm.sync_with_ray": "Ray would still be sending a merged weight when its memory is free again",
+    "ref.offload": "no reference is loaded: the policy with its adapter switched off is the reference",
+}
+"""Flags that do not go with an adapter (`--ds.lora.rank`), and why; a size is refused above 1."""
 
 REFUSED_WITH_OURS: Mapping[str, str] = {
     "reward.clip_range": "takes rewards as they are",

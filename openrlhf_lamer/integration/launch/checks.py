@@ -12,7 +12,13 @@ from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
-from openrlhf_lamer.integration.host import CLIP_RANGE, ESTIMATORS, REFUSED, REFUSED_WITH_OURS
+from openrlhf_lamer.integration.host import (
+    CLIP_RANGE,
+    ESTIMATORS,
+    REFUSED,
+    REFUSED_WITH_LORA,
+    REFUSED_WITH_OURS,
+)
 from openrlhf_lamer.integration.launch.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.launch.flags import CommandLine
 from openrlhf_lamer.integration.rollout.task_stream import generation_window
@@ -24,6 +30,11 @@ def needs_critic(estimator: str) -> bool:
     return advantage.get(estimator).needs_critic if estimator in advantage.names() else ESTIMATORS[estimator].critic
 
 
+def needs_reference(line: CommandLine) -> bool:
+    """Whether a reference model is loaded; with LoRA, the policy with its adapter switched off is the reference."""
+    return line["algo.kl.init_coef"] > 0 and not line["ds.lora.rank"]
+
+
 def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     """Refuse what cannot work; raises `ConfigError` for the first problem.
 
@@ -33,6 +44,7 @@ def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     _check_model(line)
     _check_estimator(line)
     _check_modes(line)
+    _check_lora(line)
     _check_lengths(line)
     _check_sizes(line)
     _check_environment(line, agent)
@@ -136,10 +148,7 @@ def _check_estimator(line: CommandLine) -> None:
 
 def _check_modes(line: CommandLine) -> None:
     for flag, reason in REFUSED.items():
-        if flag.endswith("."):
-            for given in sorted(name for name in line.given if name.startswith(flag) and line[name]):
-                raise ConfigError(f"--{given}: {reason}; leave all --{flag}* out")
-        elif line[flag]:
+        if line[flag]:
             raise ConfigError(f"--{flag}: {reason}; leave the flag out")
     if line["ds.ring_attn_size"] > 1:
         raise ConfigError(
@@ -156,6 +165,25 @@ def _check_modes(line: CommandLine) -> None:
         )
     if line["train.partial_rollout_enable"] and not line["train.async_enable"]:
         raise ConfigError("--train.partial_rollout_enable: a way to train asynchronously; add --train.async_enable")
+
+
+def _check_lora(line: CommandLine) -> None:
+    rank, alpha, modules = line["ds.lora.rank"], line["ds.lora.alpha"], line["ds.lora.target_modules"]
+    if not rank:
+        for flag in sorted(name for name in line.given if name.startswith("ds.lora.") and name != "ds.lora.rank"):
+            raise ConfigError(f"--{flag}: nothing has an adapter without --ds.lora.rank; add it")
+        return
+    if rank < 0 or alpha <= 0:
+        raise ConfigError(f"--ds.lora.rank {rank}, --ds.lora.alpha {alpha}: both must be positive")
+    if not 0 <= (dropout := line["ds.lora.dropout"]) < 1:
+        raise ConfigError(f"--ds.lora.dropout {dropout}: a share in [0, 1)")
+    if modules != "all-linear" and (not modules or "all-linear" in modules):
+        raise ConfigError(
+            "--ds.lora.target_modules: name layers, such as q_proj v_proj; for all linear ones leave it out"
+        )
+    for flag, reason in REFUSED_WITH_LORA.items():
+        if line[flag] is True or line[flag] > 1:
+            raise ConfigError(f"--{flag}: {reason}; leave the flag out, or train without --ds.lora.rank")
 
 
 def _check_lengths(line: CommandLine) -> None:
@@ -179,7 +207,7 @@ def _check_sizes(line: CommandLine) -> None:
     # Rows are dealt out evenly to the actors; a model that runs in step with others deadlocks on uneven shares.
     in_step = {
         "critic": needs_critic(line["algo.advantage.estimator"]),
-        "ref": line["algo.kl.init_coef"] > 0 and line["ds.zero_stage"] == 3,
+        "ref": needs_reference(line) and line["ds.zero_stage"] == 3,
     }
     for model in (model for model, used in in_step.items() if used):
         own, actors = (line[f"{m}.num_nodes"] * line[f"{m}.num_gpus_per_node"] for m in (model, "actor"))

@@ -22,7 +22,14 @@ from openrlhf_lamer.config import ENV_VAR, ConfigError
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
-from openrlhf_lamer.integration.launch.checks import check, clip_range, max_len, needs_critic, staleness
+from openrlhf_lamer.integration.launch.checks import (
+    check,
+    clip_range,
+    max_len,
+    needs_critic,
+    needs_reference,
+    staleness,
+)
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
@@ -54,6 +61,9 @@ class Plan:
             ours = advantage.get(name)
             name = stand_in(critic=ours.needs_critic, group=ours.needs_group)
         overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": name}
+        if self.line["ds.lora.rank"]:
+            # No reference is loaded, but where models share GPUs the host compares its size.
+            overrides |= {f"ref.{size}": self.line[f"actor.{size}"] for size in ("num_nodes", "num_gpus_per_node")}
         return host_arguments(self.line, self.defaults, overrides)
 
     @property
@@ -67,7 +77,7 @@ class Plan:
         needed = group("actor")
         if not line["train.colocate_all"] or line["train.async_enable"]:
             needed += line["vllm.num_engines"] * line["vllm.tensor_parallel_size"]
-        if line["algo.kl.init_coef"] > 0 and not (line["train.colocate_all"] or line["train.colocate_actor_ref"]):
+        if needs_reference(line) and not (line["train.colocate_all"] or line["train.colocate_actor_ref"]):
             needed += group("ref")
         if needs_critic(self.estimator) and not line["train.colocate_all"]:
             needed += group("critic")
@@ -243,3 +253,25 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     host_ray.create_vllm_engines = create_watched
     host_launcher.ReferenceModelActor = ray.remote(num_gpus=1)(LamerReferenceActor)
     host_critic.CriticModelActor = ray.remote(num_gpus=1)(LamerCriticActor)
+    if plan.line["ds.lora.rank"]:
+        host_launcher.RayActorGroup = _without_reference(host_launcher.RayActorGroup, host_launcher.ReferenceModelActor)
+
+
+def _without_reference(group: Any, reference: Any) -> Any:
+    """The host's class of groups, for its command with LoRA: the policy's group stands in for the reference's.
+
+    Args:
+        group: The host's class.
+        reference: Its actor of the reference, of which none is started.
+    """
+    from openrlhf_lamer.integration.training.lora import AdapterOff
+
+    made: list[Any] = []
+
+    def create(num_nodes: int, num_gpus_per_node: int, ray_actor_type: Any, **options: Any) -> Any:
+        if ray_actor_type is reference:
+            return AdapterOff(made[0])  # the host makes the policy's first
+        made.append(group(num_nodes, num_gpus_per_node, ray_actor_type, **options))
+        return made[-1]
+
+    return create

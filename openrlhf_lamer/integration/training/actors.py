@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import openrlhf.models.model as host_model
 import torch
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
@@ -18,6 +19,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.remote import plain_class
 from openrlhf_lamer.integration.training.buffer import PlannedBuffer
 from openrlhf_lamer.integration.training.forests import run_critic, run_policy, why_padded
+from openrlhf_lamer.integration.training.lora import adapted_critic, merged_sender
 
 ROWS_TRAINED = "lamer/rows_trained"
 TOKENS_TRAINED = "lamer/tokens_trained"
@@ -55,7 +57,14 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
             return status
 
         self.trainer.training_step = counted_step
+        if self.strategy.args.ds.lora.rank:
+            self.trainer.broadcast_to_vllm = merged_sender(self.trainer).broadcast_to_vllm
         return result
+
+    def reference_forward(self, **batch: Any) -> torch.Tensor:
+        """Score rows as `forward` does, by the policy with its adapter switched off, which is the reference."""
+        with self.actor.model.module.disable_adapter():
+            return self.forward(**batch)
 
     def fit(self, kl_ctl: float = 0) -> dict[str, float]:
         """Train on the replay buffer; the counts are sums over all data-parallel ranks."""
@@ -78,8 +87,9 @@ class LamerCriticActor(plain_class(CriticModelActor)):
     """The critic's actor. What it logs are means over tokens, however these are split into micro-batches."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> Any:
-        """Initialise as the host does, then train as planned."""
+        """Initialise as the host does, with a head that is trained under LoRA too, then train as planned."""
         _plan(strategy)
+        host_model.get_peft_model = adapted_critic
         result = super().init_model_from_pretrained(strategy, *args, **kwargs)
         self.trainer.replay_buffer = buffer = PlannedBuffer(strategy.args.train.micro_batch_size)
         if not why_padded(LamerConfig.load(), strategy.args):
