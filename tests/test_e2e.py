@@ -138,61 +138,6 @@ def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_
     assert all(any(record["advantages"]) for record in run.records)
 
 
-def test_an_adapter_reaches_the_engine_and_its_reference_is_the_policy_without_it(
-    workshop: Path, tmp_path: Path
-) -> None:
-    """LoRA with KL as loss: stopped after its third step, resumed with the fourth, and merged."""
-    import torch
-
-    command = [
-        *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--ds.lora.rank", "8", "--ds.lora.alpha", "16", "--ds.lora.dropout", "0.05", "--actor.adam.lr", "5e-3"),
-        *("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
-        *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
-    ]
-    latest = tmp_path / "ckpt" / "_actor" / "latest"
-    process = start(command, tmp_path)
-    deadline = time.monotonic() + LIMIT
-    try:
-        while not latest.exists() or latest.read_text() != "global_step3":
-            assert process.poll() is None, (tmp_path / "log").read_text()[-6000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        stop(process)
-        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
-    stopped = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
-    config = LamerConfig(num_episodes=2)
-    check(stopped, 3, config=config, env="minesweeper")
-    # Engines that still played with the base model would differ from the trainer by as much as the reference does.
-    assert abs(stopped.steps[2]["vllm_kl"]) < stopped.steps[2]["kl"] / 2
-    (tmp_path / "log").unlink()
-    (tmp_path / "trials.jsonl").rename(tmp_path / "before.jsonl")
-
-    run = finish(start(command, tmp_path), tmp_path)
-    check(run, 1, config=config, env="minesweeper")
-    assert [record["step"] for record in run.records] == [4] * 16
-    assert abs(run.steps[0]["vllm_kl"]) < min(1e-2, run.steps[0]["kl"] / 2)
-    assert "ReferenceModelActor" not in stopped.log + run.log
-
-    base = weights(workshop / "model")
-    (states,) = (tmp_path / "ckpt" / "_actor" / "global_step4").glob("mp_rank_*_model_states.pt")
-    module = torch.load(states, map_location="cpu", weights_only=False)["module"]
-    plain = {
-        name.removeprefix("base_model.model.").replace(".base_layer", ""): value
-        for name, value in module.items()
-        if "lora_" not in name
-    }
-    assert all(value.equal(plain[name]) for name, value in base.items())
-    merging = [sys.executable, "-m", "openrlhf_lamer.cli.main", "merge", str(tmp_path / "out")]
-    subprocess.run([*merging, "--out", str(tmp_path / "whole")], check=True, timeout=LIMIT)
-    whole = weights(tmp_path / "whole")
-    assert set(whole) == set(base)
-    changed = {name for name, value in base.items() if not value.equal(whole[name])}
-    assert changed == {name for name in base if "_proj." in name}
-
-
 def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Path) -> None:
     """`lamer_rloo`, memory `reflection`: two batches are generated at once, while weights change, and evaluated."""
     command = [
