@@ -56,7 +56,7 @@ def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop") -> 
     return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)])
 
 
-def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batch: int, ranks: int) -> Any:
+def experience_maker(config: LamerConfig, tokenizer: Any, group: int, ranks: int) -> Any:
     """The trainer's experience maker for groups of `group` trials; the scores of its models are made up."""
     from openrlhf_lamer.integration import cpu
 
@@ -72,10 +72,10 @@ def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batc
 
     args = SimpleNamespace(
         algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
-        rollout=SimpleNamespace(n_samples_per_prompt=group, micro_batch_size=micro_batch),
-        train=SimpleNamespace(batch_size=64, seed=0),
+        rollout=SimpleNamespace(n_samples_per_prompt=group, max_tokens_per_gpu=None),
+        train=SimpleNamespace(batch_size=64, seed=0, max_tokens_per_gpu=16192),
         actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
         ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
     )
     given: list[Any] = [*[None] * 4, SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
-    return Maker(*given, config=config, estimator="lamer_gigpo")
+    return Maker(*given, config=config, estimator="lamer_gigpo", forest=True)
