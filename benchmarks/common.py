@@ -1,7 +1,9 @@
-"""Parts that several benchmarks share: tables, a player, an engine's answer, and the trainer without models."""
+"""Parts that several benchmarks share: tables, memory, a player, an engine's answer, and the trainer without models."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +30,11 @@ def grid(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
 def show(table: Table, width: int = 100) -> None:
     """Print a table at its full width, also where the output is no terminal."""
     Console(width=max(Console().width, width)).print(table)
+
+
+def peak_memory() -> float:
+    """Megabytes that this process took at the most: not `ru_maxrss`, which it inherits from the one that started it."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
 
 
 class Talker(RandomPolicy):

@@ -12,13 +12,11 @@ import argparse
 import gc
 import pickle
 import random
-import re
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
-from common import experience_maker, grid, show
+from common import experience_maker, grid, peak_memory, show
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
@@ -65,9 +63,7 @@ def main() -> None:
     batch = TrialBatch.of(samples, GROUP, 0.25)
     rows = RowBatch.build(batch.trials, train_reflection=True)
     maker._credit_turns(batch, PlacedRows(rows, rows.micro_batches([0.0] * trials, maker._layout)))
-    # Not `ru_maxrss`, which a process inherits from the one that started it.
-    peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
-    more, tokens = peak - before, trials * TURNS * (PROMPT + REPLY)
+    more, tokens = peak_memory() - before, trials * TURNS * (PROMPT + REPLY)
     title = f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens"
     table = grid(title, "a batch", "seconds", "MB more", "bytes a token")
     seconds = time.perf_counter() - began
