@@ -9,6 +9,7 @@ tokens are those of a BPE trained on the pages of prompts. Tokens that are train
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.update.forest import Forest
 
 THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
-COLOURS = {"shared": "#2a6f97", "prompt": "#8fb8cf", Phase.PLAY: "#c8553d", Phase.REFLECT: "#d99a2b"}
+COLOURS: dict[str, str] = {"shared": "#2a6f97", "prompt": "#8fb8cf", Phase.PLAY: "#c8553d", Phase.REFLECT: "#d99a2b"}
 
 
 class Thinker(RandomPolicy):
@@ -63,7 +64,7 @@ def draw(trial: Trial, file: Path) -> None:
 
     rows = trial_rows(trial)
     forest = Forest.of([np.asarray(row.ids) for row in rows])
-    paths = [forest.nodes[start:end] for start, end in zip(forest.starts, forest.starts[1:], strict=False)]
+    paths = [forest.nodes[start:end] for start, end in pairwise(forest.starts)]
     through = np.bincount(np.concatenate(paths), minlength=len(forest))
     height = np.full(len(forest), -1)
     figure, axes = plt.subplots(figsize=(9, 0.3 * len(rows) + 1.4), layout="constrained")
@@ -77,7 +78,7 @@ def draw(trial: Trial, file: Path) -> None:
             axes.plot([own, own], [height[path[own - 1]], at], color=COLOURS["prompt"], linewidth=0.8)
         height[path[own:]] = at
         ends = [own, *np.flatnonzero(np.diff(through[path[own:]] > 1)) + own + 1, len(path)]
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             line(start, end, at, "shared" if through[path[start]] > 1 else "prompt", 2)
         for span in row.spans:
             line(span.start, span.end, at, trial.turns[span.turn].phase, 6)
