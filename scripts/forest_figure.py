@@ -75,11 +75,11 @@ def draw(trial: Trial, file: Path) -> None:
     for at, (row, path) in enumerate(zip(rows, paths, strict=True)):
         own = int((height[path] >= 0).sum())
         if own:
-            axes.plot([own, own], [height[path[own - 1]], at], color=COLOURS["prompt"], linewidth=0.8)
+            axes.plot([own, own], [int(height[path[own - 1]]), at], color=COLOURS["prompt"], linewidth=0.8)
         height[path[own:]] = at
-        ends = [own, *np.flatnonzero(np.diff(through[path[own:]] > 1)) + own + 1, len(path)]
-        for start, end in pairwise(ends):
-            line(start, end, at, "shared" if through[path[start]] > 1 else "prompt", 2)
+        shared = own + int((through[path[own:]] > 1).sum())  # which come first
+        for start, end in ((own, shared), (shared, len(path))):
+            line(start, end, at, "shared" if start < shared else "prompt", 2)
         for span in row.spans:
             line(span.start, span.end, at, trial.turns[span.turn].phase, 6)
     labels = [

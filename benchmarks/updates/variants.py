@@ -21,8 +21,8 @@ from openrlhf_lamer.update.plan import by_rows, by_tokens, steps_of_rows
 from .recorded import VOCABULARY, Batch
 
 Variant: TypeAlias = Literal["padded", "packed", "forest"]
-ROWS, STEP, THREADS = 8, 64, 2
-"""Rows of a padded micro-batch and of an optimizer step; threads on the CPU."""
+ROWS, STEP = 8, 64
+"""Rows of a padded micro-batch and of an optimizer step."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,6 @@ def plan(variant: Variant, batch: Batch, limit: int) -> tuple[list[list[int]], l
 
 def measure(variant: Variant, batch: Batch, limit: int, shape: Shape, device: str) -> Cost:
     """Run all passes over a batch; to be called in a process of its own, whose memory is measured."""
-    torch.set_num_threads(THREADS)
     model = shape.build(device)
     # Without common beginnings, a forest is its rows side by side.
     with patch.object(forest, "common", lambda a, b: 0) if variant == "packed" else nullcontext():
