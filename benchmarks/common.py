@@ -1,7 +1,9 @@
-"""Parts that several benchmarks share: tables, a player, an engine's answer, and the trainer without models."""
+"""Parts that several benchmarks share: tables, memory, a player, an engine's answer, and the trainer without models."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +32,11 @@ def show(table: Table, width: int = 100) -> None:
     Console(width=max(Console().width, width)).print(table)
 
 
+def peak_memory() -> float:
+    """Megabytes that this process took at the most: not `ru_maxrss`, which it inherits from the one that started it."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+
 class Talker(RandomPolicy):
     """Plays at random, and thinks before each reply for as long as makes it `tokens` long."""
 
@@ -56,7 +63,7 @@ def answer(ids: list[int], logprobs: list[Any] | None, reason: str = "stop") -> 
     return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)])
 
 
-def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batch: int, ranks: int) -> Any:
+def experience_maker(config: LamerConfig, tokenizer: Any, group: int, ranks: int) -> Any:
     """The trainer's experience maker for groups of `group` trials; the scores of its models are made up."""
     from openrlhf_lamer.integration import cpu
 
@@ -72,10 +79,10 @@ def experience_maker(config: LamerConfig, tokenizer: Any, group: int, micro_batc
 
     args = SimpleNamespace(
         algo=SimpleNamespace(advantage=SimpleNamespace(estimator="lamer_gigpo", lambd=1.0, gamma=1.0)),
-        rollout=SimpleNamespace(n_samples_per_prompt=group, micro_batch_size=micro_batch),
-        train=SimpleNamespace(batch_size=64, seed=0),
+        rollout=SimpleNamespace(n_samples_per_prompt=group, max_tokens_per_gpu=None),
+        train=SimpleNamespace(batch_size=64, seed=0, max_tokens_per_gpu=16192),
         actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=ranks),
         ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
     )
     given: list[Any] = [*[None] * 4, SimpleNamespace(value=0.0), SimpleNamespace(args=args), tokenizer]
-    return Maker(*given, config=config, estimator="lamer_gigpo")
+    return Maker(*given, config=config, estimator="lamer_gigpo", forest=True)

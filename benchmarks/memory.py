@@ -12,18 +12,16 @@ import argparse
 import gc
 import pickle
 import random
-import re
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
-from common import experience_maker, grid, show
+from common import experience_maker, grid, peak_memory, show
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
-GROUP, EPISODES, MICRO_BATCH, RANKS = 8, 3, 4, 2
+GROUP, EPISODES, RANKS = 8, 3, 2
 TURNS, PROMPT, REPLY = 24, 700, 60
 """Turns of a trial; tokens of a prompt and of a reply."""
 MB = 1 << 20
@@ -51,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1024)
     trials = parser.parse_args().trials
-    maker = experience_maker(LamerConfig(), SimpleNamespace(pad_token_id=0), GROUP, MICRO_BATCH, RANKS)
+    maker = experience_maker(LamerConfig(), SimpleNamespace(pad_token_id=0), GROUP, RANKS)
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
     from openrlhf_lamer.integration.training.batch import PlacedRows, RowBatch, TrialBatch
 
@@ -63,11 +61,9 @@ def main() -> None:
         pickled = pickle.dumps({**response, "trial": random_trial(number)}, protocol=5)
         samples.append(TrialExperience.from_response(pickle.loads(pickled)))
     batch = TrialBatch.of(samples, GROUP, 0.25)
-    rows = RowBatch.build(batch.trials, multiple=64, train_reflection=True)
+    rows = RowBatch.build(batch.trials, train_reflection=True)
     maker._credit_turns(batch, PlacedRows(rows, rows.micro_batches([0.0] * trials, maker._layout)))
-    # Not `ru_maxrss`, which a process inherits from the one that started it.
-    peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
-    more, tokens = peak - before, trials * TURNS * (PROMPT + REPLY)
+    more, tokens = peak_memory() - before, trials * TURNS * (PROMPT + REPLY)
     title = f"{trials:,} trials, {len(rows.rows):,} rows, {tokens:,} tokens"
     table = grid(title, "a batch", "seconds", "MB more", "bytes a token")
     seconds = time.perf_counter() - began

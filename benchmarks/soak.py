@@ -145,7 +145,7 @@ class Trainer(Process):
 
     def __init__(self, rollout: Any, tokenizer: Any) -> None:
         self._rollout, self._tokenizer = rollout, tokenizer
-        self._maker = experience_maker(CONFIG, tokenizer, GROUP, micro_batch=8, ranks=1)
+        self._maker = experience_maker(CONFIG, tokenizer, GROUP, ranks=1)
 
     def step(self, tasks: Sequence[Task]) -> dict[str, float]:
         """Counts of one batch: trials, failed ones, retries, and rows."""

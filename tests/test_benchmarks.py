@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import re
@@ -125,6 +126,28 @@ def test_a_batch_takes_some_bytes_a_token_in_the_trainer() -> None:
     table = run("--trials", "64", file="memory.py")
     taken = {line.split("│")[1].strip(): line.split("│")[2:5] for line in table.splitlines() if "│" in line}
     assert int(taken["at the most"][2]) < 70
+
+
+@pytest.mark.timeout(300)
+def test_the_update_runs_each_token_once_and_its_loss_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    figures = json.loads(
+        run("--quick", "--json", "--env", "minesweeper", "--context", "turn", file="update.py", seconds=280)
+    )
+    padded, packed, forest = figures
+    assert [each["variant"] for each in figures] == ["padded", "packed", "forest"]
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recorded = importlib.import_module("updates.recorded")
+    rows = [tuple(ids.tolist()) for ids in recorded.recorded("minesweeper", "turn", 1, recorded.build_chat()).ids]
+    # The trial's distinct tokens are below the limit, so it is one micro-batch.
+    assert forest["tokens"] == len({row[:end] for row in rows for end in range(1, len(row) + 1)})
+    assert packed["tokens"] == sum(map(len, rows))
+    lengths = [list(map(len, rows[: len(rows) // 2])), list(map(len, rows[len(rows) // 2 :]))]
+    assert padded["tokens"] == sum(len(own) * max(own) for own in lengths)
+    assert padded["tokens"] > 2 * forest["tokens"]
+    for figure in ("loss", "gradient"):
+        assert packed[figure] == pytest.approx(padded[figure], rel=1e-4)
+        assert forest[figure] == pytest.approx(padded[figure], rel=1e-4)
 
 
 def test_growth_is_noticed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ pytest.importorskip("transformers")
 
 import torch
 
+from openrlhf_lamer.update import attention
 from openrlhf_lamer.update import model as forest_model
 
 Rows = list[list[int]]
@@ -72,7 +74,7 @@ def test_the_common_beginning_is_as_long_as_rows_agree(a: list[int], b: list[int
 @given(TWO)
 def test_blocks_and_the_dense_mask_say_the_same(rows: Rows) -> None:
     ends = torch.from_numpy(Forest.of(arrays(rows)).ends)
-    dense, blocks = forest_model.dense_mask(ends), forest_model.block_mask(ends)
+    dense, blocks = attention.dense_mask(ends), attention.block_mask(ends)
     at = torch.arange(len(ends))
     by_rule = blocks.mask_mod(torch.tensor(0), torch.tensor(0), at[:, None], at[None])
     assert torch.equal(dense[0, 0], by_rule)
@@ -160,6 +162,24 @@ def test_a_micro_batch_without_a_trained_token_has_a_gradient_of_zero() -> None:
     assert own.tolist() == [[0.0, 0.0]]
     (own.sum() + spread.sum()).backward()
     assert gradient(model).abs().sum() == 0
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pieces_of_attention_change_nothing(shape: str, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PIECE", piece)
+    compare(tiny(), SHAPES[shape], [[1] * (len(row) - 1) for row in SHAPES[shape]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(ROWS.filter(bool), st.integers(1, 4))
+def test_pieces_of_random_forests_attend_as_the_dense_mask_says(rows: Rows, piece: int) -> None:
+    ends = torch.from_numpy(Forest.of(arrays(rows)).ends)
+    query, key, value = torch.randn(3, 1, 2, len(ends), 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attention.dense_mask(ends))
+    with patch.object(attention, "PIECE", piece):
+        found, _ = attention.piecewise(torch.nn.Module(), query, key, value, ends[None, None, None])
+    torch.testing.assert_close(found.transpose(1, 2), expected, atol=1e-5, rtol=0)
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForCausalLM
 
+from openrlhf_lamer.update.attention import PIECEWISE, block_mask, dense_mask
 from openrlhf_lamer.update.forest import Forest, IntArray
 
 Mask: TypeAlias = Tensor | BlockMask
@@ -37,8 +38,8 @@ def unable(config: Any) -> str:
         return f"{kind} is no causal language model of transformers"
     cls: Any = known[type(config)]
     lacks = {"position_ids", "logits_to_keep"} - set(inspect.signature(cls.forward).parameters)
-    if lacks or not cls._supports_sdpa:
-        return f"{kind} takes no {' and no '.join(sorted(lacks)) or 'sdpa attention'}"
+    if lacks or not cls._supports_sdpa or not cls._can_set_attn_implementation():
+        return f"{kind} takes no {' and no '.join(sorted(lacks)) or 'attention but its own'}"
     return ""
 
 
@@ -159,26 +160,15 @@ class _Asked:
         return found.new_zeros(self.shape).index_put((self.rows, self.columns), found)
 
 
-def dense_mask(ends: Tensor) -> Tensor:
-    """Whether each node attends to each; [1, 1, nodes, nodes]."""
-    at = torch.arange(len(ends), device=ends.device)
-    return ((at[None] <= at[:, None]) & (at[:, None] < ends[None]))[None, None]
-
-
-def block_mask(ends: Tensor) -> BlockMask:
-    """The same as blocks of 128 nodes, of which flex attention skips the empty ones."""
-
-    def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < ends[key])
-
-    return create_block_mask(attends, None, None, len(ends), len(ends), device=str(ends.device))
-
-
 def _attend(model: Any, asked: _Asked) -> Mask:
     """The mask of a forest, in the form of the attention that the model is set to for it."""
-    blocks = asked.ends.device.type == "cuda" and len(asked.ends) > DENSE
+    ends = asked.ends
+    if ends.device.type != "cuda":
+        _set_attention(model, PIECEWISE)
+        return ends[None, None, None]
+    blocks = len(ends) > DENSE
     _set_attention(model, "flex_attention" if blocks else "sdpa")
-    return block_mask(asked.ends) if blocks else dense_mask(asked.ends)
+    return block_mask(ends) if blocks else dense_mask(ends)
 
 
 def _set_attention(model: Any, name: str) -> None:

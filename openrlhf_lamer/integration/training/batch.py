@@ -172,8 +172,8 @@ class RowBatch:
 
     @cached_property
     def ids(self) -> list[Ids]:
-        """Token ids of each row."""
-        return [np.array(row.ids, dtype=np.int64) for row in self.rows]
+        """Token ids of each row, without a copy."""
+        return [np.asarray(row.ids) for row in self.rows]
 
     def plan(self, step: Sequence[int], limit: int, layout: Layout, rng: np.random.Generator) -> Shares:
         """Micro-batches of the rows in `step`, the same number for each rank."""
@@ -199,9 +199,12 @@ class RowBatch:
         order = np.arange(len(lengths)) if layout.forest else np.argsort(lengths, kind="stable")
         shares = self.plan(order.tolist(), layout.scored, layout, np.random.default_rng(0))
         filler = _single(FILLER, self.rows[int(lengths.argmin())], torch.zeros(()))
-        singles = [_single(i, row, rewards[self.owner[i]]) for i, row in enumerate(self.rows)]
+
+        def single(row: int) -> Experience:
+            return _single(row, self.rows[row], rewards[self.owner[row]])
+
         return [
-            Experience.concat_experiences([singles[row] for row in own] or [filler], layout.pad_token_id)
+            Experience.concat_experiences([single(row) for row in own] or [filler], layout.pad_token_id)
             for share in shares
             for own in share
         ]

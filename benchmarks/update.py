@@ -1,0 +1,102 @@
+"""Scoring and training of the same trials in three ways: padded, packed, and as forests of distinct tokens.
+
+    python benchmarks/update.py [--env NAME ...] [--context turn episode] [--trials N] [--tokens N] [--json] [--quick]
+    python benchmarks/update.py --shape 4b --device cuda --tokens 16192
+
+- padded: micro-batches of 8 rows, with log-probabilities at every position, as in the host.
+- packed: rows without padding in micro-batches of `--tokens` tokens, each row attending to itself.
+- forest: each distinct token of a micro-batch once, and at most `--tokens` of them.
+
+Trials are recorded from random play with replies of 140 tokens. Their tokenizer is a BPE of 4,096 tokens trained on
+texts of the environments. The model is a Qwen3 with random weights and that vocabulary, of which its head takes 12% of
+a token's arithmetic, as in a model of 4 billion parameters (10%); a larger one would favour the forest, which has
+logits only where a token is trained. Training is forward and backward of a policy gradient, without an optimizer.
+Every variant runs in a process of its own, and memory is by how much that grew at the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from typing import get_args
+
+from common import grid, show
+from rich.console import Console
+from rich.progress import track
+from updates.recorded import ENVIRONMENTS, Batch, build_chat, recorded
+from updates.variants import SHAPES, Cost, Shape, Variant, measure
+
+from openrlhf_lamer.integration.cpu.environment import host_defaults
+
+
+def costs(batch: Batch, limit: int, shape: Shape, device: str) -> dict[Variant, Cost]:
+    """The cost of each variant, in a process for each."""
+    found: dict[Variant, Cost] = {}
+    for variant in get_args(Variant):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found[variant] = process.submit(measure, variant, batch, limit, shape, device).result()
+    return found
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", nargs="+", default=[*ENVIRONMENTS], choices=ENVIRONMENTS)
+    parser.add_argument("--context", nargs="+", default=["turn", "episode"], choices=["turn", "episode", "trial"])
+    parser.add_argument("--trials", type=int, default=2, help="trials of each environment, each on a task of its own")
+    parser.add_argument("--tokens", type=int, default=host_defaults()["train.max_tokens_per_gpu"], help="the limit")
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="size of the model")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="one trial each, and a tiny model")
+    parser.add_argument("--json", action="store_true", help="print figures for scripts")
+    args = parser.parse_args()
+    trials, name = (1, "tiny") if args.quick else (args.trials, args.shape)
+    shape, chat, figures = SHAPES[name], build_chat(), []
+    title = f"{trials} trials each, {shape.layers} layers of width {shape.width}, at most {args.tokens:,} tokens"
+    headings = (
+        "trials of",
+        "context",
+        "rows",
+        "run as",
+        "tokens",
+        "fewer",
+        "to limit",
+        "plan s",
+        "score s",
+        "train s",
+        "faster",
+        "MB",
+    )
+    table = grid(title, *headings, left=("context", "run as"))
+    cells = [(env, context) for env in args.env for context in args.context]
+    for env, context in track(cells, "batches", console=Console(stderr=True)):
+        batch = recorded(env, context, trials, chat)
+        found = costs(batch, args.tokens, shape, args.device)
+        within, padded = batch.within_trials, found["padded"]
+        in_rows = sum(map(len, batch.ids))
+        of_batch = {"env": env, "context": context, "rows": len(batch.rows), "in_rows": in_rows, "within": within}
+        for variant, cost in found.items():
+            figures.append({**of_batch, "variant": variant, **asdict(cost)})
+            table.add_row(
+                *((env, context, str(len(batch.rows))) if variant == "padded" else [""] * 3),
+                variant,
+                f"{cost.tokens:,}",
+                f"{padded.tokens / cost.tokens:.2f}",
+                f"{cost.tokens / within:.3f}",
+                f"{cost.planning:.3f}",
+                f"{cost.scoring:.1f}",
+                f"{cost.training:.1f}",
+                f"{padded.seconds / cost.seconds:.2f}",
+                f"{cost.megabytes:,.0f}",
+            )
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        show(table, 120)
+
+
+if __name__ == "__main__":
+    main()

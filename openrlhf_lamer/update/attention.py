@@ -1,0 +1,69 @@
+"""Attention on a forest: as a dense mask, as blocks for flex attention, and piece by piece on the CPU.
+
+One number a node is the whole mask: node q attends to node k where k ≤ q < ends[k] (`forest.Forest`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+PIECEWISE = "lamer_piecewise"
+"""Name of `piecewise` among the attentions of transformers."""
+
+PIECE = 512
+"""Nodes of a piece: fewer repeat more keys in memory, more compute more that is masked."""
+
+
+def dense_mask(ends: Tensor) -> Tensor:
+    """Whether each node attends to each; [1, 1, nodes, nodes]."""
+    at = torch.arange(len(ends), device=ends.device)
+    return _attends(at, at, ends)
+
+
+def block_mask(ends: Tensor) -> BlockMask:
+    """The same as blocks of 128 nodes, of which flex attention skips the empty ones."""
+
+    def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < ends[key])
+
+    return create_block_mask(attends, None, None, len(ends), len(ends), device=str(ends.device))
+
+
+def piecewise(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention of `PIECE` nodes after another, each piece to its own nodes and to the ancestors of its first one.
+
+    No node attends to others: what stands before a piece and is an ancestor of one of its nodes is an ancestor of its
+    first node too. So the time grows with nodes times depth, and not with the square of nodes, as under a dense mask.
+
+    Args:
+        module: The attention layer.
+        query: [1, heads, nodes, size]; likewise `key` and `value`, with as many heads or fewer.
+        key: As above.
+        value: As above.
+        attention_mask: The forest's ends, in the shape of a mask that transformers hand through; [1, 1, 1, nodes].
+        kwargs: What transformers give to any attention.
+    """
+    ends = attention_mask[0, 0, 0]
+    pieces = []
+    for start in range(0, len(ends), PIECE):
+        own = torch.arange(start, min(start + PIECE, len(ends)), device=ends.device)
+        nodes = torch.cat([(ends[:start] > start).nonzero()[:, 0], own])
+        mask = _attends(own, nodes, ends)
+        asked = query[:, :, start : start + PIECE]
+        pieces.append(sdpa_attention_forward(module, asked, key[:, :, nodes], value[:, :, nodes], mask, **kwargs)[0])
+    return torch.cat(pieces, 1), None
+
+
+def _attends(queries: Tensor, keys: Tensor, ends: Tensor) -> Tensor:
+    return ((keys[None] <= queries[:, None]) & (queries[:, None] < ends[keys][None]))[None, None]
+
+
+AttentionInterface.register(PIECEWISE, piecewise)
