@@ -51,6 +51,7 @@ class PlannedBuffer(NaiveReplayBuffer):
         self.dynamic_batch_num_tokens.append(experience.step_tokens)
         self.dynamic_global_batch_size.append(experience.step_rows)
         self.dynamic_optimizer_step.append(int(experience.ends_step))
+        self.dynamic_sample_loss_scale.append(0.0)  # of the router's loss, which is refused
 
     def setup_dynamic_batch(self, strategy: Any) -> None:
         """Plan nothing: micro-batches are planned before they are appended."""
@@ -76,5 +77,6 @@ class PlannedBuffer(NaiveReplayBuffer):
             self.dynamic_batch_num_tokens,
             self.dynamic_global_batch_size,
             self.dynamic_optimizer_step,
+            self.dynamic_sample_loss_scale,
         ):
             each.clear()
