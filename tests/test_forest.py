@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.policies.scripted import RandomPolicy
+from openrlhf_lamer.records import Trial
+from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.update.forest import Forest, Growing, common, distinct_tokens
 
 pytest.importorskip("transformers")
@@ -81,12 +85,12 @@ def test_blocks_and_the_dense_mask_say_the_same(rows: Rows) -> None:
     assert blocks.shape[-2:] == (len(ends), len(ends))
 
 
-def tiny(seed: int = 0) -> Any:
+def tiny(vocabulary: int = 17) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=17,
+        vocab_size=vocabulary,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -188,15 +192,45 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     compare(model, SHAPES["one row the beginning of another"], [[1] * 4] * 3)
 
 
-@settings(max_examples=20, deadline=None)
-@given(TWO)
-def test_values_are_those_of_padded_rows(rows: Rows) -> None:
-    model, head = tiny().model, torch.nn.Linear(16, 1, bias=False)
-    sequences, attention, action = batch = padded(rows, [[1] * (len(row) - 1) for row in rows])
+def check_values(model: Any, batch: tuple[Any, Any, Any]) -> None:
+    """Values of a critic, to 1e-5."""
+    head = torch.nn.Linear(16, 1, bias=False)
+    sequences, attention, action = batch
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     hidden = model(sequences, attention_mask=attention, position_ids=positions).last_hidden_state
     expected = head(hidden)[:, :-1, 0] * action
     torch.testing.assert_close(forest_model.values(model, head, *batch), expected, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(TWO)
+def test_values_are_those_of_padded_rows(rows: Rows) -> None:
+    check_values(tiny().model, padded(rows, [[1] * (len(row) - 1) for row in rows]))
+
+
+@pytest.mark.parametrize("context", ["turn", "episode", "trial"])
+def test_rows_of_real_trials_score_as_padded_ones(chat: Chat, play: Callable[..., Trial], context: str) -> None:
+    """Policy, reference (the same without gradients) and critic, on what the engine saw and sampled."""
+    trials = [play(RandomPolicy(chat, seed), context=context, seed=7, max_turns=3) for seed in range(2)]
+    found = [row for trial in trials for row in trial_rows(trial)]
+    rows = [list(row.ids) for row in found]
+    assert sum(map(len, rows)) > distinct_tokens(arrays(rows)) > 500
+    masked = [[any(span.start <= i + 1 < span.end for span in row.spans) for i in range(len(row.ids))] for row in found]
+    vocabulary = len(chat.tokenizer)
+    compare(tiny(vocabulary), rows, masked)
+    with torch.no_grad():
+        model = tiny(vocabulary).eval()
+        expected, _ = padded_pass(model, padded(rows, masked), 1.0)
+        torch.testing.assert_close(forest_model.log_probs(model, *padded(rows, masked))[0], expected, atol=1e-5, rtol=0)
+    check_values(tiny(vocabulary).model, padded(rows, masked))
+
+
+def test_an_adapter_is_trained_on_a_forest_as_on_padded_rows() -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(tiny(), peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    rows = SHAPES["one row the beginning of another"]
+    compare(adapted, rows, [[1] * (len(row) - 1) for row in rows])
+    assert all(p.grad is None for name, p in adapted.named_parameters() if "lora_" not in name)
 
 
 def test_models_that_cannot_run_a_forest_are_told_with_the_reason() -> None:
