@@ -7,7 +7,7 @@ To support another version of OpenRLHF:
 
 1. Install it and start any training: `probe` names each seam that is missing or has other parameters.
 2. Compare the host's methods with our subclasses of their classes: `rollout/{executor,actor,generator}.py` and
-   `training/{experience_maker,trainer,actors}.py`. Correct `SEAMS` with them.
+   `training/{experience_maker,trainer,actors,lora}.py`. Correct `SEAMS` with them.
 3. Compare `ESTIMATORS`, `CLIP_RANGE` and `ENVIRONMENT` with the host, and look for new flags that belong to `REFUSED`
    or `REFUSED_WITH_LORA`.
 4. Compare `cpu/patches.py` with what the host and vLLM now take from CUDA.
