@@ -70,18 +70,21 @@ def test_an_adapter_reaches_the_engine_and_its_reference_is_the_policy_without_i
         *("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
         *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
     ]
-    latest = tmp_path / "ckpt" / "_actor" / "latest"
     process = start(command, tmp_path)
     deadline = time.monotonic() + LIMIT
+    stopped = Run(tmp_path, "")
     try:
-        while not latest.exists() or latest.read_text() != "global_step3":
-            assert process.poll() is None, (tmp_path / "log").read_text()[-6000:]
+        while len(stopped.steps) < 3:  # each is logged when its checkpoint is about to be written
+            assert process.poll() is None, stopped.log[-6000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            stopped = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
+        while not (tmp_path / "ckpt" / "_actor" / "latest").read_text().endswith("3"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
         stop(process)
         subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
-    stopped = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
     config = LamerConfig(num_episodes=2)
     check(stopped, 3, config=config, env="minesweeper")
     # Engines that still played with the base model would differ from the trainer by as much as the reference does.
