@@ -157,6 +157,9 @@ def test_advantages_are_weighed(maker: Maker) -> None:
         made = maker("lamer_gigpo", config=LamerConfig(loss_weight=by))
         made.make_experience_batch(samples(2))
         dealt = {p: (e, line) for e in made.make_experience_batch(samples(2)) for line, p in enumerate(e.index)}
+        assert made.batch is not None
+        # Turns of 1 to 4 tokens: 2.5 on average.
+        assert made.batch.weights == pytest.approx({"token": (1.0, 1.0), "turn": (2.5 / 4, 2.5)}[by])
         found[by] = [dealt[p][0].advantages[dealt[p][1]] for p in range(len(dealt))]
     for plain, weighed in zip(found["token"], found["turn"], strict=True):
         tokens = int((plain != 0).sum())

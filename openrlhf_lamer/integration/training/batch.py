@@ -52,6 +52,7 @@ class TrialBatch:
         advantages: For each trial, its turns' advantages; None as above.
         rows: The rows made of the batch; None until they are made.
         processed: Tokens that a model runs in one pass over the batch's micro-batches.
+        weights: Least and largest weight of a token in the loss.
     """
 
     trials: tuple[Trial, ...]
@@ -61,6 +62,7 @@ class TrialBatch:
     advantages: list[np.ndarray] | None = None
     rows: RowBatch | None = None
     processed: int = 0
+    weights: tuple[float, float] = (1.0, 1.0)
 
     @classmethod
     def of(cls, samples: Sequence[TrialExperience], group_size: int, max_failed_share: float) -> TrialBatch:
@@ -312,13 +314,12 @@ class PlacedRows:
             at = experience.action_mask.long().argmax(dim=1, keepdim=True)
             experience.info["return"] = experience.returns.gather(1, at).squeeze(1)
 
-    def weigh(self, by: LossWeight) -> None:
-        """Multiply advantages by the weights of their tokens, which have mean 1."""
-        for places, weights in zip(
-            self._lines, token_weights(self.rows.rows, self.rows.owner.tolist(), by), strict=True
-        ):
-            experience, line = places
+    def weigh(self, by: LossWeight) -> tuple[float, float]:
+        """Multiply advantages by the weights of their tokens, which have mean 1; returns the least and the largest."""
+        of_rows = token_weights(self.rows.rows, self.rows.owner.tolist(), by)
+        for (experience, line), weights in zip(self._lines, of_rows, strict=True):
             experience.advantages[line][experience.action_mask[line].bool()] *= torch.from_numpy(weights).float()
+        return min(float(own.min()) for own in of_rows), max(float(own.max()) for own in of_rows)
 
     def dealt(self, layout: Layout, groups: np.ndarray, seeds: list[int]) -> tuple[list[MicroBatch], int]:
         """The rows in micro-batches, in the order in which they are trained, which `seeds` decide.

@@ -46,7 +46,7 @@ class LamerExperienceMaker(RemoteExperienceMaker):
             self._credit_turns(batch, placed)
         else:
             self._credit_tokens(batch, placed)
-        placed.weigh(self.config.loss_weight)
+        batch.weights = placed.weigh(self.config.loss_weight)
         for experience in placed.experiences:
             experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
         self.batch = batch

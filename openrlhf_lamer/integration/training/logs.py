@@ -40,6 +40,8 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
         "rows": float(len(batch.rows.rows)),
         "tokens_in_rows": float(sum(len(row.ids) for row in batch.rows.rows)),
         "tokens_processed": float(batch.processed),
+        "loss_weight/min": batch.weights[0],
+        "loss_weight/max": batch.weights[1],
         "tokens_per_trial": batch.rows.sampled / max(1, len(batch.live)),
     }
     if batch.advantages is not None:
