@@ -17,12 +17,12 @@ if not cpu.cuda_available():
 
 import openrlhf.trainer.ray.ppo_actor as host_actor
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils.config import hierarchize
 from openrlhf.utils.utils import get_strategy
 
 from openrlhf_lamer.integration.host import host_parser
 from openrlhf_lamer.integration.training.actors import LamerCriticActor, LamerPolicyActor
+from openrlhf_lamer.integration.training.buffer import MicroBatch
 
 PROMPT, REPLY, ROWS = 6, 5, 2
 
@@ -75,21 +75,26 @@ def rows(rank: int) -> dict[str, torch.Tensor]:
     drawn = torch.Generator().manual_seed(rank)
     sequences = torch.randint(3, 60, (ROWS, PROMPT + REPLY), generator=drawn)
     mask = torch.ones_like(sequences)
-    return {"sequences": sequences, "attention_mask": mask, "action_mask": mask[:, -REPLY:].bool()}
+    action_mask = mask[:, 1:].clone()
+    action_mask[:, :-REPLY] = 0
+    return {"sequences": sequences, "attention_mask": mask, "action_mask": action_mask}
 
 
-def experience(own: dict[str, torch.Tensor], **scores: torch.Tensor) -> Experience:
-    signs = torch.tensor([[1.0], [-1.0]]).expand(ROWS, REPLY)
-    return Experience(**own, advantages=signs.clone(), returns=3 * signs, index=[0, 1], info={}, **scores)  # pyright: ignore[reportArgumentType]
+def micro_batch(own: dict[str, torch.Tensor], world: int, **scores: torch.Tensor) -> MicroBatch:
+    """A step of one micro-batch a rank."""
+    signs = torch.tensor([[1.0], [-1.0]]) * own["action_mask"]
+    given: Any = own | scores | {"advantages": signs, "returns": 3 * signs, "index": [0, 1], "info": {}}
+    given["total_length"] = own["attention_mask"].sum(1).float()
+    return MicroBatch(**given, step_tokens=world * ROWS * REPLY, step_rows=world * ROWS, ends_step=True)
 
 
-def trained(policy: Any, own: dict[str, torch.Tensor], steps: int) -> list[dict[str, torch.Tensor]]:
+def trained(policy: Any, own: dict[str, torch.Tensor], steps: int, world: int) -> list[dict[str, torch.Tensor]]:
     """Score rows and train on them, over and over; the scores before each step."""
     scored = []
     for _ in range(steps):
         now, reference = policy.forward(**own), policy.reference_forward(**own)
         scored.append({"policy": now, "reference": reference})
-        policy.append(experience(own, action_log_probs=now, base_action_log_probs=reference))
+        policy.append(micro_batch(own, world, action_log_probs=now, base_action_log_probs=reference))
         status = policy.fit(0.1)
         assert status["actor_grad_norm"] > 0
     scored.append({"policy": policy.forward(**own), "reference": policy.reference_forward(**own)})
@@ -115,10 +120,10 @@ def run(model: str, out: Path, stage: int, rank: int, world: int, port: int) -> 
     first = policy()
     first.broadcast_to_vllm()
     found: dict[str, Any] = {"rows": own, "sent": [dict(engine.weights)]}
-    found["scored"] = trained(first, own, 3)
+    found["scored"] = trained(first, own, 3, world)
     first.broadcast_to_vllm()
     found["sent"].append(dict(engine.weights))
-    found["scored"] += trained(first, own, 1)
+    found["scored"] += trained(first, own, 1, world)
     first.broadcast_to_vllm()
     found["sent"].append(dict(engine.weights))
     first.save_checkpoint("global_step4", {"global_step": 4})
@@ -129,7 +134,7 @@ def run(model: str, out: Path, stage: int, rank: int, world: int, port: int) -> 
     second = policy("--ckpt.load_enable")
     second.broadcast_to_vllm()
     found["resumed"] = dict(engine.weights)
-    found["scored again"] = trained(second, own, 1)
+    found["scored again"] = trained(second, own, 1, world)
     found["states"] = second.get_checkpoint_states()
     del second
 
@@ -141,7 +146,7 @@ def run(model: str, out: Path, stage: int, rank: int, world: int, port: int) -> 
         (out / "out_critic").rename(out / "out_critic_before")
     found["values"] = [critic.forward(**own)]
     for _ in range(3):
-        critic.append(experience(own, values=found["values"][-1]))
+        critic.append(micro_batch(own, world, values=found["values"][-1]))
         critic.fit()
         found["values"].append(critic.forward(**own))
     critic.save_model()

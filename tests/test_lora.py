@@ -151,11 +151,11 @@ def policy_of(model: Any) -> Any:
 
 
 def scored(model: Any, rows: dict[str, Any]) -> Any:
-    """Log-probabilities of the rows' last tokens by a plain pass."""
+    """Log-probabilities of the rows' last tokens by a plain pass, 0 where they are masked."""
     with torch.no_grad():
         logits = model.eval()(rows["sequences"], attention_mask=rows["attention_mask"]).logits.float()
     found = logits.log_softmax(-1)[:, :-1].gather(-1, rows["sequences"][:, 1:, None]).squeeze(-1)
-    return found[:, -rows["action_mask"].shape[1] :]
+    return found[:, -rows["action_mask"].shape[1] :] * rows["action_mask"]
 
 
 def test_the_reference_is_the_policy_before_training_and_only_the_adapter_is_trained(
