@@ -85,7 +85,7 @@ def test_blocks_and_the_dense_mask_say_the_same(rows: Rows) -> None:
     assert blocks.shape[-2:] == (len(ends), len(ends))
 
 
-def tiny(vocabulary: int = 17) -> Any:
+def tiny(vocabulary: int = 17, head: int = 8) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def tiny(vocabulary: int = 17) -> Any:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=head,
         use_cache=False,
     )
     return Qwen3ForCausalLM._from_config(config, attn_implementation="sdpa").train()
@@ -184,6 +184,28 @@ def test_pieces_of_random_forests_attend_as_the_dense_mask_says(rows: Rows, piec
     with patch.object(attention, "PIECE", piece):
         found, _ = attention.piecewise(torch.nn.Module(), query, key, value, ends[None, None, None])
     torch.testing.assert_close(found.transpose(1, 2), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_the_ways_of_attention_on_cuda_score_as_padded_rows(blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA: flex attention, compiled for the CPU, on a forest that is filled up to its size; a dense mask."""
+    monkeypatch.setattr(forest_model, "_in_blocks", lambda device, nodes: blocks)
+    model, rows = tiny(head=16).eval(), SHAPES["one row the beginning of another"]
+    batch = padded(rows, [[1] * 4] * 3)
+    asked = forest_model._Asked.of(*batch)
+    assert len(asked.ends) == (128 if blocks else 4)  # the last token of a row predicts nothing
+    with torch.no_grad():
+        expected, _ = padded_pass(model, batch, 1.0)
+        if not blocks:
+            monkeypatch.setattr(forest_model, "_attend", dense)
+        found, _ = forest_model.log_probs(model, *batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert model.config._attn_implementation == ("flex_attention" if blocks else "sdpa")
+
+
+def dense(model: Any, asked: Any) -> Any:
+    forest_model._set_attention(model, "sdpa")
+    return attention.dense_mask(asked.ends)
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -133,7 +133,7 @@ class _Asked:
         # Nothing follows a row's last token, so no prediction is made there.
         rows: list[IntArray] = [row[: length - 1].numpy() for row, length in zip(sequences.cpu(), lengths, strict=True)]
         forest = Forest.of(rows)
-        size = _padded(len(forest)) if device.type == "cuda" and len(forest) > DENSE else len(forest)
+        size = _padded(len(forest)) if _in_blocks(device, len(forest)) else len(forest)
 
         def moved(values: IntArray, filler: IntArray | None = None) -> Tensor:
             padding = torch.zeros(size - len(forest), dtype=torch.long) if filler is None else torch.from_numpy(filler)
@@ -163,12 +163,19 @@ class _Asked:
 def _attend(model: Any, asked: _Asked) -> Mask:
     """The mask of a forest, in the form of the attention that the model is set to for it."""
     ends = asked.ends
-    if ends.device.type != "cuda":
-        _set_attention(model, PIECEWISE)
-        return ends[None, None, None]
-    blocks = len(ends) > DENSE
-    _set_attention(model, "flex_attention" if blocks else "sdpa")
-    return block_mask(ends) if blocks else dense_mask(ends)
+    if _in_blocks(ends.device, len(ends)):
+        _set_attention(model, "flex_attention")
+        return block_mask(ends)
+    if ends.device.type == "cuda":
+        _set_attention(model, "sdpa")
+        return dense_mask(ends)
+    _set_attention(model, PIECEWISE)
+    return ends[None, None, None]
+
+
+def _in_blocks(device: torch.device, nodes: int) -> bool:
+    """Whether attention skips blocks of nodes."""
+    return device.type == "cuda" and nodes > DENSE
 
 
 def _set_attention(model: Any, name: str) -> None:
