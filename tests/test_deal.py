@@ -61,7 +61,7 @@ def samples(groups: int, seed: int = 0, turns: int = 4) -> list[TrialExperience]
 
 
 def trained(experiences: list[Any], ranks: int) -> list[list[Any]]:
-    """What the host trains: for each rank the micro-batches of its dynamic batches, in their order."""
+    """The host's training: for each rank the micro-batches of its dynamic batches, in their order."""
     share = len(experiences) // ranks
     assert share * ranks == len(experiences)
     found = []

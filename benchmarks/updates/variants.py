@@ -70,7 +70,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a batch takes.
+    """Cost of a batch.
 
     Attributes:
         tokens: Tokens that the model runs in training.

@@ -142,11 +142,11 @@ class _Asked:
         line, column = action_mask.nonzero(as_tuple=True)
         starts, where = torch.from_numpy(forest.starts).to(device), torch.from_numpy(forest.nodes).to(device)
         nodes, node = where[starts[line] + column].unique(return_inverse=True)
-        alone = torch.arange(len(forest) + 1, size + 1).numpy()  # a filler attends to itself
+        of_fillers = torch.arange(len(forest) + 1, size + 1).numpy()  # a filler attends to itself
         return cls(
             moved(forest.ids)[None],
             moved(forest.positions)[None],
-            moved(forest.ends, alone),
+            moved(forest.ends, of_fillers),
             nodes,
             node,
             sequences[line, column + 1],
@@ -156,7 +156,7 @@ class _Asked:
         )
 
     def on_rows(self, found: Tensor) -> Tensor:
-        """What was found for each prediction, at its place in its row, 0 elsewhere."""
+        """Place the result of each prediction in its row, 0 elsewhere; [rows, length - 1]."""
         return found.new_zeros(self.shape).index_put((self.rows, self.columns), found)
 
 

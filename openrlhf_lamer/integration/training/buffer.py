@@ -30,7 +30,7 @@ class MicroBatch(Experience):
 
     @classmethod
     def of(cls, rows: Sequence[Experience], pad_token_id: int, tokens: int, number: int, *, ends: bool) -> MicroBatch:
-        """Join rows to a micro-batch of a step of so many `tokens` and `number` rows."""
+        """Join rows to a micro-batch of an optimizer step that has `tokens` sampled tokens and `number` rows."""
         joined = Experience.concat_experiences(list(rows), pad_token_id)
         return cls(**vars(joined), step_tokens=tokens, step_rows=number, ends_step=ends)
 
