@@ -1,16 +1,16 @@
 """Scoring and training of the same trials in three ways: padded, packed, and as forests of distinct tokens.
 
     python benchmarks/update.py [--env NAME ...] [--context turn episode] [--trials N] [--tokens N] [--json] [--quick]
-    python benchmarks/update.py --shape 4b --device cuda --tokens 16192
+    python benchmarks/update.py --shape 4b --device cuda
 
 - padded: micro-batches of 8 rows, with log-probabilities at every position, as in the host.
 - packed: rows without padding in micro-batches of `--tokens` tokens, each row attending to itself.
 - forest: each distinct token of a micro-batch once, and at most `--tokens` of them.
 
 Trials are recorded from random play with replies of 140 tokens. Their tokenizer is a BPE of 4,096 tokens trained on
-texts of the environments. The model is a Qwen3 with random weights and that vocabulary, of which its head takes 12% of
-a token's arithmetic, as in a model of 4 billion parameters (10%); a larger one would favour the forest, which has
-logits only where a token is trained. Training is forward and backward of a policy gradient, without an optimizer.
+texts of the environments, since none can be downloaded. The model is a Qwen3 with random weights and that vocabulary,
+so that its head holds 14% of the weights (of Qwen3-4B's, 10%): a larger head would favour the forest, which has logits
+only where a token is trained. Training is forward and backward of a policy gradient, without an optimizer.
 Every variant runs in a process of its own, and memory is by how much that grew at the most.
 """
 
@@ -26,10 +26,9 @@ from typing import get_args
 from common import grid, show
 from rich.console import Console
 from rich.progress import track
+from torch import get_num_threads
 from updates.recorded import ENVIRONMENTS, Batch, build_chat, recorded
 from updates.variants import SHAPES, Cost, Shape, Variant, measure
-
-from openrlhf_lamer.integration.cpu.environment import host_defaults
 
 
 def costs(batch: Batch, limit: int, shape: Shape, device: str) -> dict[Variant, Cost]:
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("--env", nargs="+", default=[*ENVIRONMENTS], choices=ENVIRONMENTS)
     parser.add_argument("--context", nargs="+", default=["turn", "episode"], choices=["turn", "episode", "trial"])
     parser.add_argument("--trials", type=int, default=2, help="trials of each environment, each on a task of its own")
-    parser.add_argument("--tokens", type=int, default=host_defaults()["train.max_tokens_per_gpu"], help="the limit")
+    parser.add_argument("--tokens", type=int, default=16_192, help="the limit; the host's by default")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="size of the model")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="one trial each, and a tiny model")
@@ -55,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     trials, name = (1, "tiny") if args.quick else (args.trials, args.shape)
     shape, chat, figures = SHAPES[name], build_chat(), []
-    title = f"{trials} trials each, {shape.layers} layers of width {shape.width}, at most {args.tokens:,} tokens"
+    model = f"{shape.layers} layers of width {shape.width}, {get_num_threads()} threads"
+    title = f"{trials} trials each, at most {args.tokens:,} tokens; {model}"
     headings = (
         "trials of",
         "context",

@@ -55,7 +55,7 @@ def host_defaults() -> dict[str, object]:
         "vllm.enforce_eager": True,
         "vllm.gpu_memory_utilization": 0.3,
         "ds.attn_implementation": "sdpa",
-        # A mask on the CPU is a full square of the tokens.
+        # Half of the host's default: a laptop has less memory than a GPU's machine.
         "train.max_tokens_per_gpu": 8192,
     }
 
