@@ -7,10 +7,11 @@
 - packed: rows without padding in micro-batches of `--tokens` tokens, each row attending to itself.
 - forest: each distinct token of a micro-batch once, and at most `--tokens` of them.
 
-Trials are recorded from random play with replies of 140 tokens. Their tokenizer is a BPE of 4,096 tokens trained on
-texts of the environments, since none can be downloaded. The model is a Qwen3 with random weights and that vocabulary,
-so that its head holds 14% of the weights (of Qwen3-4B's, 10%): a larger head would favour the forest, which has logits
-only where a token is trained. Training is forward and backward of a policy gradient, without an optimizer.
+Trials are recorded from random play with replies of 140 tokens. Their tokenizer is a BPE trained on texts of the
+environments, since none can be downloaded; it has 3,006 tokens. The model is a Qwen3 with random weights and a
+vocabulary of 4,096, so that its head holds 14% of the weights (of Qwen3-4B's, 10%): a larger head would favour the
+forest, which has logits only where a token is trained. Training is forward and backward of a policy gradient, without
+an optimizer.
 Every variant runs in a process of its own, and memory is by how much that grew at the most.
 """
 

@@ -24,7 +24,7 @@ from openrlhf_lamer.vocabulary import ContextPolicy
 
 ENVIRONMENTS = ("sokoban", "minesweeper", "webshop", "alfworld")
 VOCABULARY, REPLY, LENGTH = 4096, 140, 1 << 30
-"""Tokens of the tokenizer; tokens of a reply; limit of a prompt, which none reaches."""
+"""Most tokens of the tokenizer, and those of the model; tokens of a reply; limit of a prompt, which none reaches."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Batch:
 
 
 def build_chat() -> Chat:
-    """A chat whose tokenizer is trained on the documentation and on texts of random play of all environments."""
+    """A chat whose tokenizer is trained on the pages of prompts and on texts of random play of all environments."""
     text = TextChat()
-    corpus = [page.read_text("utf-8") for page in sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))]
+    corpus = [page.read_text("utf-8") for page in sorted((Path(__file__).parents[2] / "docs/prompts").glob("*.md"))]
     for env in ENVIRONMENTS:
-        played = record(env, "turn", 2, text, lambda seed: RandomPolicy(text, seed))
+        played = record(env, "turn", 4, text, lambda seed: RandomPolicy(text, seed))
         corpus += [text.decode(episode.turns[-1].prompt_ids) for trial in played for episode in trial.episodes]
     return Chat(build_tokenizer(corpus, VOCABULARY, LENGTH))
 
