@@ -3,7 +3,8 @@
     python benchmarks/update.py [--env NAME ...] [--context turn episode] [--trials N] [--tokens N] [--json] [--quick]
     python benchmarks/update.py --shape 4b --device cuda
 
-- padded: micro-batches of 8 rows, with log-probabilities at every position, as in the host.
+- padded: micro-batches of 8 rows, with log-probabilities at every position; scored by length, trained in random order,
+  as the host shuffles rows.
 - packed: rows without padding in micro-batches of `--tokens` tokens, each row attending to itself.
 - forest: each distinct token of a micro-batch once, and at most `--tokens` of them.
 

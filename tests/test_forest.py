@@ -20,7 +20,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.rows import trial_rows
-from openrlhf_lamer.update.forest import Forest, Growing, common, distinct_tokens
+from openrlhf_lamer.update.forest import Forest, common, distinct_tokens
 
 pytest.importorskip("transformers")
 
@@ -57,16 +57,6 @@ def test_a_forest_holds_each_beginning_once(rows: Rows) -> None:
         for depth, node in enumerate(path):
             attended = [k for k in range(len(forest)) if k <= node < forest.ends[k]]
             assert attended == path[: depth + 1].tolist()
-
-
-@given(ROWS)
-def test_distinct_tokens_are_counted_as_rows_are_added(rows: Rows) -> None:
-    growing = Growing()
-    for number, row in enumerate(arrays(rows)):
-        before = growing.tokens
-        assert growing.new_tokens(row) == distinct_tokens(arrays(rows[: number + 1])) - before
-        growing.add(row)
-    assert growing.tokens == distinct_tokens(arrays(rows))
 
 
 @given(st.lists(st.integers(0, 1), max_size=6), st.lists(st.integers(0, 1), max_size=6))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openrlhf_lamer.update import plan
 from openrlhf_lamer.update.forest import distinct_tokens
 from openrlhf_lamer.update.plan import Shares, by_rows, by_tokens, steps_of_groups, steps_of_rows
 
@@ -91,6 +92,25 @@ def test_rows_of_a_trial_stay_together_and_ranks_are_even(ranks: int) -> None:
     assert sizes.max() <= 4 * trial
     assert sizes.sum(1).max() <= 1.05 * sizes.sum(1).min()
     assert sizes.shape[1] == 32 // 4 // ranks
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=6), st.integers(6, 20))
+def test_a_trial_that_is_too_large_is_cut_where_the_parts_repeat_least(drawn: list[list[int]], limit: int) -> None:
+    """Against all ways to cut the sorted rows."""
+    rows = [np.array(row) for row in sorted(drawn)]
+    best = 10**6
+    for cuts in range(1 << (len(rows) - 1)):
+        parts: list[list[np.ndarray]] = [[rows[0]]]
+        for at, row in enumerate(rows[1:]):
+            parts = [*parts, [row]] if cuts >> at & 1 else [*parts[:-1], [*parts[-1], row]]
+        sizes = [distinct_tokens(part) for part in parts]
+        if max(sizes) <= limit:
+            best = min(best, sum(sizes))
+    owner = np.zeros(len(rows), dtype=int)
+    units = plan._units(rows, owner, range(len(rows)), limit)
+    assert sum(tokens for tokens, _ in units) == best
+    assert sorted(row for _, own in units for row in own) == list(range(len(rows)))
+    assert all(tokens == distinct_tokens([rows[row] for row in own]) <= limit for tokens, own in units)
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4), st.integers(0, 9))

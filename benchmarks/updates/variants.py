@@ -99,10 +99,11 @@ class Cost:
 def plan(variant: Variant, batch: Batch, limit: int) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Micro-batches that are scored, and those that are trained in each optimizer step."""
     rng, ids = np.random.default_rng(0), batch.ids
-    steps = steps_of_rows(batch.owner, STEP, rng)
     if variant == "padded":
         by_length = np.argsort([len(row) for row in ids], kind="stable").tolist()
-        return by_rows(by_length, ROWS, 1, rng)[0], [by_rows(step, ROWS, 1, rng)[0] for step in steps]
+        shuffled = np.array_split(rng.permutation(len(ids)), -(-len(ids) // STEP))
+        return by_rows(by_length, ROWS, 1, rng)[0], [by_rows(step.tolist(), ROWS, 1, rng)[0] for step in shuffled]
+    steps = steps_of_rows(batch.owner, STEP, rng)
     every = list(range(len(ids)))
     scored, *trained = (by_tokens(ids, batch.owner, step, limit, 1, rng)[0] for step in (every, *steps))
     return scored, trained

@@ -7,7 +7,6 @@ from k + 1 to `ends[k]`, and so one number a node says which nodes attend to it.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,7 +48,7 @@ class Forest:
         ids, positions, closed = [], [], np.full(starts[-1], -1, dtype=np.int64)
         count, last, path = 0, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         # In lexical order, rows that share a beginning stand together.
-        for index in sorted(range(len(rows)), key=lambda index: _key(rows[index])):
+        for index in sorted(range(len(rows)), key=lambda index: lexical(rows[index])):
             row = np.asarray(rows[index], dtype=np.int64)
             same = common(last, row)
             closed[path[same:]] = count
@@ -63,28 +62,9 @@ class Forest:
         return cls(np.concatenate(ids or nothing), np.concatenate(positions or nothing), closed[:count], where, starts)
 
 
-class Growing:
-    """Rows to which others are added, and the number of their distinct tokens."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._rows: list[tuple[bytes, IntArray]] = []
-
-    def new_tokens(self, row: IntArray) -> int:
-        """Number of tokens of `row` that no row here begins with."""
-        at = bisect_left(self._rows, _key(row), key=lambda known: known[0])
-        # The longest common beginning is that with a neighbour in lexical order.
-        return len(row) - max((common(known, row) for _, known in self._rows[max(0, at - 1) : at + 1]), default=0)
-
-    def add(self, row: IntArray) -> None:
-        """Add a row."""
-        self.tokens += self.new_tokens(row)
-        insort(self._rows, (_key(row), row), key=lambda known: known[0])
-
-
 def distinct_tokens(rows: Sequence[IntArray]) -> int:
     """Number of distinct tokens of rows: the nodes of their forest."""
-    ordered = sorted(rows, key=_key)
+    ordered = sorted(rows, key=lexical)
     return sum(map(len, rows)) - sum(common(a, b) for a, b in pairwise(ordered))
 
 
@@ -96,6 +76,6 @@ def common(a: IntArray, b: IntArray) -> int:
     return first if shorter and differ[first] else shorter
 
 
-def _key(row: IntArray) -> bytes:
-    """Bytes whose order is that of the rows' tokens."""
+def lexical(row: IntArray) -> bytes:
+    """Sort key of a row, by its tokens: rows that begin alike stand together."""
     return np.asarray(row).astype(">u4").tobytes()

@@ -6,12 +6,12 @@ All ranks take the same number of micro-batches, which models that run in step n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TypeAlias
 
 import numpy as np
 
-from openrlhf_lamer.update.forest import Growing, IntArray
+from openrlhf_lamer.update.forest import IntArray, common, distinct_tokens, lexical
 
 Shares: TypeAlias = list[list[list[int]]]
 """Rows of each micro-batch of each rank: [rank][micro-batch]. A micro-batch may be empty where a step has fewer rows
@@ -106,15 +106,34 @@ Unit: TypeAlias = tuple[int, list[int]]
 def _units(rows: Sequence[IntArray], owner: IntArray, step: Sequence[int], limit: int) -> list[Unit]:
     """The rows of each trial, in several units where they have more than `limit` distinct tokens."""
     units: list[Unit] = []
-    known, own, trial = Growing(), [], None
-    for row in step:
-        if own and (owner[row] != trial or known.tokens + known.new_tokens(rows[row]) > limit):
-            units.append((known.tokens, own))
-            known, own = Growing(), []
-        known.add(rows[row])
-        own.append(row)
-        trial = owner[row]
-    return [*units, (known.tokens, own)] if own else units
+    for _, own in groupby(step, key=lambda row: owner[row]):
+        units += _parts(rows, sorted(own, key=lambda row: lexical(rows[row])), limit)
+    return units
+
+
+def _parts(rows: Sequence[IntArray], own: list[int], limit: int) -> list[Unit]:
+    """Cut rows, in lexical order, into units of at most `limit` distinct tokens, so that they repeat the fewest.
+
+    A unit's first row is new as a whole, and of each later row what it does not share with the row before.
+    """
+    shared = [0, *(common(rows[a], rows[b]) for a, b in pairwise(own))]
+    new = np.cumsum([0, *(len(rows[row]) - same for row, same in zip(own, shared, strict=True))]).tolist()
+
+    def tokens(start: int, end: int) -> int:
+        return new[end] - new[start] + shared[start]
+
+    # The fewest tokens that the rows before `end` repeat, in the fewest units, and where the last of these starts.
+    best = [(0, 0, 0)]
+    for end in range(1, len(own) + 1):
+        starts = (start for start in range(end) if start == end - 1 or tokens(start, end) <= limit)
+        best.append(min((best[start][0] + shared[start], best[start][1] + 1, start) for start in starts))
+    units: list[Unit] = []
+    end = len(own)
+    while end:
+        start = best[end][2]
+        units.append((tokens(start, end), own[start:end]))
+        end = start
+    return units
 
 
 def _split(rows: Sequence[IntArray], units: list[Unit]) -> list[Unit] | None:
@@ -123,12 +142,8 @@ def _split(rows: Sequence[IntArray], units: list[Unit]) -> list[Unit] | None:
     if at is None:
         return None
     own = units[at][1]
-    halves: list[Unit] = []
-    for part in (own[: len(own) // 2], own[len(own) // 2 :]):
-        known = Growing()
-        for row in part:
-            known.add(rows[row])
-        halves.append((known.tokens, part))
+    parts = own[: len(own) // 2], own[len(own) // 2 :]
+    halves = [(distinct_tokens([rows[row] for row in part]), part) for part in parts]
     return [*units[:at], *halves, *units[at + 1 :]]
 
 

@@ -55,8 +55,6 @@ def host_defaults() -> dict[str, object]:
         "vllm.enforce_eager": True,
         "vllm.gpu_memory_utilization": 0.3,
         "ds.attn_implementation": "sdpa",
-        # Half of the host's default: a laptop has less memory than a GPU's machine.
-        "train.max_tokens_per_gpu": 8192,
     }
 
 
