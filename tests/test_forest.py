@@ -25,6 +25,7 @@ from openrlhf_lamer.update.forest import Forest, common, distinct_tokens
 pytest.importorskip("transformers")
 
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from openrlhf_lamer.update import attention
 from openrlhf_lamer.update import model as forest_model
@@ -65,14 +66,21 @@ def test_the_common_beginning_is_as_long_as_rows_agree(a: list[int], b: list[int
     assert common(np.array(a), np.array(b)) == expected
 
 
-@given(TWO)
-def test_blocks_and_the_dense_mask_say_the_same(rows: Rows) -> None:
+@given(TWO, st.integers(2, 5))
+def test_blocks_and_the_dense_mask_say_the_same(rows: Rows, size: int) -> None:
     ends = torch.from_numpy(Forest.of(arrays(rows)).ends)
-    dense, blocks = attention.dense_mask(ends), attention.block_mask(ends)
-    at = torch.arange(len(ends))
+    ends = torch.cat([ends, torch.arange(len(ends) + 1, len(ends) + 1 + -len(ends) % size)])
+    at, dense = torch.arange(len(ends)), attention.dense_mask(ends)
+    with patch.object(attention, "BLOCK", size):
+        blocks = attention.block_mask(ends)
     by_rule = blocks.mask_mod(torch.tensor(0), torch.tensor(0), at[:, None], at[None])
     assert torch.equal(dense[0, 0], by_rule)
     assert blocks.shape[-2:] == (len(ends), len(ends))
+    expected = create_block_mask(blocks.mask_mod, None, None, len(ends), len(ends), device="cpu", BLOCK_SIZE=size)
+    assert torch.equal(blocks.to_dense(), expected.to_dense())
+    assert blocks.full_kv_num_blocks is not None and expected.full_kv_num_blocks is not None
+    assert torch.equal(blocks.full_kv_num_blocks, expected.full_kv_num_blocks)
+    assert torch.equal(blocks.kv_num_blocks, expected.kv_num_blocks)
 
 
 def tiny(vocabulary: int = 17, head: int = 8) -> Any:
@@ -183,7 +191,7 @@ def test_the_ways_of_attention_on_cuda_score_as_padded_rows(blocks: bool, monkey
     model, rows = tiny(head=16).eval(), SHAPES["one row the beginning of another"]
     batch = padded(rows, [[1] * 4] * 3)
     asked = forest_model._Asked.of(*batch)
-    assert len(asked.ends) == (128 if blocks else 4)  # the last token of a row predicts nothing
+    assert len(asked.ends) == (attention.BLOCK if blocks else 4)  # the last token of a row predicts nothing
     with torch.no_grad():
         expected, _ = padded_pass(model, batch, 1.0)
         if not blocks:

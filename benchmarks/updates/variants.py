@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 from unittest.mock import patch
 
@@ -39,8 +40,9 @@ class Shape:
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
 
+    @cache
     def build(self, device: str) -> Any:
-        """A model with random weights."""
+        """A model with random weights, one for each device."""
         torch.manual_seed(0)
         config = Qwen3Config(
             vocab_size=self.vocabulary,
@@ -110,8 +112,9 @@ def plan(variant: Variant, batch: Batch, limit: int) -> tuple[list[list[int]], l
 
 
 def measure(variant: Variant, batch: Batch, limit: int, shape: Shape, device: str) -> Cost:
-    """Run all passes over a batch; to be called in a process of its own, whose memory is measured."""
+    """Run all passes over a batch; on the CPU to be called in a process of its own, whose memory is measured."""
     model = shape.build(device)
+    model.set_attn_implementation("sdpa")  # a forest before may have set its own
     # Without common beginnings, a forest is its rows side by side.
     with patch.object(forest, "common", lambda a, b: 0) if variant == "packed" else nullcontext():
         if device == "cuda":
@@ -121,6 +124,9 @@ def measure(variant: Variant, batch: Batch, limit: int, shape: Shape, device: st
 
 def _measured(model: Any, variant: Variant, batch: Batch, limit: int, device: str) -> Cost:
     model.zero_grad()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     before, times, loss = _memory(device), [_clock(device)], 0.0
     to_score, to_train = plan(variant, batch, limit)
     times.append(_clock(device))

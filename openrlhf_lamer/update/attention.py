@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 PIECEWISE = "lamer_piecewise"
 """Name of `piecewise` among the attentions of transformers."""
+
+BLOCK = 128
+"""Nodes of a block of flex attention."""
 
 PIECE = 512
 """Nodes of a piece: fewer repeat more keys in memory, more compute more that is masked."""
@@ -27,12 +30,31 @@ def dense_mask(ends: Tensor) -> Tensor:
 
 
 def block_mask(ends: Tensor) -> BlockMask:
-    """The same as blocks of 128 nodes, of which flex attention skips the empty ones."""
+    """The same as blocks of `BLOCK` nodes, of which flex attention skips the empty ones.
+
+    Blocks follow from the first and last end in each, without a mask of nodes times nodes.
+
+    Args:
+        ends: A multiple of `BLOCK`; [nodes].
+    """
+    of_blocks = ends.view(-1, BLOCK)
+    first = torch.arange(len(of_blocks), device=ends.device)[:, None] * BLOCK
+    before = torch.ones(len(of_blocks), len(of_blocks), dtype=torch.bool, device=ends.device).tril(-1)
+    full = before & (of_blocks.amin(1)[None] >= first + BLOCK)
+    own = torch.eye(len(of_blocks), dtype=torch.bool, device=ends.device)
+    partial = own | before & ~full & (of_blocks.amax(1)[None] > first)
 
     def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends[key])
 
-    return create_block_mask(attends, None, None, len(ends), len(ends), device=str(ends.device))
+    return BlockMask.from_kv_blocks(*_listed(partial), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=attends)
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block of queries, how many blocks of keys there are and, first of all blocks, which."""
+    count = blocks.sum(1, dtype=torch.int32)
+    order = blocks.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return count[None, None], order.to(torch.int32)[None, None]
 
 
 def piecewise(
