@@ -57,7 +57,7 @@ def split_tasks(
         ValueError: The split has fewer tasks, or an option is wrong.
     """
     options, asked = dict(options or {}), PANEL_SIZE if num is None else num
-    if not cls.repeats:
+    if not cls.holds_out:
         return seeded_tasks(cls.name, split, asked, first=first, options=options)
     try:
         env = cls(**options)

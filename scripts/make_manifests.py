@@ -88,6 +88,17 @@ PANELS = (
             ("valid_unseen", "ood", 38),
         )
     ),
+    *(
+        Panel(
+            f"doors/{doors}{'-lamp' * lamp}",
+            f"{doors} doors{' and a lamp' * lamp}.",
+            "doors",
+            {"doors": doors, "lamp": lamp},
+            "eval",
+            2 * PANEL_SIZE,
+        )
+        for doors, lamp in ((4, False), (8, False), (8, True))
+    ),
     Panel(
         "webshop/eval",
         "Test goals of the synthetic catalogue, generated ones.",
@@ -108,8 +119,8 @@ def made(panel: Panel) -> Panel:
     with closing(envs.make(panel.env, **panel.options)) as env:
         for task in _candidates(panel):
             state = manifest.state_hash(env.reset(task), env.anchor())
-            # Two seeds may have the same initial state; a panel holds each state once.
-            found.setdefault(state, (task, state))
+            # Two seeds may have the same initial state; a panel holds each state once, unless all begin alike.
+            found.setdefault(state if env.holds_out else task.id, (task, state))
             if len(found) == panel.size:
                 break
         else:
@@ -130,7 +141,7 @@ def kept(panel: Panel) -> Panel | None:
 
 def _candidates(panel: Panel) -> list[Task]:
     cls = envs.lookup(panel.env)
-    if panel.split in SEEDS and cls.repeats:
+    if panel.split in SEEDS and cls.holds_out:
         return seeded_tasks(panel.env, panel.split, 2 * panel.size, options=panel.options)
     return cls.tasks(panel.split, panel.size, options=panel.options)
 

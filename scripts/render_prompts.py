@@ -76,14 +76,15 @@ class Loser(ScriptedPolicy):
 def lost_trial(agent: Agent, context: Literal["turn", "trial"]) -> Trial:
     """First trial whose first attempt uses all its turns and is lost."""
     chat = Chat(Letters())
-    config = LamerConfig(num_episodes=2, max_turns=TURNS, context=context)
+    turns = min(TURNS, agent.max_turns)
+    config = LamerConfig(num_episodes=2, max_turns=turns, context=context)
     for task in envs.lookup(agent.env).tasks("train", 100):
         trial = asyncio.run(run_trial(task, agent, Loser(chat), chat, config, max_new_tokens=9999, max_length=999_999))
         if trial.failure is not None:
             raise envs.TaskError(f"{agent.env}: {trial.failure.message}")
-        if len(trial.episodes[0].turns) == TURNS:
+        if len(trial.episodes) > 1 and len(trial.episodes[0].turns) == turns:
             return trial
-    raise AssertionError(f"no attempt of {TURNS} turns at {agent.env} is lost")
+    raise AssertionError(f"no attempt of {turns} turns at {agent.env} is lost")
 
 
 def messages(turn: Turn) -> list[str]:
@@ -95,28 +96,27 @@ def page(name: str) -> str:
     """Page of one agent, in Markdown. Raises `TaskError` if its environment is not installed."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{name}")
     fresh, going_on = lost_trial(agent, "turn"), lost_trial(agent, "trial")
-    (first, *_, last), reflection = fresh.episodes[0].turns, fresh.episodes[0].reflection
+    turns, reflection = fresh.episodes[0].turns, fresh.episodes[0].reflection
     reflection_going_on = going_on.episodes[0].reflection
     assert reflection is not None
     assert reflection_going_on is not None
-    about = (
-        "Made from the templates by `scripts/render_prompts.py`, from a trial that a random player lost. "
-        f"Here an attempt has {TURNS} turns; by default it has {agent.max_turns}."
-    )
+    several = len(turns) > 1
+    about = "Made from the templates by `scripts/render_prompts.py`, from a trial that a random player lost."
+    if several:
+        about += f" Here an attempt has {len(turns)} turns; by default it has {agent.max_turns}."
     parts = [
         f"# Prompts of `openrlhf_lamer.agents.{name}`",
         about,
         "## The first turn",
-        block(messages(first)[0]),
-        "## The last turn of the attempt",
-        block(messages(last)[0]),
+        block(messages(turns[0])[0]),
+        *(("## The last turn of the attempt", block(messages(turns[-1])[0])) if several else ()),
         "## The reflection",
         block(messages(reflection)[0]),
         "## The first turn of the second attempt",
         block(messages(fresh.episodes[1].turns[0])[0]),
         "## In a chat that goes on",
-        "With `--lamer.context episode` or `trial` a prompt adds only what is new. The second turn:",
-        block(messages(going_on.episodes[0].turns[1])[-1]),
+        "With `--lamer.context episode` or `trial` a prompt adds only what is new.",
+        *(("The second turn:", block(messages(going_on.episodes[0].turns[1])[-1])) if several else ()),
         "The reflection:",
         block(messages(reflection_going_on)[-1]),
         "The second attempt:",

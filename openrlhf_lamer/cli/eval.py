@@ -153,7 +153,9 @@ def evaluate(
         async with opened as opened_player:
             trials = await run(
                 jobs,
-                playing(opened_player, replace(agent, reasons=chosen.reasons), config, sampling, seed),
+                playing(
+                    opened_player, replace(agent, reasons=agent.reasons and chosen.reasons), config, sampling, seed
+                ),
                 out,
                 settings,
                 concurrency=concurrency,

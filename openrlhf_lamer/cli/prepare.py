@@ -113,7 +113,7 @@ def tasks(
 
 def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[str, Any]) -> list[Task]:
     """The tasks; those of a range of seeds in parts, since each may have to be set up to see how it begins."""
-    if split != "train" or not cls.repeats:
+    if split != "train" or not cls.holds_out:
         return cls.tasks(split, num, first=first, options=options)
     cls.tasks(split, 1, first=first + num - 1, options=options)  # more than there are is refused at once
     found: list[Task] = []

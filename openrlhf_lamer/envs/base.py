@@ -85,8 +85,10 @@ class TextEnv(ABC):
     its options."""
     splits: ClassVar[Sequence[str]] = tuple(SEEDS)
     """Names of its task sets, as `tasks` takes them."""
-    repeats: ClassVar[bool] = True
-    """Whether a training seed may begin in the state of an evaluation seed."""
+    holds_out: ClassVar[bool] = True
+    """Whether training leaves out seeds that begin in the state of an evaluation seed. False where no two seeds begin
+    alike, and where they are meant to: if nothing of a state can be seen at the start, there is nothing to know by heart.
+    """
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options to check and measure it with, from easy to hard."""
 
@@ -170,6 +172,13 @@ class TextEnv(ABC):
         so they are small and plain.
         """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
+
+    def references(self, attempts: int) -> Mapping[str, Sequence[float]]:
+        """Success within 1 to `attempts` attempts of known players under the present options, by name.
+
+        The first is called "optimum" and is the best that a player of whole trials can do. Empty where nothing is known.
+        """
+        return {}
 
     @abstractmethod
     def reset(self, task: Task) -> Observation:

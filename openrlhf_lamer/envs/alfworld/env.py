@@ -66,7 +66,7 @@ class AlfWorld(TextEnv):
     name = "alfworld"
     slow = True
     splits = (*SEEDS, *OFFICIAL_SPLITS)
-    repeats = False  # every seed draws where dozens of things lie
+    holds_out = False  # every seed draws where dozens of things lie
     difficulties = ({"task_types": "id"}, {"task_types": "ood"})
 
     @classmethod

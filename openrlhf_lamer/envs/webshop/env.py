@@ -89,7 +89,7 @@ class WebShop(TextEnv):
     """
 
     name = "webshop"
-    repeats = False  # the goals themselves are split
+    holds_out = False  # the goals themselves are split
     splits = (*SEEDS, "dev")
     difficulties = ({"data": "synthetic", "goals": "human"}, {"data": "synthetic", "goals": "generated"})
 
