@@ -87,7 +87,7 @@ class TextEnv(ABC):
     """Names of its task sets, as `tasks` takes them."""
     holds_out: ClassVar[bool] = True
     """Whether training leaves out seeds that begin in the state of an evaluation seed. False where no two seeds begin
-    alike, and where they are meant to: if nothing of a state can be seen at the start, there is nothing to know by heart.
+    alike, and where they are meant to: if nothing of a state can be seen at the start, nothing can be known by heart.
     """
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options to check and measure it with, from easy to hard."""
@@ -176,7 +176,7 @@ class TextEnv(ABC):
     def references(self, attempts: int) -> Mapping[str, Sequence[float]]:
         """Success within 1 to `attempts` attempts of known players under the present options, by name.
 
-        The first is called "optimum" and is the best that a player of whole trials can do. Empty where nothing is known.
+        The first is called "optimum" and is the best that a player of whole trials can do. Empty where none is known.
         """
         return {}
 
