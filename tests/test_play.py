@@ -127,7 +127,7 @@ class TestPeople:
     ("arguments", "message"),
     [
         (["chess"], "no environment is called 'chess'"),
-        (["chess.py"], "no agent file chess.py"),
+        (["chess.py"], "no file chess.py"),
         (["sokoban", "--split", "test"], "no split 'test'; there are: train, eval"),
         (["sokoban", "--panel", "sokoban/9-boxes"], "no panel is called 'sokoban/9-boxes'"),
         (["sokoban", "--panel", "minesweeper/3-mines"], "is of minesweeper"),

@@ -19,7 +19,7 @@ def load_agent(name: str) -> tuple[Agent, Path]:
     Raises:
         AgentError: if there is no such module or file, or it defines no `agent`.
     """
-    module = _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
+    module = import_file(Path(name)) if name.endswith(".py") else _import_module(name)
     agent = getattr(module, "agent", None)
     if not isinstance(agent, Agent) or module.__file__ is None:
         raise AgentError(f"{name} defines no `agent` (an openrlhf_lamer.agents.Agent)")
@@ -55,10 +55,11 @@ def _import_module(name: str) -> ModuleType:
         raise
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """Run a .py file as a module; raises `AgentError` where there is none."""
     spec = importlib.util.spec_from_file_location(inspect.getmodulename(str(path)) or "agent", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise AgentError(f"no agent file {path}")
+        raise AgentError(f"no file {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -21,6 +21,7 @@ from openrlhf_lamer.cli.quickstart import quickstart
 from openrlhf_lamer.cli.report import report
 from openrlhf_lamer.cli.tasks import tasks
 from openrlhf_lamer.cli.view import view
+from openrlhf_lamer.cli.warmstart import warmstart
 
 app = typer.Typer(
     name="openrlhf-lamer",
@@ -42,6 +43,7 @@ app.command("doctor")(doctor)
 app.command("merge")(merge)
 app.command("report")(report)
 app.command("view")(view)
+app.command("warmstart")(warmstart)
 app.command("quickstart")(quickstart)
 
 

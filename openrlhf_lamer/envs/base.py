@@ -208,6 +208,11 @@ class TextEnv(ABC):
         """A good next action from the present state, where one is known."""
         return None
 
+    @property
+    def found(self) -> str | None:
+        """The oracle's action where the present observation shows what the game hides; None where nothing is shown."""
+        return None
+
     def random_action(self, rng: Any) -> str:
         """A legal action drawn with `rng` (a `random.Random`), for tests and scripted players."""
         raise NotImplementedError(f"{self.name} offers no random actions")

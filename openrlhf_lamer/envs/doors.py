@@ -71,8 +71,8 @@ class Doors(TextEnv):
         return self.doors
 
     @property
-    def seen(self) -> str | None:
-        """Action that opens the right door, if the present observation shows the prize."""
+    def found(self) -> str | None:
+        """The right door, if the present observation shows the prize."""
         return f"d{self._prize}" if self._said.startswith("Prize") else None
 
     def references(self, attempts: int) -> Mapping[str, Sequence[float]]:

@@ -10,7 +10,7 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-WORDS = r" (?=\()|\(\d+, \d+\)| ?</?\w+>| ?\w+| ?[^\s\w]+|\s+"
+WORDS = r" (?=\(|[a-z]+\d)|\(\d+, \d+\)| ?</?\w+>| ?\w+| ?[^\s\w]+|\s+"
 HEAD = 32
 """Size of an attention head: the smallest that vLLM runs on a CPU."""
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -19,8 +19,8 @@ END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 def build_tokenizer(corpus: Iterable[str], vocabulary: int, max_length: int) -> Any:
     """A byte-level BPE tokenizer with a ChatML template, trained on `corpus`.
 
-    A tag or a cell such as `(2, 3)` is one word, and so becomes one token: a tiny model then has
-    a single token to copy from one place to another.
+    A tag, a cell such as `(2, 3)` and a name such as `d3` are one word each, with or without a space before them, and
+    so become one token: a tiny model then has a single token to copy from one place to another.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -74,6 +74,16 @@ def build_model(tokenizer: Any, *, hidden: int, layers: int, heads: int, max_len
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and causal language model of a folder in Hugging Face form, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return tokenizer, model
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 
+from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.policies.scripted import ScriptedPolicy
+from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
 
 
-class FalliblePlayer(ScriptedPolicy):
+class FalliblePlayer(DemonstratedPolicy):
     """Guesses, avoids the mines it has hit in some attempts, and remarks on them.
 
     One player plays one trial. A later attempt heeds the remarks on the earlier ones with probability
@@ -19,9 +20,10 @@ class FalliblePlayer(ScriptedPolicy):
     that it pays to use it every time.
     """
 
-    def __init__(self, chat: Chat, seed: int, *, recall: float = 0.5, skill: float = 0.1) -> None:
-        super().__init__(chat)
-        self._rng = random.Random(seed)
+    def __init__(
+        self, chat: Chat, seed: int, agent: Agent, config: LamerConfig, *, recall: float = 0.5, skill: float = 0.1
+    ) -> None:
+        super().__init__(chat, seed, agent, config)
         self._recall, self._skill = recall, skill
         self._mines: list[str] = []
         self._avoided: list[str] = []
@@ -31,15 +33,15 @@ class FalliblePlayer(ScriptedPolicy):
         """One row of the board, and a cell in it to open."""
         if self._begins:
             self._begins = False
-            self._avoided = list(self._mines) if self._rng.random() < self._recall else []
-        cell = env.oracle() if self._rng.random() < self._skill else None
+            self._avoided = list(self._mines) if self.rng.random() < self._recall else []
+        cell = env.oracle() if self.rng.random() < self._skill else None
         while cell is None or cell in self._avoided:
-            cell = env.random_action(self._rng)
+            cell = env.random_action(self.rng)
         row, column = (int(number) for number in cell.strip("()").split(", "))
         # Repeating the row first puts everything that the choice needs a few tokens back.
         shown = f"Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}."
         warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
-        return f"{warning}{shown} <action>{cell}</action>"
+        return self.reply(cell, f"{warning}{shown}", certain=False)
 
     def reflect(self, env: TextEnv) -> str:
         """Reflection with a remark that names the mine that was hit."""

@@ -1,0 +1,64 @@
+"""Progress bars that can be read in a log file and through a pipe too: there, a line at times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY = 20.0
+"""Seconds between lines where there is no terminal."""
+
+Advance: TypeAlias = Callable[[int, str], None]
+"""Sets how much is done, and the text beside the bar."""
+
+Bar: TypeAlias = Callable[[str, int], Advance]
+"""Opens a bar with a text and a total."""
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Bar]:
+    """Progress bars on `console`, one below the other; lines where it is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    if not console.is_terminal:
+        yield lambda text, total: _Lines(console, text, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as shown:
+
+        def bar(text: str, total: int) -> Advance:
+            task = shown.add_task(text, total=total)
+            return lambda done, text: shown.update(task, completed=done, description=text)
+
+        yield bar
+
+
+class _Lines:
+    """Progress as lines, at the start, at the end, and in between not more often than every `EVERY` seconds."""
+
+    def __init__(self, console: Console, text: str, total: int) -> None:
+        self._console, self._total = console, total
+        self._began = self._told = time.monotonic()
+        self._tell(0, text)
+
+    def __call__(self, done: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= EVERY or done >= self._total:
+            self._told = now
+            self._tell(done, text)
+
+    def _tell(self, done: int, text: str) -> None:
+        seconds = time.monotonic() - self._began
+        self._console.print(f"{text}: {done} of {self._total}, {seconds:.0f} s", soft_wrap=True, highlight=False)

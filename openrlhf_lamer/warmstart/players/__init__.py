@@ -1,0 +1,90 @@
+"""Scripted players that a model can imitate, by name, as a mixture, or from a user's file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from openrlhf_lamer import LamerError, envs
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.agents.loading import import_file
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.policies.base import Policy
+from openrlhf_lamer.warmstart.players.finder import Finder
+from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
+from openrlhf_lamer.warmstart.players.mixture import Mixture
+
+
+class PlayerError(LamerError, ValueError):
+    """There is no such player, or its options are wrong."""
+
+
+class Player(Policy, Protocol):
+    """A scripted player of one trial.
+
+    `certain` has an entry for each turn that it has played: whether it knew the right action, and so always plays it.
+    What a model has learnt is measured there.
+    """
+
+    certain: list[bool]
+
+
+PlayerFactory: TypeAlias = Callable[[int], Player]
+"""Makes the player of a trial from the trial's number."""
+
+DEFAULTS: Mapping[str, str] = {"doors": "finder", "darkroom": "finder", "minesweeper": "fallible"}
+"""Players by environment; others are played by `MIXTURE`."""
+
+MIXTURE = "oracle:0.3,random:0.7"
+
+_NAMED: Mapping[str, Callable[..., Player]] = {"finder": Finder, "fallible": FalliblePlayer}
+_PART = re.compile(r"(oracle|random)(?::([0-9.]+))?")
+
+
+def players(
+    spec: str | None, chat: Chat, agent: Agent, config: LamerConfig, options: Mapping[str, Any]
+) -> PlayerFactory:
+    """A function that makes players.
+
+    Args:
+        spec: `finder`, `fallible`, `oracle`, `random`, a mixture such as `oracle:0.3,random:0.7`, or a class in a
+            module or file, such as `mine.py:Mine`; None for the environment's. A class is called with the chat, the
+            trial's number, the agent, the configuration and `options`.
+        chat: Chat of the model that will imitate.
+        agent: The agent that is played.
+        config: Configuration of trials.
+        options: Options of the player.
+
+    Raises:
+        PlayerError: The player is unknown, or takes other options.
+    """
+    spec = spec or DEFAULTS.get(agent.env, MIXTURE)
+    parts = [_PART.fullmatch(part.strip()) for part in spec.split(",")]
+    if all(parts):
+        shares = {part[1]: float(part[2] or 1) for part in parts if part}
+        cls: Callable[..., Player] = Mixture
+        options = {**options, "shares": shares}
+    elif ":" in spec:
+        source, _, name = spec.rpartition(":")
+        module = import_file(Path(source)) if source.endswith(".py") else import_module(source)
+        if not hasattr(module, name):
+            raise PlayerError(f"{source} has no {name}")
+        cls = getattr(module, name)
+    elif spec in _NAMED:
+        cls = _NAMED[spec]
+    else:
+        known = ", ".join([*_NAMED, "oracle", "random"])
+        raise PlayerError(f"no player is called {spec!r}; there are: {known}, mixtures ({MIXTURE}), and FILE.py:CLASS")
+
+    def make(number: int) -> Player:
+        return cls(chat, number, agent, config, **options)
+
+    try:
+        make(0)
+    except (TypeError, ValueError, envs.TaskError) as error:
+        raise PlayerError(f"player {spec}: {error}") from error
+    return make

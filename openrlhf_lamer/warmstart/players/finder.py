@@ -1,0 +1,79 @@
+"""A player of games in which something hidden can be found: it does not search for it, and uses it once it is found."""
+
+from __future__ import annotations
+
+import copy
+
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.envs.base import TextEnv
+from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
+
+
+class Finder(DemonstratedPolicy):
+    """Acts at random until what is hidden was shown (`TextEnv.found`), then plays the oracle.
+
+    In a later episode it knows only what its memory tells: with a memory of reflections only, what its remark named.
+    A model that imitates it learns to read, not to explore: whether and where to look is left to training.
+
+    Args:
+        chat: Chat of the model that imitates.
+        seed: Seed of the draws.
+        agent: The agent that is played.
+        config: Configuration of trials.
+        often: An action that it prefers to others while it knows nothing, such as `lamp`.
+        share: Probability of that.
+        avoid: Probability that, in an attempt, it plays no action that has lost an earlier one.
+        tells: Probability that a remark says what was seen; other remarks say nothing.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        seed: int,
+        agent: Agent,
+        config: LamerConfig,
+        *,
+        often: str | None = None,
+        share: float = 0.45,
+        avoid: float = 0.5,
+        tells: float = 0.5,
+    ) -> None:
+        super().__init__(chat, seed, agent, config)
+        self._often, self._share, self._avoid, self._tells = often, share, avoid, tells
+        self._playing = -1
+        self._avoids = self._known = False
+        self._remembered = False
+        self._lost: set[str] = set()
+        self._seen = ""
+
+    def act(self, env: TextEnv) -> str:
+        """The oracle's action if it is known, else a random one."""
+        if self.episode != self._playing:
+            self._playing, self._avoids = self.episode, self.rng.random() < self._avoid
+            if self.config.memory == "reflection":
+                self._known = self._remembered
+        known = self._known
+        action = (env.oracle() or "") if known else self._tried(env)
+        ahead = copy.deepcopy(env)
+        step = ahead.step(action)
+        self._seen = step.observation.text
+        self._known = known or ahead.found is not None
+        if step.terminated and not step.won and not self._known:
+            self._lost.add(action)
+        return self.reply(action, "I know it." if known else "I try this.", known)
+
+    def reflect(self, env: TextEnv) -> str:
+        """What was seen last, or nothing of use."""
+        told = self.rng.random() < self._tells
+        self._remembered = self._remembered or (told and self._known)
+        return f"<remark>{self._seen if told else 'Try again.'}</remark>"
+
+    def _tried(self, env: TextEnv) -> str:
+        if self._often is not None and self.rng.random() < self._share:
+            return self._often
+        while True:
+            action = env.random_action(self.rng)
+            if not (self._avoids and action in self._lost):
+                return action

@@ -1,0 +1,37 @@
+"""Base of the scripted players that a model imitates."""
+
+from __future__ import annotations
+
+import random
+
+from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.policies.base import Generation, Request
+from openrlhf_lamer.policies.scripted import ScriptedPolicy
+
+
+class DemonstratedPolicy(ScriptedPolicy):
+    """A scripted player of one trial.
+
+    Attributes:
+        certain: For each turn so far, whether the player knew the right action.
+        episode: Index of the present episode.
+    """
+
+    def __init__(self, chat: Chat, seed: int, agent: Agent, config: LamerConfig) -> None:
+        super().__init__(chat)
+        self.agent, self.config = agent, config
+        self.rng = random.Random(seed)
+        self.certain: list[bool] = []
+        self.episode = 0
+
+    async def generate(self, request: Request) -> Generation:
+        """The script's reply."""
+        self.episode = request.episode
+        return await super().generate(request)
+
+    def reply(self, action: str, thought: str, certain: bool) -> str:
+        """A reply with `action`, after `thought` where the agent's prompts ask for one."""
+        self.certain.append(certain)
+        return f"{thought} <action>{action}</action>" if self.agent.reasons else f"<action>{action}</action>"

@@ -1,0 +1,140 @@
+"""A warm start from start to end: demonstrations, the model, imitation, measures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openrlhf_lamer import LamerError, envs
+from openrlhf_lamer.chat import Chat
+from openrlhf_lamer.progress import Bar
+from openrlhf_lamer.records import Task
+from openrlhf_lamer.text_chat import TextChat
+from openrlhf_lamer.warmstart import demonstrations
+from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.imitation import Imitation, imitate
+from openrlhf_lamer.warmstart.measures import Learnt, measure
+from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, load, save
+from openrlhf_lamer.warmstart.players import PlayerFactory, players
+
+FIRST, MEASURED, CORPUS = 1_000_000, 2_000_000, 3_000_000
+"""Numbers of the first training task that is demonstrated, measured on, and read for the tokenizer: beyond those that
+training plays."""
+
+CORPUS_TRIALS = 64
+
+
+class WarmStartError(LamerError, ValueError):
+    """The warm start cannot be made as asked."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a model from scratch: a Qwen3 with a tokenizer of the game's own texts.
+
+    Attributes:
+        layers: Layers.
+        hidden: Width.
+        heads: Heads of attention.
+        vocabulary: Most tokens of the tokenizer.
+    """
+
+    layers: int = 3
+    hidden: int = 128
+    heads: int = 4
+    vocabulary: int = 768
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a warm start is made from.
+
+    Attributes:
+        rules: How trials are played.
+        trials: Number of demonstrations.
+        player: The scripted player, as `players` takes it.
+        player_options: Its options.
+        model: Folder of a pretrained model, or the size of one from scratch.
+        imitation: Settings of imitation.
+        measured: Trials that the model is measured on.
+    """
+
+    rules: Rules
+    trials: int
+    player: str | None = None
+    player_options: Mapping[str, Any] = field(default_factory=dict)
+    model: Path | Size = field(default_factory=Size)
+    imitation: Imitation = field(default_factory=Imitation)
+    measured: int = 32
+
+
+def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
+    """Make a warm start; writes `demonstrations.jsonl`, `model/` and `warmstart.json` into `out`.
+
+    Raises:
+        WarmStartError: Demonstrations failed.
+        PlayerError: There is no such player.
+    """
+    began = time.monotonic()
+    rules, seed = plan.rules, plan.imitation.seed
+    chat, model = _model(plan, seed)
+    player = players(plan.player, chat, rules.agent, rules.config, plan.player_options)
+    advance = bar("demonstrations", plan.trials)
+
+    def counted(tasks: Iterable[Task]) -> Iterable[Task]:
+        for number, task in enumerate(tasks):
+            yield task
+            advance(number + 1, "demonstrations")
+
+    trials = demonstrate(_tasks(plan, FIRST, plan.trials), rules, chat, player, counted)
+    failed = [trial.failure for trial in trials if trial.failure is not None]
+    if failed:
+        raise WarmStartError(f"{len(failed)} of {len(trials)} demonstrations failed; the first: {failed[0].message}")
+    demonstrations.write(out / "demonstrations.jsonl", trials)
+    advance = bar("imitation", 100)
+    loss = imitate(
+        model, trials, plan.imitation, lambda done, now: advance(round(100 * done), f"imitation, loss {now:.3f}")
+    )
+    bar("measures", 1)
+    learnt = measure(model, chat, rules, _tasks(plan, MEASURED, plan.measured), player, seed)
+    save(model, chat.tokenizer, out / "model")
+    turns = [turn for trial in trials for turn in trial.turns]
+    figures = {
+        **asdict(learnt),
+        "loss": loss,
+        "demonstrations": len(trials),
+        "replies": len(turns),
+        "sampled_tokens": sum(len(turn.sampled_ids) for turn in turns),
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "imitation": asdict(plan.imitation),
+        "player": plan.player,
+        "player_options": dict(plan.player_options),
+        "config": rules.config.model_dump(include={"num_episodes", "max_turns", "context", "memory", "env_options"}),
+        "seconds": time.monotonic() - began,
+    }
+    (out / "warmstart.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return learnt
+
+
+def _model(plan: Plan, seed: int) -> tuple[Chat, Any]:
+    """The model with its chat: a pretrained one, or one from scratch, whose tokenizer is trained on demonstrations."""
+    if isinstance(plan.model, Path):
+        tokenizer, model = load(plan.model)
+        return Chat(tokenizer), model
+    size, rules, text = plan.model, plan.rules, TextChat()
+    crude = Rules(rules.agent, rules.config, 1 << 20, 1 << 30)  # here a token is a letter
+    player: PlayerFactory = players(plan.player, text, rules.agent, rules.config, plan.player_options)
+    trials = demonstrate(_tasks(plan, CORPUS, CORPUS_TRIALS), crude, text, player)
+    corpus = [text.decode(turn.ids) for trial in trials for turn in trial.turns]
+    chat = Chat(build_tokenizer(corpus, size.vocabulary, rules.max_length))
+    lengths = {"max_length": rules.max_length, "seed": seed}
+    return chat, build_model(chat.tokenizer, hidden=size.hidden, layers=size.layers, heads=size.heads, **lengths)
+
+
+def _tasks(plan: Plan, first: int, count: int) -> list[Task]:
+    agent, options = plan.rules.agent, plan.rules.config.env_options
+    return envs.lookup(agent.env).tasks("train", count, first=first, options=options)
