@@ -38,9 +38,9 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.envs.session import Session
 from openrlhf_lamer.integration.rollout.pool import Pool, PooledSession
 from openrlhf_lamer.policies.engine import EnginePolicy
-from openrlhf_lamer.quickstart.model import build_tokenizer
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.trial import run_trial
+from openrlhf_lamer.warmstart.model import build_tokenizer
 
 LIMITS: dict[str, Any] = {"max_new_tokens": 1024, "max_length": 1 << 17}
 ON_WORKERS = ("alfworld", "webshop")

@@ -43,7 +43,7 @@ from openrlhf_lamer.envs.sokoban.env import Sokoban
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.integration.launch.launcher import MEMORY_ENV
 from openrlhf_lamer.policies.engine import EnginePolicy
-from openrlhf_lamer.quickstart.model import build_tokenizer
+from openrlhf_lamer.warmstart.model import build_tokenizer
 
 GROUP, TASKS = 8, 4
 """Trials of a task, tasks in a batch."""

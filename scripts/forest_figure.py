@@ -20,11 +20,11 @@ from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.policies.scripted import RandomPolicy
-from openrlhf_lamer.quickstart.model import build_tokenizer
-from openrlhf_lamer.quickstart.warmstart import demonstrate
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
 from openrlhf_lamer.update.forest import Forest
+from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.model import build_tokenizer
 
 THOUGHT = "The state shows what is known so far, and what the last turn changed. I compare what could be done next. "
 COLOURS: dict[str, str] = {"shared": "#2a6f97", "prompt": "#8fb8cf", Phase.PLAY: "#c8553d", Phase.REFLECT: "#d99a2b"}
@@ -45,12 +45,9 @@ def play(root: Path) -> Trial:
     agent, _ = load_agent("openrlhf_lamer.agents.minesweeper")
     trials = demonstrate(
         envs.lookup("minesweeper").tasks("train", 8),
-        agent,
+        Rules(agent, LamerConfig(), 1024, 1 << 20),
         chat,
-        LamerConfig(),
-        max_new_tokens=1024,
-        max_length=1 << 20,
-        player=lambda seed: Thinker(chat, seed),
+        lambda seed: Thinker(chat, seed),
     )
     return next(trial for trial in trials if len(trial.episodes) == 3 and len(trial.turns) >= 12)
 

@@ -94,7 +94,7 @@ def browsed() -> Callable[[Path, str], str]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     pytest.importorskip("transformers")
-    from openrlhf_lamer.quickstart.model import build_tokenizer
+    from openrlhf_lamer.warmstart.model import build_tokenizer
 
     return build_tokenizer(CORPUS, 400, 16384)
 

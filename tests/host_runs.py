@@ -190,8 +190,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from openrlhf_lamer.agents import load_agent
     from openrlhf_lamer.chat import Chat
     from openrlhf_lamer.policies.scripted import RandomPolicy
-    from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
-    from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+    from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+    from openrlhf_lamer.warmstart.imitation import Imitation, imitate
+    from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
 
     folder = tmp_path_factory.mktemp("e2e")
     agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in ("minesweeper", "sokoban")}
@@ -201,12 +202,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {
             name: demonstrate(
                 seeded_tasks(name, "train", number, first=1000, options=options[name]),
-                agent,
+                Rules(agent, LamerConfig(context="turn", max_turns=2, num_episodes=2), 400, 1 << 20),
                 chat,
-                LamerConfig(context="turn", max_turns=2, num_episodes=2),
-                player=lambda seed: RandomPolicy(chat, seed),
-                max_new_tokens=400,
-                max_length=1 << 20,
+                lambda seed: RandomPolicy(chat, seed),
             )
             for name, agent in agents.items()
         }
@@ -216,7 +214,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chat = Chat(build_tokenizer(corpus, 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
     trials = [trial for own in shown(chat, 100).values() for trial in own]
-    loss = imitate(model, trials * 3, batch_tokens=4096, learning_rate=5e-3, seed=0)
+    loss = imitate(model, trials, Imitation(passes=3, learning_rate=5e-3, prompt_weight=3))
     assert loss < 1.5
     save(model, chat.tokenizer, folder / "model")
     for name in agents:

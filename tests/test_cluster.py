@@ -45,8 +45,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from openrlhf_lamer.agents import load_agent
     from openrlhf_lamer.chat import Chat
     from openrlhf_lamer.policies.scripted import RandomPolicy
-    from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
-    from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+    from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+    from openrlhf_lamer.warmstart.imitation import Imitation, imitate
+    from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
 
     folder = tmp_path_factory.mktemp("cluster")
     agent = load_agent(str(AGENT))[0]
@@ -54,19 +55,16 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def shown(chat: Chat, number: int) -> list[Trial]:
         return demonstrate(
             seeded_tasks(ENV, "train", number, first=1000, options=OPTIONS),
-            agent,
+            Rules(agent, LamerConfig(context="turn", max_turns=2, num_episodes=2), 400, 1 << 20),
             chat,
-            LamerConfig(context="turn", max_turns=2, num_episodes=2),
-            player=lambda seed: RandomPolicy(chat, seed),
-            max_new_tokens=400,
-            max_length=1 << 20,
+            lambda seed: RandomPolicy(chat, seed),
         )
 
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
     turns = (turn for trial in shown(crude, 10) for turn in trial.turns)
     chat = Chat(build_tokenizer([crude.decode(turn.ids) for turn in turns], 768, 2048))
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0)
-    imitate(model, shown(chat, 100) * 4, batch_tokens=4096, learning_rate=8e-3, seed=0)
+    imitate(model, shown(chat, 100), Imitation(passes=4, learning_rate=8e-3, prompt_weight=3))
     save(model, chat.tokenizer, folder / "model")
     write_dataset(folder / "train.jsonl", seeded_tasks(ENV, "train", 4 * STEPS, options=OPTIONS))
     return folder

@@ -40,7 +40,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 @pytest.fixture(scope="module")
 def saved(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Qwen3 in bfloat16."""
-    from openrlhf_lamer.quickstart.model import build_model, save
+    from openrlhf_lamer.warmstart.model import build_model, save
 
     folder = tmp_path_factory.mktemp("lora") / "base"
     save(build_model(tokenizer, hidden=64, layers=2, heads=2, max_length=256, seed=0), tokenizer, folder)

@@ -15,16 +15,17 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.metrics import summarize
 from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.quickstart.player import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.tasks import seeded_tasks
+from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
 
 pytest.importorskip("torch")
 
-from openrlhf_lamer.quickstart.model import build_model, build_tokenizer
-from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.imitation import Imitation, imitate
+from openrlhf_lamer.warmstart.model import build_model, build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +33,9 @@ def trials(chat: Chat, minesweeper: Agent) -> list[Trial]:
     config = LamerConfig(context="episode", env_options={"size": 4, "mines": 2})
     return demonstrate(
         seeded_tasks("minesweeper", "train", 60, options=config.env_options),
-        minesweeper,
+        Rules(minesweeper, config, 200, 9000),
         chat,
-        config,
-        player=lambda seed: FalliblePlayer(chat, seed),
-        max_new_tokens=200,
-        max_length=9000,
+        lambda seed: FalliblePlayer(chat, seed, minesweeper, config),
     )
 
 
@@ -61,12 +59,9 @@ def test_a_player_that_recalls_every_time_hits_no_mine_twice(chat: Chat, mineswe
     for recall in (0.0, 1.0):
         trials = demonstrate(
             tasks,
-            minesweeper,
+            Rules(minesweeper, config, 200, 9000),
             chat,
-            config,
-            player=lambda seed, recall=recall: FalliblePlayer(chat, seed, recall=recall),
-            max_new_tokens=200,
-            max_length=9000,
+            lambda seed, recall=recall: FalliblePlayer(chat, seed, minesweeper, config, recall=recall),
         )
         hit = [[e.turns[-1].action for e in trial.episodes if "*" in e.final_observation] for trial in trials]
         shares[recall] = sum(len(set(mines)) < len(mines) for mines in hit) / len(hit)
@@ -80,10 +75,8 @@ def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
     imitate(
         model,
         trials[:10],
-        batch_tokens=1024,
-        learning_rate=5e-3,
-        seed=0,
-        report=lambda done, loss: losses.append(loss),
+        Imitation(batch_tokens=1024, learning_rate=5e-3),
+        lambda done, loss: losses.append(loss),
     )
     assert losses[-1] < losses[0] - 0.3
 

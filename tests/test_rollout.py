@@ -33,7 +33,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     import ray
 
     from openrlhf_lamer.agents import load_agent
-    from openrlhf_lamer.quickstart.model import build_model, save
+    from openrlhf_lamer.warmstart.model import build_model, save
 
     model = tmp_path_factory.mktemp("rollout") / "model"
     save(build_model(tokenizer, hidden=64, layers=2, heads=2, max_length=2048, seed=0), tokenizer, model)

@@ -131,8 +131,8 @@ def test_failed_trials_are_told_apart() -> None:
 def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_turn() -> None:
     """The same replies of 150 tokens in both contexts; only the prompts differ, and a longer chat saves more."""
     pytest.importorskip("tokenizers")
-    from openrlhf_lamer.quickstart.model import build_tokenizer
-    from openrlhf_lamer.quickstart.warmstart import demonstrate
+    from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+    from openrlhf_lamer.warmstart.model import build_tokenizer
 
     class Talker(RandomPolicy):
         """Random moves that don't end the episode, in replies of 150 tokens."""
@@ -157,12 +157,9 @@ def test_a_chat_an_episode_processes_less_than_half_of_the_tokens_of_a_prompt_a_
         config = LamerConfig.model_validate({"context": context, "max_turns": turns})
         return demonstrate(
             seeded_tasks("sokoban", "train", 1),
-            load_agent("openrlhf_lamer.agents.sokoban")[0],
+            Rules(load_agent("openrlhf_lamer.agents.sokoban")[0], config, tokens, 1 << 20),
             chat,
-            config,
-            max_new_tokens=tokens,
-            max_length=1 << 20,
-            player=lambda seed: Talker(chat, seed),
+            lambda seed: Talker(chat, seed),
         )
 
     crude = Chat(build_tokenizer(["x"], 300, 1 << 20))

@@ -21,8 +21,8 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.config import ENV_VAR, MAX_NEW_TOKENS, LamerConfig
 from openrlhf_lamer.envs import Observation, Step, Task, TextEnv
 from openrlhf_lamer.policies.engine import EnginePolicy
-from openrlhf_lamer.quickstart.model import STOP, build_tokenizer
 from openrlhf_lamer.records import Trial
+from openrlhf_lamer.warmstart.model import STOP, build_tokenizer
 
 EPISODES = 3
 """Most episodes of LaMer's trials."""

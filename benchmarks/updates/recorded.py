@@ -14,13 +14,13 @@ from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.policies.scripted import RandomPolicy, ScriptedPolicy
-from openrlhf_lamer.quickstart.model import build_tokenizer
-from openrlhf_lamer.quickstart.warmstart import demonstrate
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.rows import Row, trial_rows
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.update.forest import IntArray, distinct_tokens
 from openrlhf_lamer.vocabulary import ContextPolicy
+from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.model import build_tokenizer
 
 ENVIRONMENTS = ("sokoban", "minesweeper", "webshop", "alfworld")
 VOCABULARY, REPLY, LENGTH = 4096, 140, 1 << 30
@@ -69,15 +69,7 @@ def record(
     """A trial on each of the first training tasks, with the player of its number."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
     tasks = envs.lookup(env).tasks("train", trials)
-    played = demonstrate(
-        tasks,
-        agent,
-        chat,
-        LamerConfig(context=context),
-        max_new_tokens=LENGTH // 2,
-        max_length=LENGTH,
-        player=player,
-    )
+    played = demonstrate(tasks, Rules(agent, LamerConfig(context=context), LENGTH // 2, LENGTH), chat, player)
     assert all(trial.failure is None for trial in played), [trial.failure for trial in played]
     return played
 

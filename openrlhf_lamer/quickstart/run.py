@@ -24,8 +24,8 @@ from openrlhf_lamer.evaluation.report import Report
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.quickstart.model import build_model, build_tokenizer, save
-from openrlhf_lamer.quickstart.player import FalliblePlayer
+from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
+from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
