@@ -66,6 +66,12 @@ class LamerConfig(BaseModel):
         ge=1,
         description="Turns in an episode, in training and on its evaluation set; by default the agent's for each.",
     )
+    eval_episodes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Episodes of a trial on the evaluation set; by default as in training. So training of single "
+        "episodes is evaluated with a memory.",
+    )
     context: ContextPolicy = Field(default="turn", description=CONTEXT_HELP)
     memory: Memory = Field(default="both", description=MEMORY_HELP)
     gamma_step: float = Field(default=0.95, ge=0, le=1, description="Discount between the turns of an episode.")
@@ -113,6 +119,9 @@ class LamerConfig(BaseModel):
     trials: str | None = Field(
         default=None, description="File that gets every training trial as a JSON line; by default none is written."
     )
+    eval_trials: str | None = Field(
+        default=None, description="File that gets every evaluation trial as a JSON line; by default none is written."
+    )
     cpu: bool | None = Field(
         default=None, description="Train without CUDA (on or off); by default where there is no CUDA device."
     )
@@ -121,6 +130,10 @@ class LamerConfig(BaseModel):
     def reflects(self) -> bool:
         """Whether a lost episode is followed by a reflection."""
         return self.memory != "history"
+
+    def evaluated(self) -> LamerConfig:
+        """This configuration with the number of episodes of an evaluation."""
+        return self.model_copy(update={"num_episodes": self.eval_episodes or self.num_episodes})
 
     def options(self, estimator: Estimator) -> dict[str, Any]:
         """Values that were given for an estimator's own options, by name."""

@@ -114,6 +114,8 @@ SEAMS = (
     Seam(_TRAINER, "BasePPOTrainer._compute_rollout_stats", "rollout statistics", ("experiences",)),
     Seam(_ASYNC, "TrainingActor.fit", "the asynchronous training loop"),
     Seam(_ASYNC, "GenerateSamplesActor._run_eval", "evaluation in it"),
+    Seam(_ASYNC, "GenerateSamplesActor._should_eval", "evaluation before the first step", ("global_step",)),
+    Seam(_TRAINER, "BasePPOTrainer.init_checkpoint_states", "none where training goes on from a checkpoint"),
     Seam(_ACTOR, "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
     Seam(_ACTOR, "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),
     Seam(

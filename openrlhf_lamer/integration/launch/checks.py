@@ -62,13 +62,15 @@ def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]
     Raises:
         ConfigError: See `room.settle`.
     """
-    if line["eval.dataset"]:  # it is played with no fewer turns, or with more
+    config = line.config
+    if line["eval.dataset"]:  # it is played with no fewer turns, or with more; likewise its trials
         agent = max(agent, agent.evaluated(), key=lambda each: each.max_turns)
+        config = max(config, config.evaluated(), key=lambda each: each.num_episodes)
     _, folder = find(line["actor.model_name_or_path"], offline=True)
     try:
         return room.settle(
             agent,
-            line.config,
+            config,
             line["rollout.max_new_tokens"],
             options,
             flag="--data.max_len",

@@ -74,7 +74,7 @@ class LamerExecutor(AgentExecutorBase):
                 self.evaluated if evaluating else self.agent,
                 policy,
                 self._chat,
-                self.config,
+                self.config.evaluated() if evaluating else self.config,
                 max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
                 max_length=max_length,
                 open_session=self._pool.open,

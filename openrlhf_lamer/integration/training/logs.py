@@ -51,7 +51,7 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
 
 def evaluation_metrics(samples: Sequence[Any], config: LamerConfig) -> dict[str, float]:
     """Metrics of the host's evaluation set, with the key by which the host picks its best checkpoint."""
-    logs = trial_metrics([sample.trial for sample in samples], config)
+    logs = trial_metrics([sample.trial for sample in samples], config.evaluated())
     # The host takes the first key that ends in `_pass1`.
     first = {f"eval_{key.split('/')[0]}_pass1": value for key, value in logs.items() if key.endswith("/success@1")}
     return {f"lamer/{key}": value for key, value in logs.items()} | first
@@ -82,12 +82,24 @@ def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
     return result
 
 
+def write_evaluation(path: Path, samples: Sequence[Any], step: int) -> None:
+    """Append the trials of an evaluation after training step `step` to a JSON lines file."""
+    _append(path, [(sample.trial, {"step": step}) for sample in samples])
+
+
 def write_trials(path: Path, batch: TrialBatch, step: int) -> None:
     """Append the batch's trials to a JSON lines file, with the step and each turn's return and advantage."""
+    lines: list[tuple[Trial, dict[str, Any]]] = []
+    for i, trial in enumerate(batch.trials):
+        extra: dict[str, Any] = {"step": step, "group": int(batch.groups[i])}
+        if batch.advantages is not None and batch.returns is not None:
+            extra |= {"returns": batch.returns[i].tolist(), "advantages": batch.advantages[i].tolist()}
+        lines.append((trial, extra))
+    _append(path, lines)
+
+
+def _append(path: Path, lines: Sequence[tuple[Trial, dict[str, Any]]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        for i, trial in enumerate(batch.trials):
-            extra: dict[str, Any] = {"step": step, "group": int(batch.groups[i])}
-            if batch.advantages is not None and batch.returns is not None:
-                extra |= {"returns": batch.returns[i].tolist(), "advantages": batch.advantages[i].tolist()}
+        for trial, extra in lines:
             file.write(f"{trial.to_json()[:-1]},{json.dumps(extra)[1:]}\n")

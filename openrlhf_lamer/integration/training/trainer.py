@@ -19,7 +19,7 @@ from openrlhf_lamer.integration.training.actors import ROWS_TRAINED, TOKENS_TRAI
 from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.training.forests import why_padded
-from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics, write_trials
+from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics, write_evaluation, write_trials
 
 logger = init_logger(__name__)
 
@@ -122,10 +122,22 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
         self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
+    def fit(self, global_step: int = 0) -> None:
+        """Train as the host does, after an evaluation of the model that training starts from."""
+        args: Any = self.args
+        resumed = global_step or self.init_checkpoint_states()["global_step"]
+        if self.eval_dataloader and args.eval.steps != float("inf") and not resumed:
+            own = {"temperature": args.eval.temperature, "n_samples_per_prompt": args.eval.n_samples_per_prompt}
+            self.evaluate(0, **(self.generate_kwargs | own))
+        super().fit(global_step)
+
     @torch.no_grad()
     def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
         """Play the host's evaluation set and log its metrics under `eval/lamer/<env>/`."""
-        logs = evaluation_metrics(self.samples_generator.generate_eval_samples(**generate_kwargs), self.config)
+        samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
+        logs = evaluation_metrics(samples, self.config)
+        if self.config.eval_trials:
+            write_evaluation(Path(self.config.eval_trials), samples, global_step)
         for sink in (self.wandb_logger, self.tensorboard_logger):
             if sink:
                 sink.log_eval(global_step, logs)
@@ -147,9 +159,18 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
         self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
+    def _should_eval(self, global_step: int) -> bool:
+        """Evaluate when the host does, and the model that training starts from."""
+        host: Any = super()
+        first = not global_step and self._last_eval_step < 0
+        wanted = self.eval_dataloader is not None and self.args.eval.steps != float("inf")
+        return host._should_eval(global_step) or (first and wanted)
+
     def _run_eval(self) -> dict[str, float]:
         """Play the host's evaluation set; the training half logs the metrics."""
         given = self.args.eval
         own = {"temperature": given.temperature, "n_samples_per_prompt": given.n_samples_per_prompt}
         samples = self.samples_generator.generate_eval_samples(**(self.generate_kwargs | own))
+        if self.config.eval_trials:
+            write_evaluation(Path(self.config.eval_trials), samples, self._last_eval_step)
         return evaluation_metrics(samples, self.config)
