@@ -7,14 +7,16 @@ python scripts/learning report doors-lamp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from arms import EXPERIMENTS, Arm, Experiment
+from reporting import write
 from rich.console import Console
 from running import run
-from stages import Setup, plan
+from stages import Setup, Stage, plan
 
 from openrlhf_lamer.cli.errors import Commands, fail
 from openrlhf_lamer.quickstart.run import require_stack
@@ -60,12 +62,40 @@ def run_(
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
     if missing := require_stack():
         fail(missing)
-    setup, console = Setup(experiment.game, out.absolute(), model and model.absolute()), Console()
+    setup, console = _setup(experiment, out, model), Console()
     stages = list(plan(experiment, setup, chosen, numbers))
-    left = run(stages, minutes, console)
+
+    def after(stage: Stage) -> None:
+        # Evaluations that follow a training fill rows of the same report.
+        if stage.folder.is_relative_to(setup.folder / "train"):
+            _say(console, write(experiment, setup))
+
+    left = run(stages, minutes, console, after)
+    _say(console, write(experiment, setup))
     if left:
         names = ", ".join(stage.name for stage in left)
         console.print(f"{minutes:g} minutes are used up. To go on, type the same command again. Not run yet: {names}")
+
+
+@app.command("report")
+def report(which: Which, out: Out = Path("runs/learning"), model: Model = None) -> None:
+    """Write tables (Markdown, CSV) and curves (PNG) from what is there, of all arms and seeds."""
+    experiment = _experiment(which)
+    setup = _setup(experiment, out, model)
+    files = write(experiment, setup)
+    if not files:
+        fail(f"{setup.folder} has no evaluation of {which} yet; run it first")
+    _say(Console(), files)
+
+
+def _say(console: Console, files: Sequence[Path]) -> None:
+    if files:
+        console.print("Report: " + " ".join(map(str, files)), soft_wrap=True, highlight=False)
+
+
+def _setup(experiment: Experiment, out: Path, model: Path | None) -> Setup:
+    # Processes of a training have other working directories.
+    return Setup(experiment.game, out.absolute(), model and model.absolute())
 
 
 def _experiment(name: str) -> Experiment:

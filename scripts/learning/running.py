@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -10,13 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from stages import EVALUATIONS, TRIALS, Stage
+from stages import EVALUATIONS, NOTE, TRIALS, Stage, read_note
 
 from openrlhf_lamer.evaluation.run import write_json
 from openrlhf_lamer.quickstart.following import StageError, follow
-
-NOTE = "stage.json"
-"""File in a stage's folder: its command, and whether it is finished."""
 
 
 def finished(stage: Stage) -> bool:
@@ -25,16 +21,13 @@ def finished(stage: Stage) -> bool:
     Raises:
         StageError: The folder was begun by another command.
     """
-    note = stage.folder / NOTE
-    if not note.is_file():
-        return False
-    said = json.loads(note.read_text("utf-8"))
-    if said["command"] != _said(stage):
+    command, ended = read_note(stage.folder)
+    if command not in ("", _said(stage)):
         raise StageError(
             f"{stage.folder} was made by another command than {stage.name} has now. Remove it, or give another --out. "
-            f"Then: {said['command']}. Now: {_said(stage)}"
+            f"Then: {command}. Now: {_said(stage)}"
         )
-    return said["finished"]
+    return ended
 
 
 def run(

@@ -26,6 +26,9 @@ TRIALS = "trials.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 """Files of a training with its own trials, and with those of its evaluations."""
 
+NOTE = "stage.json"
+"""File in a stage's folder: its command, and whether it is finished."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -47,6 +50,13 @@ class Stage:
     results: Path
     trials: int
     resumes: Path | None = None
+
+
+def read_note(folder: Path) -> tuple[str, bool]:
+    """Command that began a stage's folder, and whether it is finished; an empty one if no stage has begun there."""
+    note = folder / NOTE
+    said = json.loads(note.read_text("utf-8")) if note.is_file() else {"command": "", "finished": False}
+    return said["command"], said["finished"]
 
 
 @dataclass(frozen=True)
