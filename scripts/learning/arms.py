@@ -60,7 +60,12 @@ _FIXED = Arm(
 )
 _MEMORIES = tuple(Arm(f"lamer-{memory}", f"memory {memory}", memory=memory) for memory in ("history", "reflection"))
 _ESTIMATORS = tuple(
-    Arm(name, f"estimator {name}", ("--algo.advantage.estimator", name))
+    # A critic learns a function that is not there yet: it may go faster than the policy.
+    Arm(
+        name,
+        f"estimator {name}",
+        ("--algo.advantage.estimator", name, *(("--critic.adam.lr", "1e-3") if name == "lamer_ppo" else ())),
+    )
     for name in (*advantage.names(), "group_norm", "rloo")
     if name != "lamer_gigpo"
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.doors import LAMP
 from openrlhf_lamer.envs.mistakes import Move
+from openrlhf_lamer.evaluation.reflections import reading
 from openrlhf_lamer.evaluation.statistics import Samples
 from openrlhf_lamer.records import Episode, Phase, Trial
 
@@ -40,7 +40,7 @@ def _any(trial: Trial) -> Shown:
     """
     for turn in trial.turns:
         yield "valid actions" if turn.phase is Phase.PLAY else "remark found", turn.valid
-    game = registry.lookup(trial.task.env)
+    game = reading(trial.task.env)
     mistakes: list[Move] = []
     for episode in trial.episodes:
         played = game.played(episode)
@@ -60,7 +60,7 @@ def _doors(trial: Trial) -> Shown:
     if not trial.task.options.get("lamp"):
         return
     yield "lamp first", _burned(trial.episodes[0])
-    game, known = registry.lookup(trial.task.env), False
+    game, known = reading(trial.task.env), False
     for episode in trial.episodes:
         if known:
             yield "opens the shown door", episode.won

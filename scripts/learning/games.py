@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.vocabulary import ContextPolicy, Memory
 
-IMITATION = ("--passes", "1", "--learning-rate", "1e-3", "--prompt-weight", "0.1")
-"""Flags of every warm start, beside the number of trials and the model."""
-
-TINY = ("--layers", "3", "--hidden", "128")
-"""Size of the model that a warm start builds if it is not given one."""
+SCRATCH = ("--layers", "3", "--hidden", "128", "--learning-rate", "1e-3", "--prompt-weight", "0.1")
+"""Flags of a warm start that builds a tiny model. A given model has its size, and the command's own learning rate."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,7 @@ class Game:
         context: Where a new chat begins.
         max_turns: Turns of an episode; None for the agent's.
         demonstrations: Trials that the warm start imitates.
+        imitation: Further flags of the warm start.
         max_new_tokens: Most tokens of a reply.
         max_length: Most tokens of a prompt and its reply.
         steps: Training steps.
@@ -52,6 +50,7 @@ class Game:
     context: ContextPolicy = "turn"
     max_turns: int | None = None
     demonstrations: int = 6000
+    imitation: tuple[str, ...] = ()
     max_new_tokens: int = 32
     max_length: int = 1024
     steps: int = 60
@@ -59,7 +58,7 @@ class Game:
     group: int = 8
     learning_rate: float = 1e-4
     every: int = 10
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = ()
 
     @property
     def agent_func(self) -> str:
@@ -82,13 +81,14 @@ class Game:
 
 
 _LAMP = {"doors": 8, "lamp": True}
+_BURNS = ("--player-options", '{"often": "lamp"}')
 
 GAMES = {
     each.name: each
     for each in (
-        Game("doors-lamp", "doors", _LAMP, attempts=3, memory="history", panel="doors/8-lamp"),
+        Game("doors-lamp", "doors", _LAMP, attempts=3, memory="history", panel="doors/8-lamp", imitation=_BURNS),
         Game("doors", "doors", {"doors": 4}, attempts=4, memory="history", panel="doors/4"),
-        Game("doors-remarks", "doors", _LAMP, attempts=3, memory="reflection", panel="doors/8-lamp"),
+        Game("doors-remarks", "doors", _LAMP, attempts=3, memory="reflection", panel="doors/8-lamp", imitation=_BURNS),
         Game(
             "darkroom",
             "darkroom",

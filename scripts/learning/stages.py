@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arms import Arm, Experiment
-from games import IMITATION, TINY, Game
+from games import SCRATCH, Game
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.cross import cells
@@ -131,8 +131,9 @@ def _warm_start(setup: Setup, seed: int) -> Stage:
     game, folder = setup.game, setup.folder / "warmstart" / f"seed-{seed}"
     command = _ours(
         *("warmstart", "--env", game.env, "--options", json.dumps(game.options), *_play(game, game.memory)),
-        *("--trials", str(game.demonstrations), *IMITATION),
-        *(TINY if setup.model is None else ("--model", str(setup.model))),
+        *_lengths(game),
+        *("--trials", str(game.demonstrations), "--passes", "1", *game.imitation),
+        *(SCRATCH if setup.model is None else ("--model", str(setup.model))),
         *("--seed", str(seed), "--out", str(folder)),
     )
     return Stage(f"seed {seed}: warm start", folder, command, folder / "demonstrations.jsonl", game.demonstrations)
