@@ -69,7 +69,8 @@ def final(experiment: Experiment, found: Sequence[Found]) -> Table:
             rows.append((f"{each.arm.name}, without memory", len(runs), each.last, *passes, *empty, None, None))
     heads = ("arm", "seeds", "step", *columns, "diversity@1", f"steps to {NEAR:.0%} of the optimum")
     note = (
-        "Shares with 95% intervals over tasks and seeds, at the latest evaluation. Diversity is the entropy of first "
+        "Shares with 95% intervals over tasks and seeds, at the latest evaluation. Rows above "
+        f"`{BEFORE}` are known players. Diversity is the entropy of first "
         "attempts in nats, by Chao and Shen, in the last steps of finished trainings. Without memory, attempts are "
         "independent: pass@k."
     )
@@ -152,7 +153,7 @@ def curves(experiment: Experiment, found: Sequence[Found]) -> list[Panel]:
             k = int(name.partition("@")[2])
             for label, shares in experiment.game.references.items():
                 series.append(Series(label, ends, [exactly(shares[k - 1])] * 2, dashed=True))
-        panels.append(Panel(name, "training steps", "share of tasks, %", tuple(series), share=True))
+        panels.append(Panel(name, "training steps", "share, %", tuple(series), share=True))
     return panels
 
 
