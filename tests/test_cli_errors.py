@@ -10,7 +10,7 @@ from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.evaluation.run import RunError, RunStoppedError
 from openrlhf_lamer.integration.cluster import StartError
 from openrlhf_lamer.policies import EngineGoneError
-from openrlhf_lamer.quickstart.run import StageError
+from openrlhf_lamer.quickstart.following import StageError
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,21 @@ Evaluation and training run in separate processes, by the commands that a user w
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from openrlhf_lamer import LamerError, envs
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.evaluation.report import Report
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.integration import cpu
+from openrlhf_lamer.quickstart.following import follow, progress
 from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
 from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
@@ -32,12 +29,6 @@ from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
 from openrlhf_lamer.tasks import write_dataset
 
 AGENT = "openrlhf_lamer.agents.minesweeper"
-
-
-class StageError(LamerError, RuntimeError):
-    """A stage of the quickstart failed; the message names its log."""
-
-    exit_code = 1
 
 
 def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
@@ -88,7 +79,7 @@ def _warm_start(out: Path, settings: Settings, console: Console) -> None:
     def player(seed: int) -> FalliblePlayer:
         return FalliblePlayer(chat, seed)
 
-    with _progress(console) as bar:
+    with progress(console) as bar:
         playing = bar.add_task("scripted trials", total=len(tasks))
 
         def counted(items: Iterable) -> Iterable:
@@ -148,7 +139,7 @@ def _evaluate(out: Path, settings: Settings, console: Console, name: str, model:
         *("--temperature", str(settings.eval_temperature), "--max-new-tokens", str(settings.max_new_tokens)),
         *("--max-length", str(settings.max_length), "--seed", str(settings.seed)),
     ]
-    _follow(console, command, out / "logs" / f"eval-{name}.log", out / name / "trials.jsonl", settings.panel, "trials")
+    follow(console, command, out / "logs" / f"eval-{name}.log", out / name / "trials.jsonl", settings.panel, "trials")
 
 
 def training_command(out: Path, settings: Settings) -> list[str]:
@@ -180,61 +171,7 @@ def training_command(out: Path, settings: Settings) -> list[str]:
 
 def _train(out: Path, settings: Settings, console: Console) -> None:
     trials = settings.steps * settings.tasks * settings.group
-    _follow(
-        console, training_command(out, settings), out / "logs" / "train.log", out / "trials.jsonl", trials, "trials"
-    )
-
-
-def _follow(console: Console, command: list[str], log: Path, results: Path, total: int, unit: str) -> None:
-    """Run a command with its output in `log`, and show the number of lines that it has written to `results`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
-    with log.open("w") as output, _progress(console) as bar:
-        running = bar.add_task(unit, total=total)
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
-        lines = _LineCount(results)
-        try:
-            told = time.monotonic()
-            while process.poll() is None:
-                time.sleep(1)
-                done = lines.update()
-                bar.update(running, completed=done)
-                if not console.is_terminal and time.monotonic() - told > 30:
-                    told = time.monotonic()
-                    console.print(f"  {done} of {total} {unit}")
-        finally:
-            process.terminate()
-            process.wait()
-        bar.update(running, completed=lines.update())
-    if process.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")
-
-
-def _environment() -> dict[str, str]:
-    """Environment variables that let each process use all cores: engine and trainer take turns."""
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))}
-
-
-class _LineCount:
-    """Counts the lines of a growing file, reading each byte once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset, self._lines = path, 0, 0
-
-    def update(self) -> int:
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                while chunk := file.read(1 << 20):
-                    self._lines += chunk.count(b"\n")
-                self._offset = file.tell()
-        return self._lines
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+    follow(console, training_command(out, settings), out / "logs" / "train.log", out / "trials.jsonl", trials, "trials")
 
 
 def require_stack() -> str | None:

@@ -1,0 +1,117 @@
+"""Games of the experiments: how each is played, imitated and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openrlhf_lamer import envs
+from openrlhf_lamer.agents import Agent, load_agent
+from openrlhf_lamer.vocabulary import ContextPolicy, Memory
+
+SCRATCH = ("--layers", "3", "--hidden", "128", "--learning-rate", "1e-3", "--prompt-weight", "0.1")
+"""Flags of a warm start that builds a tiny model. A given model has its size, and the command's own learning rate."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """A game with the settings that all of an experiment's trainings share.
+
+    Attributes:
+        name: Name of its folder.
+        env: The environment.
+        options: Options of the environment.
+        panel: Frozen panel of the evaluations; None for the first `panel_size` tasks of the split `eval`.
+        panel_size: Tasks of an evaluation.
+        attempts: Episodes of a trial in evaluations, and in training unless an arm has single attempts (N).
+        memory: Memory between episodes.
+        context: Where a new chat begins.
+        max_turns: Turns of an episode; None for the agent's.
+        demonstrations: Trials that the warm start imitates.
+        imitation: Further flags of the warm start.
+        max_new_tokens: Most tokens of a reply.
+        max_length: Most tokens of a prompt and its reply.
+        steps: Training steps.
+        tasks: Tasks per step.
+        group: Trials per task; single attempts are `attempts` times as many.
+        learning_rate: Learning rate of the training.
+        every: Steps between evaluations.
+        flags: Further flags of the training.
+    """
+
+    name: str
+    env: str
+    options: Mapping[str, Any]
+    attempts: int
+    memory: Memory
+    panel: str | None = None
+    panel_size: int = 256
+    context: ContextPolicy = "turn"
+    max_turns: int | None = None
+    demonstrations: int = 6000
+    imitation: tuple[str, ...] = ()
+    max_new_tokens: int = 32
+    max_length: int = 1024
+    steps: int = 60
+    tasks: int = 16
+    group: int = 8
+    learning_rate: float = 1e-4
+    every: int = 10
+    flags: tuple[str, ...] = ()
+
+    @property
+    def agent_func(self) -> str:
+        """Module of its agent."""
+        return f"openrlhf_lamer.agents.{self.env}"
+
+    @property
+    def agent(self) -> Agent:
+        """Its agent as in evaluations."""
+        return load_agent(self.agent_func)[0].evaluated()
+
+    @property
+    def references(self) -> Mapping[str, Sequence[float]]:
+        """Success within 1 to `attempts` attempts of known players, by name; see `TextEnv.references`."""
+        env = envs.make(self.env, **self.options)
+        try:
+            return env.references(self.attempts, self.max_turns or self.agent.max_turns)
+        finally:
+            env.close()
+
+
+_LAMP = {"doors": 8, "lamp": True}
+_BURNS = ("--player-options", '{"often": "lamp"}')
+
+GAMES = {
+    each.name: each
+    for each in (
+        Game("doors-lamp", "doors", _LAMP, attempts=3, memory="history", panel="doors/8-lamp", imitation=_BURNS),
+        Game("doors", "doors", {"doors": 4}, attempts=4, memory="history", panel="doors/4"),
+        Game("doors-remarks", "doors", _LAMP, attempts=3, memory="reflection", panel="doors/8-lamp", imitation=_BURNS),
+        Game(
+            "darkroom",
+            "darkroom",
+            {"size": 5},
+            attempts=3,
+            memory="history",
+            panel="darkroom/5",
+            context="episode",
+        ),
+        Game(
+            "minesweeper",
+            "minesweeper",
+            {"size": 3, "mines": 2},
+            attempts=3,
+            memory="both",
+            panel_size=114,  # all boards that are held out
+            context="episode",
+            max_turns=6,
+            demonstrations=3000,
+            max_new_tokens=64,
+            max_length=2048,
+            flags=("--lamer.reward", "shaped"),
+        ),
+    )
+}
+"""Games by name."""

@@ -1,0 +1,147 @@
+"""What the trainings of an experiment have shown so far: measures of every evaluation, by arm, step and seed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arms import Arm, Experiment
+from behaviours import behaviours
+from games import Game
+from stages import EVALUATIONS, TRIALS, Setup, read_note
+
+from openrlhf_lamer import metrics
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.evaluation.cross import Cell, cells
+from openrlhf_lamer.evaluation.diversity import Diversity, diversity
+from openrlhf_lamer.evaluation.diversity import Path as Way
+from openrlhf_lamer.evaluation.run import RunError, read_trials
+from openrlhf_lamer.evaluation.statistics import Estimate, Samples, share, won
+from openrlhf_lamer.records import SchemaError, Trial
+
+Measures = Mapping[str, Samples]
+"""Values of an evaluation by the measure's name, then by task."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Results of an arm.
+
+    Attributes:
+        arm: The arm.
+        evaluations: Measures by step, then by seed.
+        apart: Wins of attempts without memory, by seed; only of an arm with single attempts.
+        diversity: Diversity of first attempts at the end of the training; None before a training is finished.
+        cross: Trials of each cell of the cross table, by seed.
+    """
+
+    arm: Arm
+    evaluations: Mapping[int, Mapping[int, Measures]]
+    apart: Mapping[int, Samples]
+    diversity: Diversity | None
+    cross: Mapping[Cell, Mapping[int, Sequence[Trial]]]
+
+    @property
+    def last(self) -> int | None:
+        """Step of the latest evaluation; None without any."""
+        return max(self.evaluations, default=None)
+
+    def at(self, step: int, name: str) -> Estimate | None:
+        """Share of a measure at a step, pooled over seeds; None if no evaluation has it."""
+        runs = self.samples(step, name)
+        return share(runs) if runs else None
+
+    def samples(self, step: int, name: str) -> list[Samples]:
+        """Values of a measure at a step, of each seed that has them."""
+        return [own[name] for _, own in sorted(self.evaluations.get(step, {}).items()) if name in own]
+
+
+def find(experiment: Experiment, setup: Setup) -> list[Found]:
+    """Results of all arms, of all seeds that are there.
+
+    Raises:
+        RunError: A file of trials cannot be read.
+    """
+    return [_found(setup, arm) for arm in experiment.arms]
+
+
+def _found(setup: Setup, arm: Arm) -> Found:
+    game = setup.game
+    evaluations: dict[int, dict[int, Measures]] = {}
+    ends: list[list[Way]] = []
+    for seed in _seeds(setup.training(arm, 0)):
+        folder = setup.training(arm, seed)
+        for step, trials in read_evaluations(folder / EVALUATIONS).items():
+            evaluations.setdefault(step, {})[seed] = measures(trials, game.attempts)
+        if _finished(folder):
+            ends.append(list(_end(folder / TRIALS, game, arm)))
+    apart = {
+        seed: won(read_trials(folder), 1)
+        for seed in _seeds(setup.apart(arm, 0))
+        if _finished(folder := setup.apart(arm, seed))
+    }
+    return Found(arm, evaluations, apart, diversity(ends, 1), _crossed(setup, arm))
+
+
+def measures(trials: Sequence[Trial], attempts: int) -> Measures:
+    """`success@1` to `success@N`, and the behaviours."""
+    return {f"success@{k}": won(trials, k) for k in range(1, attempts + 1)} | behaviours(trials)
+
+
+def read_evaluations(file: Path) -> dict[int, list[Trial]]:
+    """Trials of a training's evaluations by step; empty without a file.
+
+    An evaluation that a resumed training repeated counts as repeated, and one that is not complete is left out.
+    """
+    found: dict[int, dict[tuple[str, int], Trial]] = {}
+    for entry in _entries(file):
+        if entry.step is None:
+            raise RunError(f"{file} has trials without a step; give what --lamer.eval_trials wrote")
+        found.setdefault(entry.step, {})[entry.trial.task.id, entry.trial.sample] = entry.trial
+    most = max(map(len, found.values()), default=0)
+    return {step: list(own.values()) for step, own in sorted(found.items()) if len(own) == most}
+
+
+def _end(file: Path, game: Game, arm: Arm) -> Iterator[Way]:
+    """Paths of the trials between the last two evaluations: of each task as many as a group of LaMer's has."""
+    group = game.group * (game.attempts if arm.single else 1)
+    taken: dict[tuple[int | None, int | None], int] = {}
+    for entry in _entries(file, last=game.every * game.tasks * group):
+        place = entry.step, entry.group
+        taken[place] = taken.get(place, 0) + 1
+        if entry.trial.failure is None and taken[place] <= game.group:
+            yield metrics.paths_of(entry.trial), f"{entry.trial.task.id} at {entry.step}"
+
+
+def _entries(file: Path, last: int | None = None) -> Iterator[viewer.Entry]:
+    """Trials of a file, or the last ones of it; none without a file."""
+    if not file.is_file():
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            wanted: Iterable[str] = lines if last is None else deque(lines, maxlen=last)
+            yield from viewer.each(wanted)
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        raise RunError(f"{file}: {error}") from error
+
+
+def _crossed(setup: Setup, arm: Arm) -> dict[Cell, dict[int, list[Trial]]]:
+    game, memory = setup.game, arm.memory or setup.game.memory
+    found: dict[Cell, dict[int, list[Trial]]] = {}
+    for seed in _seeds(setup.cross(arm, 0)):
+        if _finished(folder := setup.cross(arm, seed)):
+            for cell in cells(LamerConfig(num_episodes=game.attempts, memory=memory)):
+                found.setdefault(cell, {})[seed] = read_trials(folder / cell.folder)
+    return found
+
+
+def _finished(folder: Path) -> bool:
+    return read_note(folder)[1]
+
+
+def _seeds(folder: Path) -> list[int]:
+    """Seeds that have a folder beside this one."""
+    return sorted(int(each.name.removeprefix("seed-")) for each in folder.parent.glob("seed-*"))

@@ -1,0 +1,209 @@
+"""Stages of an experiment as data: commands in their order, and the folders that they fill.
+
+Each model that training may start from has a folder, with one for each game in it:
+`data/`, `warmstart/seed-N/`, `train/ARM/seed-N/`, `eval/ARM/seed-N/` and `cross/ARM/seed-N/`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arms import Arm, Experiment
+from games import SCRATCH, Game
+
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.evaluation.cross import cells
+
+SAVE_EVERY = 7
+"""Steps between checkpoints. Most lie beside the evaluations: a training that is cut off in an evaluation repeats
+it."""
+
+TRIALS = "trials.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+"""Files of a training with its own trials, and with those of its evaluations."""
+
+NOTE = "stage.json"
+"""File in a stage's folder: its command, and whether it is finished."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that fills a folder.
+
+    Attributes:
+        name: What it is, for people.
+        folder: Folder that it fills, and nothing else does.
+        command: The command.
+        results: File that grows by a line a trial while it runs.
+        trials: Lines of that file in the end.
+        resumes: File whose presence says that the same command goes on from what is in the folder; None if the
+            command always begins again.
+    """
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+    results: Path
+    trials: int
+    resumes: Path | None = None
+
+
+def read_note(folder: Path) -> tuple[str, bool]:
+    """Command that began a stage's folder, and whether it is finished; an empty one if no stage has begun there."""
+    note = folder / NOTE
+    said = json.loads(note.read_text("utf-8")) if note.is_file() else {"command": "", "finished": False}
+    return said["command"], said["finished"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Place and start of the trainings of a game.
+
+    Attributes:
+        game: The game.
+        out: Folder of all results.
+        model: Folder of a model, in Hugging Face form, for the warm start to train; None for a tiny one that is built.
+    """
+
+    game: Game
+    out: Path
+    model: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """Folder of the model's experiments."""
+        return self.out / ("tiny" if self.model is None else self.model.resolve().name)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the game's stages."""
+        return self.home / self.game.name
+
+    @property
+    def panel(self) -> Path:
+        """File of the evaluations' tasks."""
+        return self.folder / "data" / "eval" / "eval.jsonl"
+
+    def training(self, arm: Arm, seed: int) -> Path:
+        """Folder of a training."""
+        return self.folder / "train" / arm.name / f"seed-{seed}"
+
+    def apart(self, arm: Arm, seed: int) -> Path:
+        """Folder of the evaluation without memory."""
+        return self.folder / "eval" / arm.name / f"seed-{seed}"
+
+    def cross(self, arm: Arm, seed: int) -> Path:
+        """Folder of the cross table."""
+        return self.folder / "cross" / arm.name / f"seed-{seed}"
+
+
+def plan(experiment: Experiment, setup: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[Stage]:
+    """Stages of an experiment, seed by seed: after the first seed there is something to compare."""
+    yield from _data(setup)
+    for seed in seeds:
+        yield _warm_start(setup, seed)
+        for arm in arms:
+            yield _training(setup, arm, seed)
+            if arm.single:
+                yield _apart(setup, arm, seed)
+            if experiment.cross and arm == experiment.arms[0]:
+                yield _cross(setup, arm, seed)
+
+
+def _data(setup: Setup) -> Iterator[Stage]:
+    game, number = setup.game, setup.game.steps * setup.game.tasks
+    options = ("--env", game.env, "--options", json.dumps(game.options))
+    held_out = (*options, "--split", "eval", "--num", str(game.panel_size))
+    for name, which, count in (
+        ("train", (*options, "--split", "train", "--num", str(number)), number),
+        ("eval", held_out if game.panel is None else ("--panel", game.panel), game.panel_size),
+    ):
+        folder = setup.folder / "data" / name
+        command = _ours("prepare", "tasks", *which, "--out", str(folder))
+        yield Stage(f"{name} tasks", folder, command, folder / f"{name}.jsonl", count)
+
+
+def _warm_start(setup: Setup, seed: int) -> Stage:
+    game, folder = setup.game, setup.folder / "warmstart" / f"seed-{seed}"
+    command = _ours(
+        *("warmstart", "--env", game.env, "--options", json.dumps(game.options), *_play(game, game.memory)),
+        *_lengths(game),
+        *("--trials", str(game.demonstrations), "--passes", "1", *game.imitation),
+        *(SCRATCH if setup.model is None else ("--model", str(setup.model))),
+        *("--seed", str(seed), "--out", str(folder)),
+    )
+    return Stage(f"seed {seed}: warm start", folder, command, folder / "demonstrations.jsonl", game.demonstrations)
+
+
+def _training(setup: Setup, arm: Arm, seed: int) -> Stage:
+    game, folder = setup.game, setup.training(arm, seed)
+    episodes, group = (1, game.attempts * game.group) if arm.single else (game.attempts, game.group)
+    command = (
+        *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray", "--agent_func", game.agent_func),
+        *("--actor.model_name_or_path", str(_warm_start(setup, seed).folder / "model")),
+        *("--data.prompt_dataset", str(setup.folder / "data" / "train" / "train.jsonl")),
+        *("--eval.dataset", str(setup.panel), "--eval.steps", str(game.every), "--eval.n_samples_per_prompt", "1"),
+        *("--lamer.num_episodes", str(episodes), "--lamer.eval_episodes", str(game.attempts)),
+        *("--lamer.context", game.context, "--lamer.memory", arm.memory or game.memory),
+        *(() if game.max_turns is None else ("--lamer.max_turns", str(game.max_turns))),
+        *("--lamer.trials", str(folder / TRIALS), "--lamer.eval_trials", str(folder / EVALUATIONS)),
+        *("--rollout.batch_size", str(game.tasks), "--rollout.n_samples_per_prompt", str(group)),
+        *("--rollout.micro_batch_size", "16", "--rollout.max_new_tokens", str(game.max_new_tokens)),
+        *("--rollout.temperature", "1", "--data.max_len", str(game.max_length)),
+        *("--train.micro_batch_size", "8", "--train.seed", str(seed), "--actor.adam.lr", str(game.learning_rate)),
+        *("--algo.advantage.is_correction_level", "token"),
+        *("--ckpt.output_dir", str(folder / "model"), "--ckpt.path", str(folder / "checkpoints")),
+        *("--ckpt.save_steps", str(SAVE_EVERY), "--ckpt.max_num", "1", "--ckpt.load_enable"),
+        *game.flags,
+        *arm.flags,
+    )
+    resumes = folder / "checkpoints" / "_actor" / "latest"
+    trials = game.steps * game.tasks * group
+    return Stage(f"seed {seed}: training of {arm.name}", folder, command, folder / TRIALS, trials, resumes)
+
+
+def _apart(setup: Setup, arm: Arm, seed: int) -> Stage:
+    game, folder = setup.game, setup.apart(arm, seed)
+    command = _ours(
+        *("eval", "--method", "rl", "--samples", str(game.attempts)),
+        *("--model", str(setup.training(arm, seed) / "model"), "--tasks", str(setup.panel)),
+        *_play(game, None),
+        *_lengths(game),
+        *("--seed", str(seed), "--out", str(folder)),
+    )
+    trials, results = game.panel_size * game.attempts, folder / TRIALS
+    return Stage(f"seed {seed}: {arm.name} without memory", folder, command, results, trials, folder / "run.json")
+
+
+def _cross(setup: Setup, arm: Arm, seed: int) -> Stage:
+    game, folder, memory = setup.game, setup.cross(arm, seed), arm.memory or setup.game.memory
+    command = _ours(
+        *("cross", "--base", str(_warm_start(setup, seed).folder / "model")),
+        *("--trained", str(setup.training(arm, seed) / "model"), "--tasks", str(setup.panel)),
+        *_play(game, memory),
+        *_lengths(game),
+        *("--seed", str(seed), "--out", str(folder)),
+    )
+    # Of the last of the cells, which are played one after the other.
+    last = folder / cells(LamerConfig(num_episodes=game.attempts, memory=memory))[-1].folder / TRIALS
+    return Stage(f"seed {seed}: cross table of {arm.name}", folder, command, last, game.panel_size, folder)
+
+
+def _play(game: Game, memory: str | None) -> tuple[str, ...]:
+    return (
+        *("--attempts", str(game.attempts), "--context", game.context),
+        *(() if memory is None else ("--memory", memory)),
+        *(() if game.max_turns is None else ("--max-turns", str(game.max_turns))),
+    )
+
+
+def _lengths(game: Game) -> tuple[str, ...]:
+    return ("--max-new-tokens", str(game.max_new_tokens), "--max-length", str(game.max_length))
+
+
+def _ours(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "openrlhf_lamer.cli.main", *words)
