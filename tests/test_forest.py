@@ -78,7 +78,8 @@ def test_blocks_and_the_dense_mask_say_the_same(rows: Rows, size: int) -> None:
     assert blocks.shape[-2:] == (len(ends), len(ends))
     expected = create_block_mask(blocks.mask_mod, None, None, len(ends), len(ends), device="cpu", BLOCK_SIZE=size)
     assert torch.equal(blocks.to_dense(), expected.to_dense())
-    assert blocks.full_kv_num_blocks is not None and expected.full_kv_num_blocks is not None
+    assert blocks.full_kv_num_blocks is not None
+    assert expected.full_kv_num_blocks is not None
     assert torch.equal(blocks.full_kv_num_blocks, expected.full_kv_num_blocks)
     assert torch.equal(blocks.kv_num_blocks, expected.kv_num_blocks)
 

@@ -40,9 +40,8 @@ class Shape:
     dtype: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
 
-    @cache
     def build(self, device: str) -> Any:
-        """A model with random weights, one for each device."""
+        """A model with random weights."""
         torch.manual_seed(0)
         config = Qwen3Config(
             vocab_size=self.vocabulary,
@@ -113,13 +112,18 @@ def plan(variant: Variant, batch: Batch, limit: int) -> tuple[list[list[int]], l
 
 def measure(variant: Variant, batch: Batch, limit: int, shape: Shape, device: str) -> Cost:
     """Run all passes over a batch; on the CPU to be called in a process of its own, whose memory is measured."""
-    model = shape.build(device)
+    model = _built(shape, device)
     model.set_attn_implementation("sdpa")  # a forest before may have set its own
     # Without common beginnings, a forest is its rows side by side.
     with patch.object(forest, "common", lambda a, b: 0) if variant == "packed" else nullcontext():
         if device == "cuda":
             _measured(model, variant, batch, limit, device)  # attention is compiled
         return _measured(model, variant, batch, limit, device)
+
+
+@cache
+def _built(shape: Shape, device: str) -> Any:
+    return shape.build(device)
 
 
 def _measured(model: Any, variant: Variant, batch: Batch, limit: int, device: str) -> Cost:
