@@ -173,10 +173,14 @@ class TextEnv(ABC):
         """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
-    def references(self, attempts: int) -> Mapping[str, Sequence[float]]:
+    def references(self, attempts: int, turns: int) -> Mapping[str, Sequence[float]]:
         """Success within 1 to `attempts` attempts of known players under the present options, by name.
 
         The first is called "optimum" and is the best that a player of whole trials can do. Empty where none is known.
+
+        Args:
+            attempts: Most attempts of a trial.
+            turns: Turns of each attempt.
         """
         return {}
 

@@ -75,8 +75,11 @@ class Doors(TextEnv):
         """Action that opens the right door, if the present observation shows the prize."""
         return f"d{self._prize}" if self._said.startswith("Prize") else None
 
-    def references(self, attempts: int) -> Mapping[str, Sequence[float]]:
-        """Success within 1, 2, ... attempts: of the best player of the whole trial, and of others."""
+    def references(self, attempts: int, turns: int) -> Mapping[str, Sequence[float]]:
+        """Success within 1, 2, ... attempts: of the best player of the whole trial, and of others.
+
+        An attempt is one choice, however many turns it may have.
+        """
         tried = range(1, attempts + 1)
         remembering = [min(1.0, k / self.doors) for k in tried]
         memoryless = [1 - (1 - 1 / self.doors) ** k for k in tried]
