@@ -232,17 +232,17 @@ def test_a_player_of_the_trial_wins_what_the_optimum_says(play: Callable[..., Tr
     first, second = max(product(found, found), key=lambda two: (two[0][0] | two[1][1]).bit_count())
     env, won = DarkRoom(), 0
     for task in goals.values():
-        seen, actions = False, []
+        seen, actions = False, list[str]()
         for walk in (found[first], found[second]):
             env.reset(task)
             for action in walk:
-                step = env.step((env.oracle() if seen else env.seen) or action)
-                actions.append(step.action or action)
-                if step.won:
+                actions.append((env.oracle() if seen else env.seen) or action)
+                if env.step(actions[-1]).won:
                     break
-            seen = seen or "Goal" in step.observation.text
-            if step.won:
-                break
+            else:
+                seen = seen or env.seen is not None
+                continue
+            break
         trial = play(Typed(chat, actions), seed=task.seed, agent=agent, num_episodes=2, memory="history")
         won += trial.won
         final = trial.episodes[0].final_observation
