@@ -100,6 +100,14 @@ PANELS = (
         for doors, lamp in ((4, False), (8, False), (8, True))
     ),
     Panel(
+        "darkroom/5",
+        "Dark rooms of 5x5.",
+        "darkroom",
+        {"size": 5},
+        "eval",
+        2 * PANEL_SIZE,
+    ),
+    Panel(
         "webshop/eval",
         "Test goals of the synthetic catalogue, generated ones.",
         "webshop",

@@ -102,7 +102,7 @@ def page(name: str) -> str:
     assert reflection_going_on is not None
     several = len(turns) > 1
     about = "Made from the templates by `scripts/render_prompts.py`, from a trial that a random player lost."
-    if several:
+    if len(turns) < agent.max_turns:
         about += f" Here an attempt has {len(turns)} turns; by default it has {agent.max_turns}."
     parts = [
         f"# Prompts of `openrlhf_lamer.agents.{name}`",

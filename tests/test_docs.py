@@ -94,7 +94,7 @@ class TestEnvironments:
 
     @pytest.mark.parametrize("name", envs.names(plugins=False))
     def test_its_tables_hold_every_option(self, name: str) -> None:
-        sections = (DOCS / self.PAGE).read_text("utf-8").split("\n## ")
+        sections = re.split(r"\n##+ ", (DOCS / self.PAGE).read_text("utf-8"))
         (section,) = (each for each in sections if each.lower().startswith(f"{name}\n"))
         rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
         assert sorted(rows) == sorted(inspect.signature(envs.lookup(name)).parameters)

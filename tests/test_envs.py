@@ -86,6 +86,10 @@ def test_two_hundred_transcripts_are_the_same_in_every_process_and_version(other
 @pytest.mark.parametrize(
     ("name", "typed", "done"),
     [
+        ("darkroom", " UP", "up"),
+        ("darkroom", "up, up", None),
+        ("doors", "Door 3", "d3"),
+        ("doors", "d9", None),
         ("minesweeper", "({},{})", "({}, {})"),
         ("minesweeper", " 0{} , {} ", "({}, {})"),
         ("minesweeper", "(0, 7)", None),
@@ -148,6 +152,9 @@ class TestRegistry:
     @pytest.mark.parametrize(
         ("name", "option", "value"),
         [
+            ("darkroom", "size", 6),
+            ("doors", "doors", 1),
+            ("doors", "lamp", 0),
             ("minesweeper", "size", 1),
             ("minesweeper", "size", "6"),
             ("minesweeper", "mines", 0),

@@ -134,6 +134,17 @@ def test_methods_say_what_they_measure(tmp_path: Path) -> None:
         assert any("Actions:" in prompt for prompt in prompts) == (method.memory == "both")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_agent_that_does_not_reason_is_asked_for_the_action_alone(method: str, tmp_path: Path) -> None:
+    line = ("--tasks", "darkroom/5", "--first", "2", "--attempts", "2", "--player", "random", "--method", method)
+    evaluate(*line, "--out", str(tmp_path))
+    prompts = [TextChat().decode(turn.prompt_ids) for trial in read_trials(tmp_path) for turn in trial.turns]
+    played = [prompt for prompt in prompts if "Your step?" in prompt]
+    assert len(played) > 8
+    assert all("give one action as <action>...</action> and nothing else" in prompt for prompt in played)
+    assert not any("think" in prompt.lower() for prompt in prompts)
+
+
 @pytest.mark.parametrize("env", ["alfworld", "minesweeper", "sokoban", "webshop"])
 def test_every_agent_can_ask_for_the_action_alone(env: str) -> None:
     for name in (env, None):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from stand_ins import control
 
+from openrlhf_lamer import envs
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat, parse_tag
 from openrlhf_lamer.config import LamerConfig
@@ -91,7 +92,7 @@ def quoted(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trial]:
 
 
 GENERIC = Agent(env="quoting", max_turns=2, rules="{{ env.size }}{{ env.mines }}{{ env.nested[0].deep }}{{ env.size }}")
-SHIPPED = [load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in ("sokoban", "minesweeper", "webshop", "alfworld")]
+SHIPPED = [load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in envs.names(plugins=False)]
 
 
 @pytest.mark.parametrize("context", ["turn", "episode", "trial"])

@@ -29,7 +29,7 @@ from openrlhf_lamer.records import Phase, Task
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.trial import run_trial
 
-GAMES = ("sokoban", "minesweeper", "webshop", "alfworld")
+GAMES = envs.names(plugins=False)
 CONTEXTS = ("turn", "episode", "trial")
 
 

@@ -176,7 +176,8 @@ class TextEnv(ABC):
     def references(self, attempts: int, turns: int) -> Mapping[str, Sequence[float]]:
         """Success within 1 to `attempts` attempts of known players under the present options, by name.
 
-        The first is called "optimum" and is the best that a player of whole trials can do. Empty where none is known.
+        The first is called "optimum": no player of `attempts` attempts exceeds its last figure. Empty where no player
+        is known.
 
         Args:
             attempts: Most attempts of a trial.

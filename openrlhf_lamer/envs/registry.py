@@ -26,6 +26,7 @@ GROUP = "openrlhf_lamer.envs"
 
 _known: dict[str, type[TextEnv] | str] = {
     "alfworld": "openrlhf_lamer.envs.alfworld.env:AlfWorld",
+    "darkroom": "openrlhf_lamer.envs.darkroom.env:DarkRoom",
     "doors": "openrlhf_lamer.envs.doors:Doors",
     "minesweeper": "openrlhf_lamer.envs.minesweeper:MineSweeper",
     "sokoban": "openrlhf_lamer.envs.sokoban.env:Sokoban",

@@ -25,7 +25,8 @@ from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
 from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
 from openrlhf_lamer.quickstart.report import Measurements, write_report
 from openrlhf_lamer.quickstart.settings import Settings
-from openrlhf_lamer.quickstart.warmstart import demonstrate, imitate
+from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.imitation import Imitation, imitate
 from openrlhf_lamer.tasks import write_dataset
 
 AGENT = "openrlhf_lamer.agents.minesweeper"
