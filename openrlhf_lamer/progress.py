@@ -51,12 +51,13 @@ class _Lines:
     def __init__(self, console: Console, text: str, total: int) -> None:
         self._console, self._total = console, total
         self._began = self._told = time.monotonic()
+        self._ended = False
         self._tell(0, text)
 
     def __call__(self, done: int, text: str) -> None:
-        now = time.monotonic()
-        if now - self._told >= EVERY or done >= self._total:
-            self._told = now
+        now, ends = time.monotonic(), done >= self._total and not self._ended
+        if now - self._told >= EVERY or ends:
+            self._told, self._ended = now, self._ended or ends
             self._tell(done, text)
 
     def _tell(self, done: int, text: str) -> None:

@@ -35,7 +35,7 @@ def won_within(env: Doors, task: Task, choices: Sequence[str]) -> list[bool]:
         env.reset(task)
         step = env.step(seen if choice == "seen" and seen else choice)
         won.append(won[-1] or step.won)
-        seen = seen or env.seen
+        seen = seen or env.found
     return won[1:]
 
 
@@ -45,7 +45,7 @@ def test_every_door_has_its_share_of_the_prizes(doors: int, lamp: bool) -> None:
     counts = [0] * doors
     for seed in range(number):
         assert env.reset(Task("doors", seed=seed)).text == "All closed."
-        assert env.seen is None
+        assert env.found is None
         counts[int((env.oracle() or "")[1:]) - 1] += 1
     assert env.beginnings == doors
     assert all(abs(count - number / doors) < 4 * (number / doors) ** 0.5 for count in counts)
@@ -93,7 +93,7 @@ def test_the_lamp_shows_the_prize_and_ends_the_attempt() -> None:
         step = env.step(" Lamp")
         assert (step.action, step.terminated, step.won, step.reward) == ("lamp", True, False, 0.0)
         assert step.observation.text == f"Prize behind d{door}."
-        assert env.seen == f"d{door}"
+        assert env.found == f"d{door}"
 
 
 @pytest.mark.parametrize("options", [{"doors": 1}, {"doors": 101}, {"doors": True}, {"lamp": 1}, {"reward": "dense"}])

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from openrlhf_lamer import LamerError
+from openrlhf_lamer.progress import bars
 
 
 class StageError(LamerError, RuntimeError):
@@ -21,17 +21,11 @@ class StageError(LamerError, RuntimeError):
     exit_code = 1
 
 
-def progress(console: Console) -> Progress:
-    """Progress bar with counts and times."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
-
-
 def follow(console: Console, command: Sequence[str], log: Path, results: Path, total: int, unit: str) -> None:
     """Run a command with its output added to `log`, and show the number of lines that it has written to `results`.
 
     Args:
-        console: Shows a bar; if it is no terminal, it gets a line every 30 seconds.
+        console: Shows the progress.
         command: The command, an interpreter with `-m MODULE` first.
         log: File of its output.
         results: File that grows by a line a unit.
@@ -43,23 +37,18 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
-    with log.open("a") as output, progress(console) as bar:
-        running = bar.add_task(unit, total=total)
+    with log.open("a") as output, bars(console) as bar:
+        advance = bar(unit, total)
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
         lines = _LineCount(results)
         try:
-            told = time.monotonic()
             while process.poll() is None:
                 time.sleep(1)
-                done = lines.update()
-                bar.update(running, completed=min(done, total))
-                if not console.is_terminal and time.monotonic() - told > 30:
-                    told = time.monotonic()
-                    console.print(f"  {done} of {total} {unit}")
+                advance(min(lines.update(), total), unit)
         finally:
             process.terminate()
             process.wait()
-        bar.update(running, completed=min(lines.update(), total))
+        advance(min(lines.update(), total), unit)
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")

@@ -1,41 +1,47 @@
-"""The quickstart's report: pages, and a verdict in a sentence."""
+"""A quickstart's report: one picture of success by attempts, a verdict in a sentence, and pages."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from openrlhf_lamer import envs
+from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.outcomes import Run, read_runs
-from openrlhf_lamer.evaluation.plots import draw
+from openrlhf_lamer.evaluation.plots import Panel, Series, draw
 from openrlhf_lamer.evaluation.report import Report, build
-from openrlhf_lamer.evaluation.statistics import difference, success, won
+from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, success, won
+from openrlhf_lamer.evaluation.tables import Table
 from openrlhf_lamer.quickstart.settings import Settings
 from openrlhf_lamer.records import Trial
 
 INSTALL_SECONDS = "OPENRLHF_LAMER_INSTALL_SECONDS"
 """Environment variable, set by the Makefile: seconds that the installation took."""
 
+TRIALS, EVALUATIONS = "trials.jsonl", "evaluations.jsonl"
+"""Files of an arm: its training trials, and those of its evaluations."""
+
+START = "warm start"
+
 
 @dataclass(frozen=True)
 class Measurements:
-    """Contents of a report.
+    """Costs of a finished quickstart.
 
     Attributes:
         settings: Settings of the run.
-        before: Trials on the panel with the warm-started model.
-        after: Trials on the panel with the trained model.
         times: Seconds by stage.
         seconds: Seconds of the whole run without the installation.
         peak_bytes: Peak memory of all processes together, in bytes.
     """
 
     settings: Settings
-    before: Sequence[Trial]
-    after: Sequence[Trial]
-    times: dict[str, float]
+    times: Mapping[str, float]
     seconds: float
     peak_bytes: int
 
@@ -44,61 +50,131 @@ class Measurements:
         """Seconds that the installation took; 0 if this run began without one."""
         return float(os.environ.get(INSTALL_SECONDS) or 0)
 
-    @property
-    def verdict(self) -> str:
-        """Change of the last attempt's success by training, in a sentence."""
-        k = self.settings.config.num_episodes
-        change = difference([won(self.before, k)], [won(self.after, k)])
-        what = f"success@{k} changed by {change} points"
-        if change.low <= 0 <= change.high:
-            return f"{what}, an interval with 0 in it: no gain is shown."
-        return f"{what}: {'a gain' if change.low > 0 else 'a loss'}."
+
+@dataclass(frozen=True)
+class Result:
+    """Result of a quickstart.
+
+    Attributes:
+        table: Success of the warm start and of each arm, below known players.
+        verdict: The comparison that the quickstart is about, in a sentence.
+        report: All tables and curves.
+    """
+
+    table: Table
+    verdict: str
+    report: Report
 
 
-def write_report(out: Path, measured: Measurements) -> Report:
-    """Write `report.md`, `report.html`, `learning-curve.png` and `results.json` into `out`."""
-    evaluated = [Run.of("before", measured.before), Run.of("after", measured.after)]
-    report = build([*evaluated, *read_runs([f"training={out / 'trials.jsonl'}"])], "Quickstart: LaMer on MineSweeper")
-    panels = [panel for section in report.sections for panel in section.panels if section.title != "Diversity"]
-    (out / "learning-curve.png").write_bytes(draw(panels, "png"))
+def write_report(out: Path, measured: Measurements) -> Result:
+    """Write `report.md`, `report.html`, `success.png` and `results.json` into `out`."""
+    settings = measured.settings
+    played = read_evaluations(out, settings)
+    references = _references(settings)
+    table = success_table(settings, played, references)
+    verdict = _verdict(settings, played)
+    runs = [Run.of(label, trials) for label, trials in played.items()]
+    trainings = read_runs([f"training of {arm.label}={out / arm.name / TRIALS}" for arm in settings.arms])
+    report = build([*runs, *trainings], f"Quickstart: {settings.title}")
+    (out / "success.png").write_bytes(draw([_picture(settings, played, references)], "png"))
     (out / "report.html").write_text(report.to_html(), "utf-8")
-    (out / "report.md").write_text(_markdown(measured, report), "utf-8")
-    attempts = range(1, measured.settings.config.num_episodes + 1)
-    ends = {"before": measured.before, "after": measured.after}
-    estimates = {k: {end: success(trials, k) for end, trials in ends.items()} for k in attempts}
+    (out / "report.md").write_text(_markdown(measured, table, verdict, report), "utf-8")
+    attempts = range(1, settings.config.num_episodes + 1)
     results = {
         "success": {
-            f"success@{k}": {end: [found.value, found.low, found.high] for end, found in own.items()}
-            for k, own in estimates.items()
+            label: {f"success@{k}": _numbers(success(trials, k)) for k in attempts} for label, trials in played.items()
         },
-        "panel": len(measured.after),
-        "failed": sum(trial.failure is not None for trial in (*measured.before, *measured.after)),
+        "references": references,
+        "verdict": verdict,
+        "panel": settings.panel_size,
+        "failed": sum(trial.failure is not None for trials in played.values() for trial in trials),
         "seconds": measured.seconds,
         "install_seconds": measured.install_seconds,
         "peak_gib": measured.peak_bytes / 2**30,
-        "seed": measured.settings.seed,
-        "steps": len({outcome.step for run in report.runs for outcome in run.outcomes if outcome.step is not None}),
+        "seed": settings.seed,
+        "steps": settings.steps,
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    return report
+    return Result(table, verdict, report)
 
 
-def _markdown(measured: Measurements, report: Report) -> str:
+def read_evaluations(out: Path, settings: Settings) -> dict[str, list[Trial]]:
+    """Evaluation trials by label: the warm start's, then those of each arm after its last step."""
+    found: dict[str, list[Trial]] = {}
+    for arm in settings.arms:
+        by_step: dict[int | None, list[Trial]] = {}
+        with (out / arm.name / EVALUATIONS).open(encoding="utf-8") as lines:
+            for entry in viewer.each(lines):
+                by_step.setdefault(entry.step, []).append(entry.trial)
+        found.setdefault(START, by_step[0])
+        found[arm.label] = by_step[settings.steps]
+    return found
+
+
+def success_table(
+    settings: Settings, played: Mapping[str, Sequence[Trial]], references: Mapping[str, Sequence[float]]
+) -> Table:
+    """A row a player: known ones, the warm start, and the arms."""
+    attempts = range(1, settings.config.num_episodes + 1)
+    rows = [(label, *map(exactly, shares)) for label, shares in references.items()]
+    rows += [(label, *(success(trials, k) for k in attempts)) for label, trials in played.items()]
+    title = f"Success within k attempts, {settings.panel_size} tasks, 95% intervals"
+    return Table("success", title, ("", *(f"success@{k}" for k in attempts)), tuple(rows))
+
+
+def _references(settings: Settings) -> Mapping[str, Sequence[float]]:
+    config = settings.config
+    turns = config.max_turns or load_agent(f"openrlhf_lamer.agents.{settings.env}")[0].evaluated().max_turns
+    with closing(envs.make(settings.env, **config.env_options)) as env:
+        return env.references(config.num_episodes, turns)
+
+
+def _picture(
+    settings: Settings, played: Mapping[str, Sequence[Trial]], references: Mapping[str, Sequence[float]]
+) -> Panel:
+    attempts = range(1, settings.config.num_episodes + 1)
+    at = [float(k) for k in attempts]
+    series = [Series(label, at, [success(trials, k) for k in attempts]) for label, trials in played.items()]
+    series += [Series(label, at, list(map(exactly, shares)), dashed=True) for label, shares in references.items()]
+    return Panel(settings.title, "attempts", "success within them, %", tuple(series), share=True)
+
+
+def _verdict(settings: Settings, played: Mapping[str, Sequence[Trial]]) -> str:
+    """The first arm against the second, or against the warm start, by the last attempt's success."""
+    k, first = settings.config.num_episodes, settings.arms[0].label
+    other = settings.arms[1].label if len(settings.arms) > 1 else START
+    change = difference([won(played[other], k)], [won(played[first], k)])
+    said = f"At success@{k}, {first} is {change} points above {other}"
+    if change.low <= 0 <= change.high:
+        return f"{said}, an interval with 0 in it: no difference is shown."
+    return f"{said}." if change.low > 0 else f"{said}: it is behind."
+
+
+def _numbers(estimate: Estimate) -> list[float]:
+    return [estimate.value, estimate.low, estimate.high]
+
+
+def _markdown(measured: Measurements, table: Table, verdict: str, report: Report) -> str:
     settings = measured.settings
-    config, options = settings.config, settings.config.env_options
+    config = settings.config
     stages = "\n".join(f"| {name} | {seconds:.0f} |" for name, seconds in measured.times.items())
     install = f"| installation | {measured.install_seconds:.0f} |\n" if measured.install_seconds else ""
-    return f"""# {report.title}, on a CPU
+    arms = "; ".join(
+        f"{arm.label}: {settings.tasks} tasks x {arm.group} trials of up to {arm.num_episodes} episodes a step"
+        for arm in settings.arms
+    )
+    return f"""# {report.title}
 
-MineSweeper of {options["size"]}x{options["size"]} cells with {options["mines"]} mines; a Qwen3 of \
-{settings.layers} layers of {settings.hidden}, warm-started by imitation of a scripted, fallible player, then \
-trained with `lamer_gigpo` for {settings.steps} steps of {settings.tasks} tasks x {settings.group} trials of up to \
-{config.num_episodes} episodes (context `{config.context}`, memory `{config.memory}`, seed {settings.seed}). Evaluated \
-on {len(measured.after)} held-out tasks at temperature {settings.eval_temperature:g}.
+![success within 1 to {config.num_episodes} attempts](success.png)
 
-{measured.verdict}
+{verdict}
 
-![learning curve](learning-curve.png)
+{table.to_markdown()}
+
+A Qwen3 of {settings.layers} layers of width {settings.hidden} imitated a scripted player, and was then trained with \
+`lamer_gigpo` for {settings.steps} steps ({arms}). All play trials of up to {config.num_episodes} episodes in \
+evaluations, on {settings.panel_size} tasks, with context `{config.context}`, memory `{config.memory}` and temperature \
+{settings.eval_temperature:g}. Seed {settings.seed}.
 
 {report.to_markdown()}
 | stage | seconds |
@@ -108,6 +184,6 @@ on {len(measured.after)} held-out tasks at temperature {settings.eval_temperatur
 
 Peak memory of all processes: {measured.peak_bytes / 2**30:.1f} GiB.
 
-Beside this page: `report.html` (the same with every curve), `trials.jsonl` (every training trial), `before/` and \
-`after/` (the panel), `checkpoint/` (Hugging Face format), `tensorboard/`, `results.json`, and `logs/`.
+Beside this page: `report.html` (with every curve), `start/` (the warm start), for each training a folder with \
+`trials.jsonl`, `evaluations.jsonl`, `model/` (Hugging Face format) and `tensorboard/`, `results.json`, and `logs/`.
 """

@@ -1,42 +1,32 @@
-"""The quickstart from start to end: model, warm start, evaluation, training, evaluation, report.
+"""A quickstart from start to end: tasks, a warm start, the trainings with their evaluations, a report.
 
-Evaluation and training run in separate processes, by the commands that a user would type.
+Every stage runs in a process of its own, by the command that a user would type.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from openrlhf_lamer import envs
-from openrlhf_lamer.agents import Agent, load_agent
-from openrlhf_lamer.chat import Chat
-from openrlhf_lamer.evaluation.report import Report
-from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.quickstart.following import follow, progress
+from openrlhf_lamer.quickstart.following import follow
 from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, save
-from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
-from openrlhf_lamer.quickstart.report import Measurements, write_report
-from openrlhf_lamer.quickstart.settings import Settings
-from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
-from openrlhf_lamer.warmstart.imitation import Imitation, imitate
-from openrlhf_lamer.tasks import write_dataset
-
-AGENT = "openrlhf_lamer.agents.minesweeper"
+from openrlhf_lamer.quickstart.report import EVALUATIONS, TRIALS, Measurements, Result, write_report
+from openrlhf_lamer.quickstart.settings import Arm, Settings
 
 
-def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, Report]:
-    """Run everything and write the results to `out`; returns the measurements and their report.
+def run(out: Path, settings: Settings, console: Console) -> Result:
+    """Run everything and write the results to `out`, which is emptied first.
 
     Raises:
-        StageError: Training or evaluation failed.
+        StageError: A stage failed.
     """
     began = time.monotonic()
     if out.exists():
@@ -52,133 +42,84 @@ def run(out: Path, settings: Settings, console: Console) -> tuple[Measurements, 
         console.print(f"{name}: {times[name]:.0f} s")
 
     with PeakMemory() as memory:
-        stage("warm start", lambda: _warm_start(out, settings, console))
-        stage("evaluation before", lambda: _evaluate(out, settings, console, "before", out / "start"))
-        stage("training", lambda: _train(out, settings, console))
-        stage("evaluation after", lambda: _evaluate(out, settings, console, "after", out / "checkpoint"))
-    measured = Measurements(
-        settings=settings,
-        before=read_trials(out / "before"),
-        after=read_trials(out / "after"),
-        times=times,
-        seconds=time.monotonic() - began,
-        peak_bytes=memory.peak,
-    )
-    return measured, write_report(out, measured)
+        stage("warm start", lambda: _prepare(out, settings, console))
+        for arm in settings.arms:
+            stage(f"training of {arm.label}", lambda arm=arm: _train(out, settings, arm, console))
+    return write_report(out, Measurements(settings, times, time.monotonic() - began, memory.peak))
 
 
-def _warm_start(out: Path, settings: Settings, console: Console) -> None:
-    agent, _ = load_agent(AGENT)
-    game, options = envs.lookup(agent.env), settings.config.env_options
-    write_dataset(out / "data" / "train.jsonl", game.tasks("train", settings.steps * settings.tasks, options=options))
-    write_dataset(out / "data" / "eval.jsonl", game.tasks("eval", settings.panel, options=options))
-    # Demonstrations use seeds beyond those of training.
-    tasks = game.tasks("train", settings.demonstrations, first=1_000_000, options=options)
-    lengths = {"max_new_tokens": settings.max_new_tokens, "max_length": settings.max_length}
-    chat = _chat(agent, settings)
-
-    def player(seed: int) -> FalliblePlayer:
-        return FalliblePlayer(chat, seed)
-
-    with progress(console) as bar:
-        playing = bar.add_task("scripted trials", total=len(tasks))
-
-        def counted(items: Iterable) -> Iterable:
-            for item in items:
-                yield item
-                bar.advance(playing)
-
-        trials = demonstrate(tasks, agent, chat, settings.config, player=player, progress=counted, **lengths)
-        model = build_model(
-            chat.tokenizer,
-            hidden=settings.hidden,
-            layers=settings.layers,
-            heads=settings.heads,
-            max_length=settings.max_length,
-            seed=settings.seed,
-        )
-        imitating = bar.add_task("imitation", total=100)
-
-        def report(done: float, loss: float) -> None:
-            bar.update(imitating, completed=round(100 * done), description=f"imitation, loss {loss:.3f}")
-
-        imitate(
-            model,
-            trials,
-            batch_tokens=settings.imitation_batch_tokens,
-            learning_rate=settings.imitation_learning_rate,
-            seed=settings.seed,
-            report=report,
-        )
-    save(model, chat.tokenizer, out / "start")
+def _prepare(out: Path, settings: Settings, console: Console) -> None:
+    game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
+    number = settings.steps * settings.tasks
+    for split, which, count in (
+        ("train", (*game, "--split", "train", "--num", str(number)), number),
+        ("eval", _panel(settings, game), settings.panel_size),
+    ):
+        file = out / "data" / f"{split}.jsonl"
+        command = _ours("prepare", "tasks", *which, "--out", str(file))
+        follow(console, command, out / "logs" / f"{split}-tasks.log", file, count, f"{split} tasks")
+    folder = out / "start"
+    command = warm_start_command(folder, settings)
+    results = folder / "demonstrations.jsonl"
+    follow(console, command, out / "logs" / "warm-start.log", results, settings.demonstrations, "demonstrations")
 
 
-def _chat(agent: Agent, settings: Settings) -> Chat:
-    """Chat whose tokenizer is trained on the project's prompts and scripted replies."""
-    crude = Chat(build_tokenizer(["x"], 300, 1 << 20))
-    tasks = envs.lookup(agent.env).tasks("train", 64, first=2_000_000, options=settings.config.env_options)
-    trials = demonstrate(
-        tasks,
-        agent,
-        crude,
-        settings.config,
-        player=lambda seed: FalliblePlayer(crude, seed),
-        max_new_tokens=4096,
-        max_length=1 << 20,
-    )
-    corpus = [crude.decode(turn.ids) for trial in trials for turn in trial.turns]
-    return Chat(build_tokenizer(corpus, settings.vocabulary, settings.max_length))
+def _panel(settings: Settings, game: tuple[str, ...]) -> tuple[str, ...]:
+    held_out = (*game, "--split", "eval", "--num", str(settings.panel_size))
+    return held_out if settings.panel is None else ("--panel", settings.panel)
 
 
-def _evaluate(out: Path, settings: Settings, console: Console, name: str, model: Path) -> None:
+def warm_start_command(folder: Path, settings: Settings) -> tuple[str, ...]:
+    """Command of the warm start."""
     config = settings.config
-    command = [
-        *(sys.executable, "-m", "openrlhf_lamer.cli.main", "eval"),
-        *("--model", str(model), "--agent-func", AGENT, "--tasks", str(out / "data" / "eval.jsonl")),
-        *("--out", str(out / name), "--attempts", str(config.num_episodes)),
-        *("--max-turns", str(config.max_turns), "--context", config.context, "--memory", config.memory),
-        *("--temperature", str(settings.eval_temperature), "--max-new-tokens", str(settings.max_new_tokens)),
-        *("--max-length", str(settings.max_length), "--seed", str(settings.seed)),
-    ]
-    follow(console, command, out / "logs" / f"eval-{name}.log", out / name / "trials.jsonl", settings.panel, "trials")
+    return _ours(
+        *("warmstart", "--env", settings.env, "--options", json.dumps(config.env_options)),
+        *("--attempts", str(config.num_episodes), "--memory", config.memory, "--context", config.context),
+        *(("--max-turns", str(config.max_turns)) if config.max_turns else ()),
+        *("--trials", str(settings.demonstrations), "--player-options", json.dumps(dict(settings.player_options))),
+        *("--passes", str(settings.passes), "--prompt-weight", str(settings.prompt_weight)),
+        *("--layers", str(settings.layers), "--hidden", str(settings.hidden), "--heads", str(settings.heads)),
+        *("--max-new-tokens", str(settings.max_new_tokens), "--max-length", str(settings.max_length)),
+        *("--seed", str(settings.seed), "--out", str(folder)),
+    )
 
 
-def training_command(out: Path, settings: Settings) -> list[str]:
-    """Training command of the quickstart."""
-    config = settings.config
-    return [
+def training_command(out: Path, settings: Settings, arm: Arm) -> tuple[str, ...]:
+    """Training command of an arm."""
+    config, folder = settings.config, out / arm.name
+    return (
         *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray"),
-        *("--agent_func", AGENT),
+        *("--agent_func", f"openrlhf_lamer.agents.{settings.env}"),
         *("--algo.advantage.estimator", "lamer_gigpo"),
-        *("--actor.model_name_or_path", str(out / "start")),
+        *("--actor.model_name_or_path", str(out / "start" / "model")),
         *("--data.prompt_dataset", str(out / "data" / "train.jsonl")),
-        *("--lamer.num_episodes", str(config.num_episodes), "--lamer.max_turns", str(config.max_turns)),
+        *("--eval.dataset", str(out / "data" / "eval.jsonl"), "--eval.steps", str(settings.steps)),
+        *("--eval.n_samples_per_prompt", "1", "--eval.temperature", str(settings.eval_temperature)),
+        *("--lamer.num_episodes", str(arm.num_episodes), "--lamer.eval_episodes", str(config.num_episodes)),
+        *(("--lamer.max_turns", str(config.max_turns)) if config.max_turns else ()),
         *("--lamer.context", config.context, "--lamer.memory", config.memory, "--lamer.reward", config.reward),
-        *("--lamer.trials", str(out / "trials.jsonl")),
-        *("--rollout.batch_size", str(settings.tasks)),
-        *("--rollout.n_samples_per_prompt", str(settings.group)),
-        *("--rollout.micro_batch_size", "16"),
-        *("--rollout.max_new_tokens", str(settings.max_new_tokens)),
-        *("--data.max_len", str(settings.max_length)),
-        *("--train.batch_size", str(settings.batch_rows)),
-        *("--train.micro_batch_size", "8"),
-        *("--train.seed", str(settings.seed)),
-        *("--actor.adam.lr", str(settings.learning_rate)),
+        *("--lamer.trials", str(folder / TRIALS), "--lamer.eval_trials", str(folder / EVALUATIONS)),
+        *("--rollout.batch_size", str(settings.tasks), "--rollout.n_samples_per_prompt", str(arm.group)),
+        *("--rollout.micro_batch_size", "16", "--rollout.max_new_tokens", str(settings.max_new_tokens)),
+        *("--data.max_len", str(settings.max_length), "--train.batch_size", str(settings.batch_rows)),
+        *("--train.seed", str(settings.seed), "--actor.adam.lr", str(settings.learning_rate)),
         *("--algo.advantage.is_correction_level", "token"),
-        *("--ckpt.output_dir", str(out / "checkpoint")),
-        *("--logger.tensorboard_dir", str(out / "tensorboard")),
-    ]
+        *("--ckpt.output_dir", str(folder / "model"), "--logger.tensorboard_dir", str(folder / "tensorboard")),
+    )
 
 
-def _train(out: Path, settings: Settings, console: Console) -> None:
-    trials = settings.steps * settings.tasks * settings.group
-    follow(console, training_command(out, settings), out / "logs" / "train.log", out / "trials.jsonl", trials, "trials")
+def _train(out: Path, settings: Settings, arm: Arm, console: Console) -> None:
+    trials = settings.steps * settings.tasks * arm.group
+    log, results = out / "logs" / f"train-{arm.name}.log", out / arm.name / TRIALS
+    follow(console, training_command(out, settings, arm), log, results, trials, "trials")
+
+
+def _ours(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "openrlhf_lamer.cli.main", *words)
 
 
 def require_stack() -> str | None:
-    """Message about anything that the quickstart lacks, or None."""
-    import importlib.util
-
+    """Message about anything that a quickstart lacks, or None."""
     missing = [name for name in ("openrlhf", "vllm", "ray", "deepspeed", "torch") if not importlib.util.find_spec(name)]
     if missing:
         return f"the quickstart needs {', '.join(missing)}: run `make quickstart`, which installs the CPU stack"
