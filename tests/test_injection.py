@@ -44,7 +44,7 @@ class Quoting(TextEnv):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return dict.fromkeys(("size", "mines", "moves_per_turn", "max_moves"), self.says) | {
+        return dict.fromkeys(("size", "mines", "moves_per_turn", "max_moves", "doors", "lamp"), self.says) | {
             "nested": [{"deep": self.says}]
         }
 

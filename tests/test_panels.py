@@ -105,8 +105,8 @@ def test_a_panel_holds_evaluation_tasks_that_differ(name: str) -> None:
     tasks = panel.tasks()
     assert panel.size == len(tasks) == len({task.id for task in tasks})
     different = len({state for _, state in panel.states.values()})
-    env = envs.make(panel.env, **panel.options)
-    assert different == (panel.size if env.holds_out else env.beginnings)
+    diagnostic = panel.env in ("darkroom", "doors")  # has more tasks than states
+    assert different == (envs.make(panel.env, **panel.options).beginnings if diagnostic else panel.size)
     assert all(task.spec is not None or task.seed in SEEDS["eval"] for task in tasks)
     assert {task.env for task in tasks} == {panel.env}
 
