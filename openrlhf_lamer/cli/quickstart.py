@@ -14,7 +14,7 @@ def quickstart(
     env: Annotated[
         Literal["doors", "minesweeper"],
         typer.Option(
-            help="doors: LaMer and RL from one start, at equal episodes; minesweeper: LaMer on a small board."
+            help="doors: LaMer and RL, with equal numbers of episodes; minesweeper: LaMer on a small board."
         ),
     ] = "doors",
     out: Annotated[Path, typer.Option(help="Folder for the results; it is emptied first.")] = Path("runs/quickstart"),

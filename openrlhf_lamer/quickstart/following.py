@@ -54,6 +54,14 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
         raise StageError(f"{command[2]} ended with code {process.returncode}; the end of {log}:\n{tail}")
 
 
+def watch(console: Console, command: Sequence[str]) -> None:
+    """Run a command that shows its own progress; raises `StageError` if it fails."""
+    console.print(f"[dim]$ {shlex.join(command)}", soft_wrap=True, highlight=False)
+    code = subprocess.run(command, env={"PYTHONWARNINGS": "ignore", **_environment()}, check=False).returncode
+    if code:
+        raise StageError(f"{command[2]} ended with code {code}")
+
+
 def _environment() -> dict[str, str]:
     """Environment variables that let each process use all cores: engine and trainer take turns."""
     return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))}

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.quickstart.following import follow
+from openrlhf_lamer.quickstart.following import follow, watch
 from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.quickstart.report import EVALUATIONS, TRIALS, Measurements, Result, write_report
 from openrlhf_lamer.quickstart.settings import Arm, Settings
@@ -51,17 +51,12 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
 def _prepare(out: Path, settings: Settings, console: Console) -> None:
     game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
     number = settings.steps * settings.tasks
-    for split, which, count in (
-        ("train", (*game, "--split", "train", "--num", str(number)), number),
-        ("eval", _panel(settings, game), settings.panel_size),
+    for split, which in (
+        ("train", (*game, "--split", "train", "--num", str(number))),
+        ("eval", _panel(settings, game)),
     ):
-        file = out / "data" / f"{split}.jsonl"
-        command = _ours("prepare", "tasks", *which, "--out", str(file))
-        follow(console, command, out / "logs" / f"{split}-tasks.log", file, count, f"{split} tasks")
-    folder = out / "start"
-    command = warm_start_command(folder, settings)
-    results = folder / "demonstrations.jsonl"
-    follow(console, command, out / "logs" / "warm-start.log", results, settings.demonstrations, "demonstrations")
+        watch(console, _ours("prepare", "tasks", *which, "--out", str(out / "data" / f"{split}.jsonl")))
+    watch(console, warm_start_command(out / "start", settings))
 
 
 def _panel(settings: Settings, game: tuple[str, ...]) -> tuple[str, ...]:
