@@ -81,6 +81,7 @@ QUICKSTARTS: Mapping[str, Settings] = MappingProxyType(
             panel_size=256,
             panel="doors/8-lamp",
             player_options={"often": "lamp"},
+            eval_temperature=1.0,  # as in training: how often it burns the lamp is what it has learnt
         ),
         # In the `episode` context a prompt is processed once an episode, a memory of reflections only is the shortest,
         # and shaped rewards teach a weak player sooner. The panel is half of all boards, which are held out.

@@ -147,6 +147,7 @@ def _training(setup: Setup, arm: Arm, seed: int) -> Stage:
         *("--actor.model_name_or_path", str(_warm_start(setup, seed).folder / "model")),
         *("--data.prompt_dataset", str(setup.folder / "data" / "train" / "train.jsonl")),
         *("--eval.dataset", str(setup.panel), "--eval.steps", str(game.every), "--eval.n_samples_per_prompt", "1"),
+        *("--eval.temperature", "1"),
         *("--lamer.num_episodes", str(episodes), "--lamer.eval_episodes", str(game.attempts)),
         *("--lamer.context", game.context, "--lamer.memory", arm.memory or game.memory),
         *(() if game.max_turns is None else ("--lamer.max_turns", str(game.max_turns))),
@@ -173,7 +174,7 @@ def _apart(setup: Setup, arm: Arm, seed: int) -> Stage:
         *("--model", str(setup.training(arm, seed) / "model"), "--tasks", str(setup.panel)),
         *_play(game, None),
         *_lengths(game),
-        *("--seed", str(seed), "--out", str(folder)),
+        *("--temperature", "1", "--seed", str(seed), "--out", str(folder)),
     )
     trials, results = game.panel_size * game.attempts, folder / TRIALS
     return Stage(f"seed {seed}: {arm.name} without memory", folder, command, results, trials, folder / "run.json")
