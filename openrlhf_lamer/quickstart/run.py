@@ -34,7 +34,7 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
     out.mkdir(parents=True)
     times: dict[str, float] = {}
 
-    def stage(name: str, work: Callable[[], None]) -> None:
+    def stage(name: str, work: Callable[[], object]) -> None:
         console.rule(f"[bold]{name}")
         start = time.monotonic()
         work()
@@ -42,21 +42,22 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
         console.print(f"{name}: {times[name]:.0f} s")
 
     with PeakMemory() as memory:
-        stage("warm start", lambda: _prepare(out, settings, console))
+        stage("warm start", lambda: [watch(console, command) for command in prepare_commands(out, settings)])
         for arm in settings.arms:
             stage(f"training of {arm.label}", lambda arm=arm: _train(out, settings, arm, console))
     return write_report(out, Measurements(settings, times, time.monotonic() - began, memory.peak))
 
 
-def _prepare(out: Path, settings: Settings, console: Console) -> None:
+def prepare_commands(out: Path, settings: Settings) -> list[tuple[str, ...]]:
+    """Commands that write the tasks of training and evaluation, and make the warm start."""
     game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
     number = settings.steps * settings.tasks
-    for split, which in (
-        ("train", (*game, "--split", "train", "--num", str(number))),
-        ("eval", _panel(settings, game)),
-    ):
-        watch(console, _ours("prepare", "tasks", *which, "--out", str(out / "data" / f"{split}.jsonl")))
-    watch(console, warm_start_command(out / "start", settings))
+    train = (*game, "--split", "train", "--num", str(number))
+    return [
+        _ours("prepare", "tasks", *train, "--out", str(out / "data" / "train.jsonl")),
+        _ours("prepare", "tasks", *_panel(settings, game), "--out", str(out / "data" / "eval.jsonl")),
+        warm_start_command(out / "start", settings),
+    ]
 
 
 def _panel(settings: Settings, game: tuple[str, ...]) -> tuple[str, ...]:
