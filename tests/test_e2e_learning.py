@@ -1,4 +1,4 @@
-"""Learning itself: on doors, through the real host, LaMer learns to look first, to write down what it saw, and to use it.
+"""Learning itself: on doors, through the real host, LaMer learns to look first, to write it down, and to use it.
 
 The memory is of reflections only, so that the gain needs all three: credit for an exploring play turn from a later
 episode, credit for a remark, and play that heeds it. The test fails if any of these is not trained.
