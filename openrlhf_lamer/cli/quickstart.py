@@ -13,9 +13,7 @@ from openrlhf_lamer.cli.errors import fail
 def quickstart(
     env: Annotated[
         Literal["doors", "minesweeper"],
-        typer.Option(
-            help="doors: LaMer and RL, with equal numbers of episodes; minesweeper: LaMer on a small board."
-        ),
+        typer.Option(help="doors: LaMer and RL, with equal numbers of episodes; minesweeper: LaMer on a small board."),
     ] = "doors",
     out: Annotated[Path, typer.Option(help="Folder for the results; it is emptied first.")] = Path("runs/quickstart"),
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,

@@ -78,7 +78,7 @@ def warmstart(
     from rich.console import Console
 
     from openrlhf_lamer import envs, room
-    from openrlhf_lamer.agents import load_agent
+    from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.doctor.model import context_length
     from openrlhf_lamer.progress import bars
@@ -92,7 +92,10 @@ def warmstart(
         fail(f"--out {out} is a file; give a folder")
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
-    agent, _ = load_agent(env if env.endswith(".py") else f"openrlhf_lamer.agents.{env}")
+    try:
+        agent, _ = load_agent(env if env.endswith(".py") else f"openrlhf_lamer.agents.{env}")
+    except AgentError as error:
+        fail(f"--env {env}: {error}")
     parsed = json_object("--options", options)
     try:
         envs.make(agent.env, **parsed).close()
