@@ -73,6 +73,8 @@ def warmstart(
     figures say what training can build on: how many of the model's actions are valid, and how likely it plays the right
     action where the player knew it. If that probability is no better than chance, training has nothing to find.
     """
+    import sys
+    from contextlib import redirect_stdout
     from importlib.util import find_spec
 
     from rich.console import Console
@@ -127,7 +129,7 @@ def warmstart(
         model or Size(layers, hidden, heads, vocabulary),
         Imitation(passes, batch_tokens, rate, weight, seed),
     )
-    with bars(Console(stderr=True)) as bar:
+    with redirect_stdout(sys.stderr), bars(Console(stderr=True)) as bar:  # libraries log to stdout
         learnt = warm_start(plan, out, bar)
     if as_json:
         typer.echo((out / "warmstart.json").read_text(), nl=False)
