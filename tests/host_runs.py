@@ -54,8 +54,8 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "trials.jsonl").read_text().splitlines()]
 
-    def trials(self, step: int) -> list[Trial]:
-        lines = (self.folder / "trials.jsonl").read_text().splitlines()
+    def trials(self, step: int, file: str = "trials.jsonl") -> list[Trial]:
+        lines = (self.folder / file).read_text().splitlines()
         return [Trial.from_json(line) for line in lines if json.loads(line)["step"] == step]
 
 
@@ -152,6 +152,17 @@ def check(
             turns = sum(len(e["turns"]) + (e["reflection"] is not None) for e in record["episodes"])
             assert len(record["advantages"]) == len(record["returns"]) == turns
             assert all(math.isfinite(value) for value in record["advantages"])
+
+
+def check_evaluations(run: Run, steps: Sequence[int], episodes: int) -> None:
+    """Check `evaluations.jsonl`: at each of these steps, 4 trials of each of the 6 tasks, of up to `episodes`."""
+    lines = (run.folder / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [step for step in steps for _ in range(24)]
+    for step in steps:
+        trials = run.trials(step, "evaluations.jsonl")
+        assert len({trial.task.id for trial in trials}) == 6
+        assert all(trial.failure is None and trial.task.split == "eval" for trial in trials)
+        assert max(len(trial.episodes) for trial in trials) == episodes
 
 
 def seeds(numbers: range) -> list[int]:

@@ -72,3 +72,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_switches_take_on_and_off() -> None:
     assert LamerConfig.load({"reference": "on", "train_reflection": "off"}).reference
     assert not LamerConfig.load({"train_reflection": "off"}).train_reflection
+
+
+def test_evaluations_have_episodes_of_their_own() -> None:
+    single = LamerConfig.load({"num_episodes": "1", "eval_episodes": "3", "gamma_traj": "0.3"})
+    assert single.evaluated() == single.model_copy(update={"num_episodes": 3})
+    assert single.num_episodes == 1
+    assert LamerConfig(num_episodes=2).evaluated() == LamerConfig(num_episodes=2)
+    with pytest.raises(ConfigError, match=r"--lamer.eval_episodes '0'"):
+        LamerConfig.load({"eval_episodes": "0"})

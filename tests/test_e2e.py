@@ -24,6 +24,7 @@ from host_runs import (
     Run,
     arguments,
     check,
+    check_evaluations,
     finish,
     kill_engine,
     scalars,
@@ -104,19 +105,23 @@ def test_grpo_by_episode_with_the_hosts_agent_flag_and_its_evaluation(workshop: 
         *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.context", "episode"),
         *("--algo.advantage.estimator", "lamer_grpo", "--data.max_samples", "12"),
         *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
+        *("--lamer.eval_episodes", "2", "--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
     ]
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 3, config=LamerConfig(num_episodes=3), env="minesweeper")
     assert any(trial.won for step in (1, 2, 3) for trial in run.trials(step))
     assert run.steps[0]["lamer/rows"] < sum(len(trial.turns) for trial in run.trials(1))
-    assert re.search(r"Evaluation at step 2: .*'lamer/minesweeper/success@3': ", run.log)
+    assert re.search(r"Evaluation at step 0: .*'lamer/minesweeper/success@2': ", run.log)
+    assert re.search(r"Evaluation at step 2: .*'lamer/minesweeper/success@2': ", run.log)
+    check_evaluations(run, (0, 2), episodes=2)
     logged = scalars(tmp_path / "tensorboard")
     own = {
         f"train/lamer/minesweeper/{key}"
         for key in ("success@1", "return", "turns", "diversity@2", "reflection_valid/1")
     }
-    assert own | {"train/lamer/advantage/play/1/mean", "eval/lamer/minesweeper/success@3"} <= logged
+    assert own | {"train/lamer/advantage/play/1/mean", "eval/lamer/minesweeper/success@2"} <= logged
+    assert "eval/lamer/minesweeper/success@3" not in logged
 
 
 def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_path: Path) -> None:
@@ -146,13 +151,15 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
         *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo", "--actor.adam.lr", "1e-4"),
         *("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "8"),
         *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
+        *("--lamer.eval_episodes", "3", "--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
     ]
     run = finish(start(command, tmp_path), tmp_path)
+    check_evaluations(run, (0, 2), episodes=3)
     check(run, 4, config=LamerConfig(num_episodes=2), env="minesweeper", engine_kl=5e-2)
     assert len({record["task"]["seed"] for record in run.records}) == 16
     assert [record["seed"] for record in run.records] == seeds(range(16))
-    assert "eval/lamer/minesweeper/success@2" in scalars(tmp_path / "tensorboard")
+    assert "eval/lamer/minesweeper/success@3" in scalars(tmp_path / "tensorboard")
 
 
 def test_hgpo_on_two_actors_with_zero_3_and_dynamic_filtering(workshop: Path, tmp_path: Path) -> None:

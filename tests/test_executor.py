@@ -72,6 +72,16 @@ def test_turns_that_the_user_gives_are_those_of_both(turns: Callable[..., list[i
     assert turns(patient, evaluating=False, max_turns=4) == turns(patient, evaluating=True, max_turns=4) == [4, 4]
 
 
+@pytest.mark.parametrize(("trained", "evaluated"), [(1, 3), (3, 2)])
+def test_an_evaluation_has_the_episodes_that_the_user_gives(
+    turns: Callable[..., list[int]], trained: int, evaluated: int
+) -> None:
+    agent = Agent("minesweeper", max_turns=2)
+    given = {"num_episodes": trained, "eval_episodes": evaluated}
+    assert turns(agent, evaluating=False, **given) == [2] * trained
+    assert turns(agent, evaluating=True, **given) == [2] * evaluated
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stock_host_gets_one_row_whatever_the_context_or_an_error(
     chat: Chat, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, fails: bool

@@ -2,123 +2,346 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
 
-from openrlhf_lamer.agents import Agent
-from openrlhf_lamer.chat import Chat
+from openrlhf_lamer import envs, progress
+from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.evaluation.statistics import success
-from openrlhf_lamer.metrics import summarize
+from openrlhf_lamer.progress import EVERY, bars
+from openrlhf_lamer.quickstart import run as quickstart
+from openrlhf_lamer.quickstart.following import StageError, follow, watch
 from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.quickstart.report import Measurements, write_report
-from openrlhf_lamer.quickstart.settings import Settings
-from openrlhf_lamer.records import Trial
-from openrlhf_lamer.tasks import seeded_tasks
-from openrlhf_lamer.warmstart.players.minesweeper import FalliblePlayer
-
-pytest.importorskip("torch")
-
+from openrlhf_lamer.quickstart.report import START, Measurements, Result, write_report
+from openrlhf_lamer.quickstart.settings import QUICKSTARTS, Settings
+from openrlhf_lamer.records import Stop, Trial
+from openrlhf_lamer.tasks import read_dataset
+from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
-from openrlhf_lamer.warmstart.imitation import Imitation, imitate
-from openrlhf_lamer.warmstart.model import build_model, build_tokenizer
+from openrlhf_lamer.warmstart.players import players
+
+DOORS = replace(QUICKSTARTS["doors"], panel_size=60, steps=2, tasks=5)
+CONFIG = DOORS.config
+
+
+def played(spec: str, options: Mapping[str, Any], split: str = "eval", config: LamerConfig = CONFIG) -> list[Trial]:
+    """A trial of a player on each of 60 tasks."""
+    agent, chat = load_agent("openrlhf_lamer.agents.doors")[0], TextChat()
+    tasks = envs.lookup("doors").tasks(split, 60, options=config.env_options)
+    player = players(spec, chat, agent, config, options)
+    return demonstrate(tasks, Rules(agent, config, 1 << 20, 1 << 30), chat, player)
 
 
 @pytest.fixture(scope="module")
-def trials(chat: Chat, minesweeper: Agent) -> list[Trial]:
-    config = LamerConfig(context="episode", env_options={"size": 4, "mines": 2})
-    return demonstrate(
-        seeded_tasks("minesweeper", "train", 60, options=config.env_options),
-        Rules(minesweeper, config, 200, 9000),
-        chat,
-        lambda seed: FalliblePlayer(chat, seed, minesweeper, config),
-    )
+def trials() -> dict[str, list[Trial]]:
+    """Players as the quickstart's models are: LaMer burns the lamp first, RL opens any door."""
+    return {
+        START: played("finder", {"often": "lamp", "share": 0.45}),
+        "LaMer": played("finder", {"often": "lamp", "share": 1}),
+        "RL": played("random", {}),
+    }
 
 
-def test_the_player_errs_and_remarks_on_it(trials: list[Trial]) -> None:
-    found = summarize(trials, 3, 0.6)
-    assert 0.05 < found["success@1"] < 0.5
-    assert found["success@3"] > found["success@1"]
-    assert found["invalid_actions"] == 0
-    assert found["reflection_valid"] == 1
-    lost = [trial for trial in trials if len(trial.episodes) > 1]
-    for trial in lost:
-        episode = trial.episodes[0]
-        if "*" in episode.final_observation:
-            assert episode.remark == f"Mine: {episode.turns[-1].action}."
+@pytest.fixture
+def reported(tmp_path: Path) -> Callable[..., Result]:
+    """Writes the files of trainings, and the report on them."""
+
+    def write(settings: Settings, start: list[Trial], **after: list[Trial]) -> Result:
+        for arm in settings.arms:
+            own = after[arm.name]
+            steps = {0: start, 1: start[:10], settings.steps: own}
+            files = {
+                "evaluations": [(trial, {"step": step}) for step, each in steps.items() for trial in each],
+                "trials": [(trial, {"step": n // 30 + 1, "group": n // 3}) for n, trial in enumerate(own)],
+            }
+            (tmp_path / arm.name).mkdir()
+            for name, lines in files.items():
+                text = "".join(f"{trial.to_json()[:-1]},{json.dumps(beside)[1:]}\n" for trial, beside in lines)
+                (tmp_path / arm.name / f"{name}.jsonl").write_text(text)
+        times = {"warm start": 40.0, "training of LaMer": 60.0}
+        return write_report(tmp_path, Measurements(settings, times, 130.0, 3 * 2**30))
+
+    return write
 
 
-def test_a_player_that_recalls_every_time_hits_no_mine_twice(chat: Chat, minesweeper: Agent) -> None:
-    config = LamerConfig(context="episode", env_options={"size": 3, "mines": 2})
-    tasks = seeded_tasks("minesweeper", "train", 60, options=config.env_options)
-    shares: dict[float, float] = {}
-    for recall in (0.0, 1.0):
-        trials = demonstrate(
-            tasks,
-            Rules(minesweeper, config, 200, 9000),
-            chat,
-            lambda seed, recall=recall: FalliblePlayer(chat, seed, minesweeper, config, recall=recall),
-        )
-        hit = [[e.turns[-1].action for e in trial.episodes if "*" in e.final_observation] for trial in trials]
-        shares[recall] = sum(len(set(mines)) < len(mines) for mines in hit) / len(hit)
-    assert shares[1.0] == 0.0
-    assert shares[0.0] > 0.2
+def won(trials: list[Trial], attempts: int) -> float:
+    return sum(any(each.stop is Stop.WON for each in trial.episodes[:attempts]) for trial in trials) / len(trials)
 
 
-def test_imitation_lowers_the_loss(trials: list[Trial], chat: Chat) -> None:
-    model = build_model(chat.tokenizer, hidden=32, layers=1, heads=2, max_length=9000, seed=0)
-    losses: list[float] = []
-    imitate(
-        model,
-        trials[:10],
-        Imitation(batch_tokens=1024, learning_rate=5e-3),
-        lambda done, loss: losses.append(loss),
-    )
-    assert losses[-1] < losses[0] - 0.3
+class TestReport:
+    def test_it_says_what_was_measured(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]], tmp_path: Path
+    ) -> None:
+        result = reported(DOORS, trials[START], lamer=trials["LaMer"], rl=trials["RL"])
+        table: Any = result.table.rows
+        rows = {row[0]: [each.value for each in row[1:]] for row in table}
+        counted = {label: [won(own, k) for k in (1, 2, 3)] for label, own in trials.items()}
+        assert counted["LaMer"] == [0, 1, 1]
+        assert 0 < counted[START][1] < counted[START][2] < 1
+        known = envs.make("doors", **CONFIG.env_options).references(3, 1)
+        assert rows == {label: pytest.approx(list(shares)) for label, shares in {**known, **counted}.items()}
+        assert list(rows) == [*known, START, "LaMer", "RL"]
+        assert "60 tasks" in result.table.title
+
+        gap = 100 * (counted["LaMer"][2] - counted["RL"][2])
+        assert gap > 40
+        assert result.verdict.startswith(f"At success@3, LaMer is +{gap:.1f} [")
+        assert result.verdict.endswith("] points above RL.")
+        page = (tmp_path / "report.md").read_text()
+        for row in result.table.rows:
+            assert f"| {' | '.join(map(str, row))} |" in page
+        for text in (result.verdict, "Peak memory of all processes: 3.0 GiB", "| warm start | 40 |", "for 2 steps"):
+            assert text in page
+        assert "LaMer: 5 tasks x 8 trials of up to 3 episodes a step; RL: 5 tasks x 24 trials of up to 1" in page
+        assert "| **together** | 130 |" in page
+        assert "</html>" in (tmp_path / "report.html").read_text()
+        assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
+
+        results = json.loads((tmp_path / "results.json").read_text())
+        for label, own in counted.items():
+            for k, share in enumerate(own, 1):
+                value, low, high = results["success"][label][f"success@{k}"]
+                assert value == pytest.approx(share)
+                assert low <= value <= high
+        assert results["references"] == {label: list(shares) for label, shares in known.items()}
+        expected = {"verdict": result.verdict, "panel": 60, "failed": 0, "seconds": 130.0, "peak_gib": 3.0, "steps": 2}
+        assert results | expected == results
+
+    def test_the_installation_counts(
+        self,
+        reported: Callable[..., Result],
+        trials: dict[str, list[Trial]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("OPENRLHF_LAMER_INSTALL_SECONDS", "70")
+        reported(DOORS, trials[START], lamer=trials["LaMer"], rl=trials["RL"])
+        page = (tmp_path / "report.md").read_text()
+        assert "| installation | 70 |" in page
+        assert "| **together** | 200 |" in page
+
+    def test_training_that_falls_behind_is_said_to(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]]
+    ) -> None:
+        result = reported(DOORS, trials[START], lamer=trials["RL"], rl=trials["LaMer"])
+        assert result.verdict.startswith("At success@3, LaMer is -")
+        assert result.verdict.endswith("points above RL: it is behind.")
+
+    def test_no_difference_is_said_to_be_none(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]]
+    ) -> None:
+        result = reported(DOORS, trials[START], lamer=trials[START], rl=trials[START])
+        assert result.verdict.endswith("points above RL, an interval with 0 in it: no difference is shown.")
+
+    def test_one_training_is_compared_with_the_warm_start(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]]
+    ) -> None:
+        result = reported(replace(DOORS, arms=DOORS.arms[:1]), trials[START], lamer=trials["LaMer"])
+        gap = 100 * (1 - won(trials[START], 3))
+        assert result.verdict.startswith(f"At success@3, LaMer is +{gap:.1f} [")
+        assert result.verdict.endswith("points above warm start.")
 
 
-def test_cells_and_tags_are_one_token_each() -> None:
-    tokenizer: Any = build_tokenizer(["Row 1: ? . 1 2 *", "Not (1, 2). <action>(1, 2)</action>"] * 10, 300, 64)
-    assert tokenizer.tokenize(" ? . 1 2 *") == ["Ġ?", "Ġ.", "Ġ1", "Ġ2", "Ġ*"]
-    text = "Not (1, 2). <action>(1, 2)</action>"
-    assert tokenizer.tokenize(text) == ["Not", "Ġ", "(1,Ġ2)", ".", "Ġ<action>", "(1,Ġ2)", "</action>"]
-    assert tokenizer.decode(tokenizer(text).input_ids) == text
+class TestCommands:
+    @pytest.fixture
+    def commands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], list[list[str]]]:
+        """Commands before the trainings, those that write tasks carried out."""
+
+        def prepare(settings: Settings) -> list[list[str]]:
+            found: list[list[str]] = []
+
+            def run(console: Console, command: tuple[str, ...]) -> None:
+                assert command[:3] == (sys.executable, "-m", "openrlhf_lamer.cli.main")
+                found.append(list(command[3:]))
+                if command[3] == "prepare":
+                    result = CliRunner().invoke(app, found[-1])
+                    assert result.exit_code == 0, result.output
+
+            monkeypatch.setattr(quickstart, "watch", run)
+            quickstart._prepare(tmp_path, settings, Console(quiet=True))
+            return found
+
+        return prepare
+
+    @pytest.mark.parametrize("env", QUICKSTARTS)
+    def test_tasks_are_as_many_as_steps_and_the_panel_need(
+        self, env: str, commands: Callable[[Settings], list[list[str]]], tmp_path: Path
+    ) -> None:
+        settings = QUICKSTARTS[env]
+        assert [words[0] for words in commands(settings)] == ["prepare", "prepare", "warmstart"]
+        train, panel = (read_dataset(tmp_path / "data" / f"{name}.jsonl") for name in ("train", "eval"))
+        assert len(train) == settings.steps * settings.tasks
+        assert len(panel) == settings.panel_size
+        assert {task.env for task in (*train, *panel)} == {env}
+        with_options = [*train, *panel]
+        assert all(task.options.items() <= settings.config.env_options.items() for task in with_options)
+
+    @pytest.mark.parametrize("env", QUICKSTARTS)
+    def test_the_warm_start_is_that_of_the_settings(
+        self, env: str, commands: Callable[[Settings], list[list[str]]], tmp_path: Path
+    ) -> None:
+        settings = replace(QUICKSTARTS[env], seed=5)
+        words = commands(settings)[-1]
+        group: Any = typer.main.get_command(app)
+        given = group.commands["warmstart"].make_context("warmstart", words[1:]).params
+        config = settings.config
+        assert (given["env"], json.loads(given["options"])) == (env, config.env_options)
+        assert json.loads(given["player_options"]) == settings.player_options
+        expected = {
+            "attempts": config.num_episodes,
+            "memory": config.memory,
+            "context": config.context,
+            "max_turns": config.max_turns,
+            "trials": settings.demonstrations,
+            "passes": settings.passes,
+            "prompt_weight": settings.prompt_weight,
+            "layers": settings.layers,
+            "hidden": settings.hidden,
+            "heads": settings.heads,
+            "max_new_tokens": settings.max_new_tokens,
+            "max_length": settings.max_length,
+            "seed": 5,
+            "out": tmp_path / "start",
+            "model": None,
+        }
+        assert given.items() >= expected.items()
+
+    @pytest.mark.parametrize("env", QUICKSTARTS)
+    def test_trainings_pass_the_launchers_checks(
+        self,
+        env: str,
+        commands: Callable[[Settings], list[list[str]]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("openrlhf")
+        from openrlhf_lamer.integration.launch import launcher
+
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        settings = QUICKSTARTS[env]
+        commands(settings)
+        model = tmp_path / "start" / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(json.dumps({"max_position_embeddings": settings.max_length}))
+        (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+        episodes = set()
+        for arm in settings.arms:
+            words = quickstart.training_command(tmp_path, settings, arm)
+            assert words[:3] == (sys.executable, "-m", "openrlhf.cli.train_ppo_ray")
+            line = launcher.prepare(list(words[3:])).line
+            config = line.config
+            assert (config.num_episodes, config.evaluated().num_episodes) == (arm.num_episodes, 3)
+            assert (config.context, config.memory) == (settings.config.context, settings.config.memory)
+            assert config.trials == str(tmp_path / arm.name / "trials.jsonl")
+            assert config.eval_trials == str(tmp_path / arm.name / "evaluations.jsonl")
+            assert line["eval.steps"] == settings.steps
+            episodes.add(arm.num_episodes * line["rollout.n_samples_per_prompt"] * line["rollout.batch_size"])
+        assert len(episodes) == 1, "as many episodes an update in every training"
 
 
-def test_the_report_says_what_was_measured(tmp_path: Path, trials: list[Trial]) -> None:
-    """After is before with 20 more tasks won."""
-    before = trials[:60]
-    winner = next(trial for trial in trials if trial.won)
-    lost = [trial.task for trial in before if not trial.won][:20]
-    after = [replace(winner, task=trial.task) if trial.task in lost else trial for trial in before]
-    with (tmp_path / "trials.jsonl").open("w") as file:
-        for step, own in ((1, trials[:20]), (2, trials[20:40])):
-            for trial in own:
-                file.write(f'{trial.to_json()[:-1]},"step":{step},"group":0}}\n')
-    measured = Measurements(Settings(), before, after, {"training": 60.0}, 90.0, 3 * 2**30)
-    report = write_report(tmp_path, measured)
-    page = (tmp_path / "report.md").read_text()
-    for name, panel in (("before", before), ("after", after)):
-        assert f"| {name} | 60 tasks | success | {' | '.join(str(success(panel, k)) for k in (1, 2, 3))} |" in page
-    assert measured.verdict.endswith("] points: a gain.")
-    assert measured.verdict in page
-    assert "Peak memory of all processes: 3.0 GiB" in page
-    assert "</html>" in (tmp_path / "report.html").read_text()
-    assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["success"]["success@3"]["after"][0] == success(after, 3).value
-    assert results["steps"] == 2
-    (training,) = [table for table in report.tables if table.name == "training"]
-    assert training.rows[0][2] == success(trials[:20], 1)
+class TestFollowing:
+    @pytest.fixture
+    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, ...]]:
+        """A command that runs a module of this code."""
+
+        def make(code: str) -> tuple[str, ...]:
+            (tmp_path / "its_stage.py").write_text(code)
+            return (sys.executable, "-m", "its_stage")
+
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return make
+
+    def test_lines_are_shown_in_a_pipe(self, command: Callable[[str], tuple[str, ...]], tmp_path: Path) -> None:
+        results, log = tmp_path / "results", tmp_path / "logs" / "log"
+        code = f"open({str(results)!r}, 'w').write('a\\n' * 3); print('done so far')"
+        shown = io.StringIO()
+        follow(Console(file=shown), command(code), log, results, 3, "trials")
+        *told, last = shown.getvalue().splitlines()
+        assert told[0].endswith(" -m its_stage")
+        assert f"(log: {log})" in told[1]
+        assert told[2] == "trials: 0 of 3, 0 s"
+        assert last.startswith("trials: 3 of 3, ")
+        assert log.read_text() == "done so far\n"
+
+    def test_a_failure_names_the_log_and_shows_its_end(
+        self, command: Callable[[str], tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        log = tmp_path / "log"
+        failing = command("import sys\nfor n in range(40): print('line', n)\nsys.exit(3)")
+        with pytest.raises(StageError) as caught:
+            follow(Console(file=io.StringIO()), failing, log, tmp_path / "results", 3, "trials")
+        first, *rest = str(caught.value).splitlines()
+        assert first == f"its_stage ended with code 3; the end of {log}:"
+        assert rest == [f"line {n}" for n in range(25, 40)]
+
+    def test_a_command_that_shows_its_own_progress(
+        self, command: Callable[[str], tuple[str, ...]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        shown = io.StringIO()
+        watch(Console(file=shown), command("print('mine')"))
+        assert capfd.readouterr().out == "mine\n"
+        assert shown.getvalue().endswith(" -m its_stage\n")
+        with pytest.raises(StageError, match=r"^its_stage ended with code 2$"):
+            watch(Console(file=shown), command("import sys; sys.exit(2)"))
+
+    @pytest.mark.parametrize("threads", ["", "3"])
+    def test_processes_use_all_cores_unless_told_otherwise(
+        self,
+        threads: str,
+        command: Callable[[str], tuple[str, ...]],
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        import os
+
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        watch(Console(file=io.StringIO()), command("import os; print(os.environ['OMP_NUM_THREADS'])"))
+        assert capfd.readouterr().out.strip() == (threads or str(len(os.sched_getaffinity(0))))
 
 
-def test_no_gain_is_called_no_gain(trials: list[Trial]) -> None:
-    measured = Measurements(Settings(), trials, trials, {}, 1.0, 1)
-    assert "no gain is shown" in measured.verdict
+class TestProgress:
+    def test_without_a_terminal_there_is_a_line_at_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, shown = [100.0], io.StringIO()
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        with bars(Console(file=shown)) as bar:
+            advance = bar("trials", 50)
+            for second in range(1, 91):
+                now[0] = 100.0 + second
+                advance(min(second, 50), "trials")
+        told = [line.removeprefix("trials: ") for line in shown.getvalue().splitlines()]
+        assert told[:4] == ["0 of 50, 0 s", "20 of 50, 20 s", "40 of 50, 40 s", "50 of 50, 50 s"]
+        assert told[4:] == ["50 of 50, 70 s", "50 of 50, 90 s"], "a stage that goes on after its last unit says so"
+        assert EVERY == 20
+
+    def test_the_end_is_told_once_and_texts_change(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, shown = [0.0], io.StringIO()
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        with bars(Console(file=shown)) as bar:
+            advance = bar("imitation", 2)
+            for second, done in ((1, 1), (2, 2), (3, 2), (4, 2)):
+                now[0] = second
+                advance(done, f"imitation, loss {second}.5")
+        assert shown.getvalue().splitlines() == ["imitation: 0 of 2, 0 s", "imitation, loss 2.5: 2 of 2, 2 s"]
+
+    def test_a_terminal_has_a_bar(self) -> None:
+        shown = io.StringIO()
+        with bars(Console(file=shown, force_terminal=True, width=100)) as bar:
+            bar("trials", 4)(4, "all trials")
+        assert "all trials" in shown.getvalue()
+        assert "4/4" in shown.getvalue()
 
 
 def test_memory_is_measured() -> None:

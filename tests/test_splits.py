@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +15,12 @@ from openrlhf_lamer import envs, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.quickstart import run as quickstart
-from openrlhf_lamer.quickstart.settings import Settings
+from openrlhf_lamer.quickstart.settings import QUICKSTARTS
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.splits import SCANNED, STRIDE, left_out
 from openrlhf_lamer.tasks import SEEDS, read_dataset, seeded_tasks
+from openrlhf_lamer.warmstart.demonstrations import Rules
+from openrlhf_lamer.warmstart.run import CORPUS, CORPUS_TRIALS, FIRST, MEASURED, Plan, _tasks
 
 SMALL = {"size": 3, "mines": 2}
 
@@ -142,23 +143,21 @@ def test_goals_of_webshop_are_split_by_themselves() -> None:
 def test_the_quickstart_evaluates_on_no_board_that_it_has_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither in training nor in the trials that are imitated, nor in those that the tokenizer is made of."""
-    played: list[Task] = []
+    """Neither in training nor in demonstrations, nor in those that the tokenizer is made of."""
 
-    def demonstrate(tasks: Sequence[Task], *others: Any, **named: Any) -> list[Any]:
-        played.extend(tasks)
-        return []
+    def watch(console: Console, command: Sequence[str]) -> None:
+        if command[3] == "prepare":
+            assert CliRunner().invoke(app, command[3:]).exit_code == 0
 
-    monkeypatch.setattr(quickstart, "demonstrate", demonstrate)
-    monkeypatch.setattr(quickstart, "Chat", lambda tokenizer: SimpleNamespace(tokenizer=tokenizer))
-    for name in ("build_tokenizer", "build_model", "imitate", "save"):
-        monkeypatch.setattr(quickstart, name, lambda *others, **named: None)
-    settings = Settings()
-    quickstart._warm_start(tmp_path, settings, Console(quiet=True))
-    assert len(played) == 64 + settings.demonstrations
-    options = settings.config.env_options
-    assert load_agent(quickstart.AGENT)[0].env == "minesweeper"
-    played += read_dataset(tmp_path / "data" / "train.jsonl")
+    monkeypatch.setattr(quickstart, "watch", watch)
+    settings = QUICKSTARTS["minesweeper"]
+    quickstart._prepare(tmp_path, settings, Console(quiet=True))
+    agent, options = load_agent("openrlhf_lamer.agents.minesweeper")[0], settings.config.env_options
+    plan = Plan(Rules(agent, settings.config, settings.max_new_tokens, settings.max_length), settings.demonstrations)
+    played = read_dataset(tmp_path / "data" / "train.jsonl")
+    assert len(played) == settings.steps * settings.tasks
+    for first, number in ((FIRST, plan.trials), (MEASURED, plan.measured), (CORPUS, CORPUS_TRIALS)):
+        played += _tasks(plan, first, number)
     evaluated = states(read_dataset(tmp_path / "data" / "eval.jsonl"), **options)
-    assert len(evaluated) == len(set(evaluated)) == settings.panel == 114
+    assert len(evaluated) == len(set(evaluated)) == settings.panel_size == 114
     assert not set(evaluated) & set(states(played, **options))

@@ -73,12 +73,14 @@ def warmstart(
     figures say what training can build on: how many of the model's actions are valid, and how likely it plays the right
     action where the player knew it. If that probability is no better than chance, training has nothing to find.
     """
+    import sys
+    from contextlib import redirect_stdout
     from importlib.util import find_spec
 
     from rich.console import Console
 
     from openrlhf_lamer import envs, room
-    from openrlhf_lamer.agents import load_agent
+    from openrlhf_lamer.agents import AgentError, load_agent
     from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.doctor.model import context_length
     from openrlhf_lamer.progress import bars
@@ -92,7 +94,10 @@ def warmstart(
         fail(f"--out {out} is a file; give a folder")
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
-    agent, _ = load_agent(env if env.endswith(".py") else f"openrlhf_lamer.agents.{env}")
+    try:
+        agent, _ = load_agent(env if env.endswith(".py") else f"openrlhf_lamer.agents.{env}")
+    except AgentError as error:
+        fail(f"--env {env}: {error}")
     parsed = json_object("--options", options)
     try:
         envs.make(agent.env, **parsed).close()
@@ -124,7 +129,7 @@ def warmstart(
         model or Size(layers, hidden, heads, vocabulary),
         Imitation(passes, batch_tokens, rate, weight, seed),
     )
-    with bars(Console(stderr=True)) as bar:
+    with redirect_stdout(sys.stderr), bars(Console(stderr=True)) as bar:  # libraries log to stdout
         learnt = warm_start(plan, out, bar)
     if as_json:
         typer.echo((out / "warmstart.json").read_text(), nl=False)

@@ -83,6 +83,7 @@ _MAKES = (
 _BUFFER, _CRITIC = "trainer/ppo_utils/replay_buffer.py", ("experience", "step", "loss_batch_info")
 _STEP = ("experience", "kl_ctl", "step", "loss_batch_info")
 _ACTS = ("sequences", "action_mask", "attention_mask", "return_output", "return_entropy")
+_BEST = ("eval_metrics", "global_step", "client_states")
 _REWARD = ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")
 
 SEAMS = (
@@ -113,8 +114,10 @@ SEAMS = (
     Seam(_TRAINER, "BasePPOTrainer.ppo_train", "the actor may be frozen at first", ("global_steps",)),
     Seam(_TRAINER, "BasePPOTrainer._compute_rollout_stats", "rollout statistics", ("experiences",)),
     Seam(_ASYNC, "TrainingActor.fit", "the asynchronous training loop"),
+    Seam(_ASYNC, "GenerateSamplesActor.fit", "whether training goes on", ("episode", "total_consumed_prompts")),
     Seam(_ASYNC, "GenerateSamplesActor._run_eval", "evaluation in it"),
     Seam(_ASYNC, "GenerateSamplesActor._should_eval", "evaluation before the first step", ("global_step",)),
+    Seam(_TRAINER, "BasePPOTrainer.save_best_checkpoint", "none before the first step", _BEST),
     Seam(_TRAINER, "BasePPOTrainer.init_checkpoint_states", "none where training goes on from a checkpoint"),
     Seam(_ACTOR, "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
     Seam(_ACTOR, "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),

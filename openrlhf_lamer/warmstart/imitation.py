@@ -16,7 +16,7 @@ class Imitation:
     """Settings of imitation.
 
     Attributes:
-        passes: Passes over the demonstrations.
+        passes: Passes over the demonstrations; at least one of them is read.
         batch_tokens: Tokens of a batch's rows, without what all rows begin with.
         learning_rate: Peak of a one-cycle schedule.
         prompt_weight: Weight of the mean loss on prompts beside that on replies. Predicting its prompts teaches a tiny
@@ -50,7 +50,8 @@ def imitate(
     batches = _batches(trials, settings)
     rate = settings.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches), pct_start=0.1)
+    warmup = 0.1 + 1e-9  # with a tenth, torch divides by zero where there are ten batches
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches), pct_start=warmup)
     smoothed = float("nan")
     model.train()
     for step, batch in enumerate(batches):
@@ -110,13 +111,13 @@ def _batches(trials: Sequence[Trial], settings: Imitation) -> list[list[Row]]:
     rng = random.Random(settings.seed)
     batches: list[list[Row]] = []
     room = 0
-    left = round(settings.passes * len(own))
+    left = max(1, round(settings.passes * len(own)))
     while left > 0:
         order = rng.sample(own, min(left, len(own)))
         left -= len(order)
         for rows in order:
             size = sum(len(row.ids) - head for row in rows)
-            if size > room:
+            if not batches or size > room:
                 batches.append([])
                 room = settings.batch_tokens
             batches[-1] += rows

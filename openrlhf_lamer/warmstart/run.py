@@ -82,7 +82,7 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
     began = time.monotonic()
     rules, seed = plan.rules, plan.imitation.seed
     chat, model = _model(plan, seed)
-    player = players(plan.player, chat, rules.agent, rules.config, plan.player_options)
+    player = _player(plan, chat)
     advance = bar("demonstrations", plan.trials)
 
     def counted(tasks: Iterable[Task]) -> Iterable[Task]:
@@ -127,12 +127,17 @@ def _model(plan: Plan, seed: int) -> tuple[Chat, Any]:
         return Chat(tokenizer), model
     size, rules, text = plan.model, plan.rules, TextChat()
     crude = Rules(rules.agent, rules.config, 1 << 20, 1 << 30)  # here a token is a letter
-    player: PlayerFactory = players(plan.player, text, rules.agent, rules.config, plan.player_options)
-    trials = demonstrate(_tasks(plan, CORPUS, CORPUS_TRIALS), crude, text, player)
+    trials = demonstrate(_tasks(plan, CORPUS, CORPUS_TRIALS), crude, text, _player(plan, text))
     corpus = [text.decode(turn.ids) for trial in trials for turn in trial.turns]
     chat = Chat(build_tokenizer(corpus, size.vocabulary, rules.max_length))
     lengths = {"max_length": rules.max_length, "seed": seed}
     return chat, build_model(chat.tokenizer, hidden=size.hidden, layers=size.layers, heads=size.heads, **lengths)
+
+
+def _player(plan: Plan, chat: Chat) -> PlayerFactory:
+    """The player, whose draws follow from the trial's number and the seed."""
+    make = players(plan.player, chat, plan.rules.agent, plan.rules.config, plan.player_options)
+    return lambda number: make(plan.imitation.seed * FIRST + number)
 
 
 def _tasks(plan: Plan, first: int, count: int) -> list[Task]:

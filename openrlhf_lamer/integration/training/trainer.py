@@ -148,6 +148,14 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
 class LamerTrainingActor(TrialTraining, plain_class(TrainingActor)):
     """The training half of the asynchronous trainer."""
 
+    def save_best_checkpoint(
+        self, eval_metrics: dict[str, float], global_step: int, client_states: dict[str, Any] | None = None
+    ) -> None:
+        """Save as the host does, but not the model that training starts from: no batch is known to go on after it."""
+        host: Any = super()
+        if global_step:
+            host.save_best_checkpoint(eval_metrics, global_step, client_states)
+
 
 class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
     """The generating half of the asynchronous trainer; its trials travel through the host's queue."""
@@ -159,10 +167,16 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
         self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
+    def fit(self, episode: int, total_consumed_prompts: int) -> None:
+        """Generate as the host does."""
+        host: Any = super()
+        self._resumed = total_consumed_prompts > 0  # the first steps that are told are 0 then too
+        host.fit(episode, total_consumed_prompts)
+
     def _should_eval(self, global_step: int) -> bool:
         """Evaluate when the host does, and the model that training starts from."""
         host: Any = super()
-        first = not global_step and self._last_eval_step < 0
+        first = not global_step and self._last_eval_step < 0 and not self._resumed
         wanted = self.eval_dataloader is not None and self.args.eval.steps != float("inf")
         return host._should_eval(global_step) or (first and wanted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from openrlhf_lamer import LamerError, envs
-from openrlhf_lamer.agents import Agent
+from openrlhf_lamer.agents import Agent, AgentError
 from openrlhf_lamer.agents.loading import import_file
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
@@ -42,7 +43,8 @@ DEFAULTS: Mapping[str, str] = {"doors": "finder", "darkroom": "finder", "mineswe
 MIXTURE = "oracle:0.3,random:0.7"
 
 _NAMED: Mapping[str, Callable[..., Player]] = {"finder": Finder, "fallible": FalliblePlayer}
-_PART = re.compile(r"(oracle|random)(?::([0-9.]+))?")
+OFFERED = f"there are: {', '.join([*_NAMED, 'oracle', 'random'])}, mixtures ({MIXTURE}), and FILE.py:CLASS"
+_PART = re.compile(r"(oracle|random)(?::([0-9]+(?:\.[0-9]+)?))?")
 
 
 def players(
@@ -60,9 +62,10 @@ def players(
         options: Options of the player.
 
     Raises:
-        PlayerError: The player is unknown, or takes other options.
+        PlayerError: The player is unknown, or takes other options; the message names the flag.
     """
     spec = spec or DEFAULTS.get(agent.env, MIXTURE)
+    given = dict(options)
     parts = [_PART.fullmatch(part.strip()) for part in spec.split(",")]
     if all(parts):
         shares = {part[1]: float(part[2] or 1) for part in parts if part}
@@ -70,15 +73,17 @@ def players(
         options = {**options, "shares": shares}
     elif ":" in spec:
         source, _, name = spec.rpartition(":")
-        module = import_file(Path(source)) if source.endswith(".py") else import_module(source)
+        try:
+            module = import_file(Path(source)) if source.endswith(".py") else import_module(source)
+        except (AgentError, ImportError) as error:
+            raise PlayerError(f"--player {spec}: {error}; {OFFERED}") from error
         if not hasattr(module, name):
-            raise PlayerError(f"{source} has no {name}")
+            raise PlayerError(f"--player {spec}: {source} has no {name}")
         cls = getattr(module, name)
     elif spec in _NAMED:
         cls = _NAMED[spec]
     else:
-        known = ", ".join([*_NAMED, "oracle", "random"])
-        raise PlayerError(f"no player is called {spec!r}; there are: {known}, mixtures ({MIXTURE}), and FILE.py:CLASS")
+        raise PlayerError(f"--player {spec}: no player is called so; {OFFERED}")
 
     def make(number: int) -> Player:
         return cls(chat, number, agent, config, **options)
@@ -86,5 +91,5 @@ def players(
     try:
         make(0)
     except (TypeError, ValueError, envs.TaskError) as error:
-        raise PlayerError(f"player {spec}: {error}") from error
+        raise PlayerError(f"--player {spec} with --player-options {json.dumps(given)}: {error}") from error
     return make

@@ -10,11 +10,15 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
 
+DRAWS = 1000
+"""Draws after which an action that has lost is played again: in some games every legal one may have."""
+
 
 class Finder(DemonstratedPolicy):
     """Acts at random until what is hidden was shown (`TextEnv.found`), then plays the oracle.
 
-    In a later episode it knows only what its memory tells: with a memory of reflections only, what its remark named.
+    In a later episode it knows only what its memory tells: with a memory of reflections only, what its remarks named,
+    be it what is hidden or an action that lost.
     A model that imitates it learns to read, not to explore: whether and where to look is left to training.
 
     Args:
@@ -46,6 +50,7 @@ class Finder(DemonstratedPolicy):
         self._avoids = self._known = False
         self._remembered = False
         self._lost: set[str] = set()
+        self._losing: str | None = None
         self._seen = ""
 
     def act(self, env: TextEnv) -> str:
@@ -60,20 +65,25 @@ class Finder(DemonstratedPolicy):
         step = ahead.step(action)
         self._seen = step.observation.text
         self._known = known or ahead.found is not None
-        if step.terminated and not step.won and not self._known:
-            self._lost.add(action)
+        self._losing = action if step.terminated and not step.won and not self._known else None
+        if self._losing is not None and self.config.memory != "reflection":
+            self._lost.add(self._losing)
         return self.reply(action, "I know it." if known else "I try this.", known)
 
     def reflect(self, env: TextEnv) -> str:
         """What was seen last, or nothing of use."""
         told = self.rng.random() < self._tells
         self._remembered = self._remembered or (told and self._known)
+        if told and self._losing is not None:
+            self._lost.add(self._losing)
         return f"<remark>{self._seen if told else 'Try again.'}</remark>"
 
     def _tried(self, env: TextEnv) -> str:
         if self._often is not None and self.rng.random() < self._share:
             return self._often
-        while True:
-            action = env.random_action(self.rng)
+        action = env.random_action(self.rng)
+        for _ in range(DRAWS):
             if not (self._avoids and action in self._lost):
-                return action
+                break
+            action = env.random_action(self.rng)
+        return action
