@@ -30,8 +30,6 @@ SETTINGS = replace(
     config=DOORS.config.model_copy(update={"memory": "reflection"}),
     arms=(Arm("lamer", "LaMer", 3, 8),),
     demonstrations=4000,
-    steps=40,
-    learning_rate=2e-4,
 )
 
 

@@ -21,7 +21,7 @@ def quickstart(
 ) -> None:
     """Train a tiny model through Ray, vLLM and DeepSpeed, and report what it learned.
 
-    A model of under a million parameters imitates a scripted player, is trained with `lamer_gigpo`,
+    A model of under a million parameters imitates a scripted player, is trained,
     and is evaluated before and after. On `doors` a prize is behind one of 8 doors, and burning a lamp costs an attempt
     and shows where it is: LaMer learns to burn it first, and RL does not. Takes about 10 minutes on two cores.
     """

@@ -39,7 +39,7 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
     console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
     with log.open("a") as output, bars(console) as bar:
         advance = bar(unit, total)
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         lines = _LineCount(results)
         try:
             while process.poll() is None:
@@ -57,14 +57,9 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
 def watch(console: Console, command: Sequence[str]) -> None:
     """Run a command that shows its own progress; raises `StageError` if it fails."""
     console.print(f"[dim]$ {shlex.join(command)}", soft_wrap=True, highlight=False)
-    code = subprocess.run(command, env={"PYTHONWARNINGS": "ignore", **_environment()}, check=False).returncode
+    code = subprocess.run(command, env={"PYTHONWARNINGS": "ignore", **os.environ}, check=False).returncode
     if code:
         raise StageError(f"{command[2]} ended with code {code}")
-
-
-def _environment() -> dict[str, str]:
-    """Environment variables that let each process use all cores: engine and trainer take turns."""
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))}
 
 
 class _LineCount:

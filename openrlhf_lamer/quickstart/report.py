@@ -172,7 +172,7 @@ def _markdown(measured: Measurements, table: Table, verdict: str, report: Report
 {table.to_markdown()}
 
 A Qwen3 of {settings.layers} layers of width {settings.hidden} imitated a scripted player, and was then trained with \
-`lamer_gigpo` for {settings.steps} steps ({arms}). All play trials of up to {config.num_episodes} episodes in \
+`{settings.estimator}` for {settings.steps} steps ({arms}). All play trials of up to {config.num_episodes} episodes in \
 evaluations, on {settings.panel_size} tasks, with context `{config.context}`, memory `{config.memory}` and temperature \
 {settings.eval_temperature:g}. Seed {settings.seed}.
 

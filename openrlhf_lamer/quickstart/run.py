@@ -86,7 +86,7 @@ def training_command(out: Path, settings: Settings, arm: Arm) -> tuple[str, ...]
     return (
         *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray"),
         *("--agent_func", f"openrlhf_lamer.agents.{settings.env}"),
-        *("--algo.advantage.estimator", "lamer_gigpo"),
+        *("--algo.advantage.estimator", settings.estimator),
         *("--actor.model_name_or_path", str(out / "start" / "model")),
         *("--data.prompt_dataset", str(out / "data" / "train.jsonl")),
         *("--eval.dataset", str(out / "data" / "eval.jsonl"), "--eval.steps", str(settings.steps)),
@@ -98,6 +98,7 @@ def training_command(out: Path, settings: Settings, arm: Arm) -> tuple[str, ...]
         *("--rollout.batch_size", str(settings.tasks), "--rollout.n_samples_per_prompt", str(arm.group)),
         *("--rollout.micro_batch_size", "16", "--rollout.max_new_tokens", str(settings.max_new_tokens)),
         *("--data.max_len", str(settings.max_length), "--train.batch_size", str(settings.batch_rows)),
+        *(("--lamer.updates", str(settings.updates)) if settings.updates else ()),
         *("--train.seed", str(settings.seed), "--actor.adam.lr", str(settings.learning_rate)),
         *("--algo.advantage.is_correction_level", "token"),
         *("--ckpt.output_dir", str(folder / "model"), "--logger.tensorboard_dir", str(folder / "tensorboard")),

@@ -42,9 +42,11 @@ class Settings:
         prompt_weight: Weight of the loss on prompts in imitation.
         panel: Frozen panel of the evaluations; None for the first `panel_size` tasks of the split `eval`.
         panel_size: Tasks of an evaluation.
+        estimator: Estimator of all trainings.
+        updates: Optimizer steps of a batch; None for one every `batch_rows` rows.
         steps: Training steps.
         tasks: Tasks per step.
-        batch_rows: Rows of an optimizer step.
+        batch_rows: Rows of an optimizer step, if `updates` is None.
         seed: Seed of everything.
     """
 
@@ -64,10 +66,12 @@ class Settings:
     max_new_tokens: int = 32
     max_length: int = 1024
     eval_temperature: float = 0.7
+    estimator: str = "lamer_hgpo"
+    updates: int | None = 1
     steps: int = 40
     tasks: int = 16
     batch_rows: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     seed: int = 0
 
 
@@ -105,9 +109,10 @@ QUICKSTARTS: Mapping[str, Settings] = MappingProxyType(
             heads=8,
             max_new_tokens=64,
             max_length=2048,
+            estimator="lamer_gigpo",
+            updates=None,
             steps=32,
             tasks=12,
-            learning_rate=2e-4,
         ),
     }
 )
