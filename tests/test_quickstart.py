@@ -162,15 +162,12 @@ class TestCommands:
         def prepare(settings: Settings) -> list[list[str]]:
             found: list[list[str]] = []
 
-            def run(console: Console, command: tuple[str, ...]) -> None:
+            for command in quickstart.prepare_commands(tmp_path, settings):
                 assert command[:3] == (sys.executable, "-m", "openrlhf_lamer.cli.main")
                 found.append(list(command[3:]))
                 if command[3] == "prepare":
                     result = CliRunner().invoke(app, found[-1])
                     assert result.exit_code == 0, result.output
-
-            monkeypatch.setattr(quickstart, "watch", run)
-            quickstart._prepare(tmp_path, settings, Console(quiet=True))
             return found
 
         return prepare
@@ -296,20 +293,6 @@ class TestFollowing:
         assert shown.getvalue().endswith(" -m its_stage\n")
         with pytest.raises(StageError, match=r"^its_stage ended with code 2$"):
             watch(Console(file=shown), command("import sys; sys.exit(2)"))
-
-    @pytest.mark.parametrize("threads", ["", "3"])
-    def test_processes_use_all_cores_unless_told_otherwise(
-        self,
-        threads: str,
-        command: Callable[[str], tuple[str, ...]],
-        monkeypatch: pytest.MonkeyPatch,
-        capfd: pytest.CaptureFixture[str],
-    ) -> None:
-        import os
-
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        watch(Console(file=io.StringIO()), command("import os; print(os.environ['OMP_NUM_THREADS'])"))
-        assert capfd.readouterr().out.strip() == (threads or str(len(os.sched_getaffinity(0))))
 
 
 class TestProgress:
