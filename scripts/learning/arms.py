@@ -25,7 +25,7 @@ class Arm:
 
     name: str
     about: str
-    flags: tuple[str, ...] = ("--algo.advantage.estimator", "lamer_gigpo")
+    flags: tuple[str, ...] = ("--algo.advantage.estimator", "lamer_hgpo")
     single: bool = False
     memory: Memory | None = None
 
@@ -49,7 +49,9 @@ class Experiment:
     cross: bool = False
 
 
-_LAMER = Arm("lamer", "trials of N episodes, γ_traj 0.6, lamer_gigpo")
+# Not the paper's lamer_gigpo: it compares first turns of all episodes, since they begin in one state, though later ones
+# know more. lamer_hgpo compares those with equal memory.
+_LAMER = Arm("lamer", "trials of N episodes, γ_traj 0.6, lamer_hgpo")
 _RL = Arm("rl", "single attempts, as many episodes an update", single=True)
 _GAMMAS = tuple(
     Arm(f"lamer-gamma-{gamma}", f"γ_traj {gamma}", (*_LAMER.flags, "--lamer.gamma_traj", gamma))
@@ -67,7 +69,7 @@ _ESTIMATORS = tuple(
         ("--algo.advantage.estimator", name, *(("--critic.adam.lr", "1e-3") if name == "lamer_ppo" else ())),
     )
     for name in (*advantage.names(), "group_norm", "rloo")
-    if name != "lamer_gigpo"
+    if name != "lamer_hgpo"
 )
 
 EXPERIMENTS = {

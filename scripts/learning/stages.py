@@ -155,7 +155,7 @@ def _training(setup: Setup, arm: Arm, seed: int) -> Stage:
         *("--rollout.batch_size", str(game.tasks), "--rollout.n_samples_per_prompt", str(group)),
         *("--rollout.micro_batch_size", "16", "--rollout.max_new_tokens", str(game.max_new_tokens)),
         *("--rollout.temperature", "1", "--data.max_len", str(game.max_length)),
-        *("--train.micro_batch_size", "8", "--train.seed", str(seed), "--actor.adam.lr", str(game.learning_rate)),
+        *("--lamer.updates", "1", "--train.seed", str(seed), "--actor.adam.lr", str(game.learning_rate)),
         *("--algo.advantage.is_correction_level", "token"),
         *("--ckpt.output_dir", str(folder / "model"), "--ckpt.path", str(folder / "checkpoints")),
         *("--ckpt.save_steps", str(SAVE_EVERY), "--ckpt.max_num", "1", "--ckpt.load_enable"),
