@@ -29,7 +29,8 @@ SETTINGS = replace(
     DOORS,
     config=DOORS.config.model_copy(update={"memory": "reflection"}),
     arms=(Arm("lamer", "LaMer", 3, 8),),
-    demonstrations=4000,
+    demonstrations=3000,
+    passes=2.5,
 )
 
 

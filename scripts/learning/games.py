@@ -56,7 +56,7 @@ class Game:
     steps: int = 60
     tasks: int = 16
     group: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     every: int = 10
     flags: tuple[str, ...] = ()
 
