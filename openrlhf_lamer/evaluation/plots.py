@@ -91,7 +91,8 @@ def draw(panels: Sequence[Panel], form: Literal["svg", "png"]) -> bytes:
         # A label that begins with an underscore is left out of legends.
         names = [f" {label}" if label.startswith("_") else label for label in handles]
         if len(names) > 1 or len(panels) > 1:
-            figure.legend(handles.values(), names, loc="outside lower center", ncols=min(4, len(names)))
+            columns = min(4 if across > 1 else 3, len(names))
+            figure.legend(handles.values(), names, loc="outside lower center", ncols=columns)
         content = io.BytesIO()
         figure.savefig(content, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
     return content.getvalue()
