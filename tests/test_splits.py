@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.quickstart import run as quickstart
+from openrlhf_lamer.quickstart.run import prepare_commands
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.splits import SCANNED, STRIDE, left_out
@@ -134,24 +133,18 @@ def test_more_evaluation_tasks_than_boards_are_refused(tmp_path: Path) -> None:
 
 
 def test_goals_of_webshop_are_split_by_themselves() -> None:
-    """As `repeats = False` says: no goal is in both splits."""
+    """As `holds_out = False` says: no goal is in both splits."""
     panel = panels.load("webshop/eval")
     held = set(states(panel.tasks(), **panel.options))
     assert not held & set(states(envs.lookup("webshop").tasks("train", options=panel.options), **panel.options))
 
 
-def test_the_quickstart_evaluates_on_no_board_that_it_has_played(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_quickstart_evaluates_on_no_board_that_it_has_played(tmp_path: Path) -> None:
     """Neither in training nor in demonstrations, nor in those that the tokenizer is made of."""
-
-    def watch(console: Console, command: Sequence[str]) -> None:
-        if command[3] == "prepare":
-            assert CliRunner().invoke(app, command[3:]).exit_code == 0
-
-    monkeypatch.setattr(quickstart, "watch", watch)
     settings = QUICKSTARTS["minesweeper"]
-    quickstart._prepare(tmp_path, settings, Console(quiet=True))
+    *tasks, _ = prepare_commands(tmp_path, settings)
+    for command in tasks:
+        assert CliRunner().invoke(app, command[3:]).exit_code == 0
     agent, options = load_agent("openrlhf_lamer.agents.minesweeper")[0], settings.config.env_options
     plan = Plan(Rules(agent, settings.config, settings.max_new_tokens, settings.max_length), settings.demonstrations)
     played = read_dataset(tmp_path / "data" / "train.jsonl")
