@@ -71,7 +71,7 @@ class Finder(DemonstratedPolicy):
         return self.reply(action, "I know it." if known else "I try this.", known)
 
     def reflect(self, env: TextEnv) -> str:
-        """What was seen last, or nothing of use."""
+        """A remark on what was seen last, or one that says nothing."""
         told = self.rng.random() < self._tells
         self._remembered = self._remembered or (told and self._known)
         if told and self._losing is not None:
