@@ -155,9 +155,9 @@ def check(
 
 
 def check_evaluations(run: Run, steps: Sequence[int], episodes: int) -> None:
-    """Check `evaluations.jsonl`: at each of these steps, 4 trials of each of the 6 tasks, of up to `episodes`."""
+    """Check `evaluations.jsonl`: at each of these steps, a trial of each of the 6 tasks, of up to `episodes`."""
     lines = (run.folder / "evaluations.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [step for step in steps for _ in range(24)]
+    assert [json.loads(line)["step"] for line in lines] == [step for step in steps for _ in range(6)]
     for step in steps:
         trials = run.trials(step, "evaluations.jsonl")
         assert len({trial.task.id for trial in trials}) == 6
