@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_folder import importable
 
-SCRIPTS = Path(__file__).parent.parent / "scripts" / "experiments"
-
-sys.path.insert(0, str(SCRIPTS))
-try:
+with importable("experiments") as SCRIPTS:
     plans: Any = importlib.import_module("plans")
     tables: Any = importlib.import_module("tables")
     budget: Any = importlib.import_module("budget")
-finally:
-    sys.path.remove(str(SCRIPTS))
 
 
 @pytest.fixture

@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from script_folder import importable
+
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 
-SCRIPTS = Path(__file__).parent.parent / "scripts" / "learning"
-
-sys.path.insert(0, str(SCRIPTS))
-try:
+with importable("learning") as SCRIPTS:
     arms: Any = importlib.import_module("arms")
     behaviours: Any = importlib.import_module("behaviours")
     reporting: Any = importlib.import_module("reporting")
@@ -23,8 +21,6 @@ try:
     running: Any = importlib.import_module("running")
     stages: Any = importlib.import_module("stages")
     commands: Any = runpy.run_path(str(SCRIPTS / "__main__.py"))["app"]
-finally:
-    sys.path.remove(str(SCRIPTS))
 
 LAMP = {"doors": 8, "lamp": True}
 

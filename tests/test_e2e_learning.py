@@ -14,7 +14,7 @@ import pytest
 from host_runs import LIMIT, finish, start
 
 from openrlhf_lamer.evaluation.statistics import success
-from openrlhf_lamer.quickstart.report import read_evaluations
+from openrlhf_lamer.quickstart.report import evaluated
 from openrlhf_lamer.quickstart.run import prepare_commands, training_command
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS, Arm
 from openrlhf_lamer.records import Trial
@@ -40,9 +40,7 @@ def test_lamer_learns_to_explore_to_remark_and_to_use_the_remark(tmp_path: Path)
     (arm,) = SETTINGS.arms
     _, _, *command = training_command(tmp_path, SETTINGS, arm)
     finish(start(command, tmp_path / arm.name), tmp_path / arm.name)
-    before, after = read_evaluations(tmp_path, SETTINGS).values()
-    shares = {name: (lamp_first(own), told(own), success(own, 3).value) for name, own in (("0", before), ("1", after))}
-    print(shares)
+    before, after = evaluated(tmp_path, SETTINGS).values()
     assert lamp_first(after) > lamp_first(before) + 0.2
     assert told(after) > told(before) + 0.2
     assert success(after, 3).low > success(before, 3).high

@@ -1,4 +1,4 @@
-"""What experiments on learning read from trials: behaviours, tables and curves, against plain counting."""
+"""Behaviours, tables and curves that experiments on learning read from trials, against plain counting."""
 
 from __future__ import annotations
 

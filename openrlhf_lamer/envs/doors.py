@@ -83,8 +83,10 @@ class Doors(TextEnv):
         tried = range(1, attempts + 1)
         remembering = [min(1.0, k / self.doors) for k in tried]
         memoryless = [1 - (1 - 1 / self.doors) ** k for k in tried]
-        best = {"optimum": [float(k > 1) for k in tried]} if self.lamp and attempts > 1 else {}
-        return best | {"optimum" if not best else "no lamp, no door twice": remembering, "without memory": memoryless}
+        if not self.lamp or attempts == 1:
+            return {"optimum": remembering, "without memory": memoryless}
+        looking_first = [float(k > 1) for k in tried]
+        return {"optimum": looking_first, "no lamp, no door twice": remembering, "without memory": memoryless}
 
     def reset(self, task: Task) -> Observation:
         """Begin an episode: all doors closed, the prize where the task's seed puts it."""

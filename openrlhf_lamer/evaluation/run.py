@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from openrlhf_lamer import LamerError, __version__
 from openrlhf_lamer.envs.seeding import below, generator
+from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.policies.base import EngineGoneError
 from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
 
@@ -133,6 +135,39 @@ def read_trials(folder: Path) -> list[Trial]:
     if not path.is_file():
         raise RunError(f"{folder}: no trials.jsonl there; give a folder that `openrlhf-lamer eval --out` made")
     return [trial for trial, _ in _parse(path)]
+
+
+def read_entries(file: Path, last: int | None = None) -> Iterator[viewer.Entry]:
+    """Trials of a file that a training wrote, or the last ones of it; none without a file.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    if not file.is_file():
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            wanted: Iterable[str] = lines if last is None else deque(lines, maxlen=last)
+            yield from viewer.each(wanted)
+    except (OSError, UnicodeDecodeError, SchemaError) as error:
+        raise RunError(f"{file}: {error}") from error
+
+
+def read_evaluations(file: Path) -> dict[int, list[Trial]]:
+    """Trials of a training's evaluations by step; empty without a file.
+
+    An evaluation that a resumed training repeated counts as repeated, and one that is not complete is left out.
+
+    Raises:
+        RunError: The file cannot be read, or is of something else.
+    """
+    found: dict[int, dict[Key, Trial]] = {}
+    for entry in read_entries(file):
+        if entry.step is None:
+            raise RunError(f"{file} has trials without a step; give what --lamer.eval_trials wrote")
+        found.setdefault(entry.step, {})[entry.trial.task.id, entry.trial.sample] = entry.trial
+    most = max(map(len, found.values()), default=0)
+    return {step: list(own.values()) for step, own in sorted(found.items()) if len(own) == most}
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], int]:

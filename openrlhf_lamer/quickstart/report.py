@@ -11,10 +11,10 @@ from pathlib import Path
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import load_agent
-from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.outcomes import Run, read_runs
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
 from openrlhf_lamer.evaluation.report import Report, build
+from openrlhf_lamer.evaluation.run import read_evaluations
 from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, success, won
 from openrlhf_lamer.evaluation.tables import Table
 from openrlhf_lamer.quickstart.settings import Settings
@@ -69,7 +69,7 @@ class Result:
 def write_report(out: Path, measured: Measurements) -> Result:
     """Write `report.md`, `report.html`, `success.png` and `results.json` into `out`."""
     settings = measured.settings
-    played = read_evaluations(out, settings)
+    played = evaluated(out, settings)
     references = _references(settings)
     table = success_table(settings, played, references)
     verdict = _verdict(settings, played)
@@ -98,14 +98,11 @@ def write_report(out: Path, measured: Measurements) -> Result:
     return Result(table, verdict, report)
 
 
-def read_evaluations(out: Path, settings: Settings) -> dict[str, list[Trial]]:
+def evaluated(out: Path, settings: Settings) -> dict[str, list[Trial]]:
     """Evaluation trials by label: the warm start's, then those of each arm after its last step."""
     found: dict[str, list[Trial]] = {}
     for arm in settings.arms:
-        by_step: dict[int | None, list[Trial]] = {}
-        with (out / arm.name / EVALUATIONS).open(encoding="utf-8") as lines:
-            for entry in viewer.each(lines):
-                by_step.setdefault(entry.step, []).append(entry.trial)
+        by_step = read_evaluations(out / arm.name / EVALUATIONS)
         found.setdefault(START, by_step[0])
         found[arm.label] = by_step[settings.steps]
     return found

@@ -1,9 +1,8 @@
-"""What the trainings of an experiment have shown so far: measures of every evaluation, by arm, step and seed."""
+"""Results of an experiment's trainings so far: measures of every evaluation, by arm, step and seed."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,12 @@ from stages import EVALUATIONS, TRIALS, Setup, read_note
 
 from openrlhf_lamer import metrics
 from openrlhf_lamer.config import LamerConfig
-from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.cross import Cell, cells
 from openrlhf_lamer.evaluation.diversity import Diversity, diversity
 from openrlhf_lamer.evaluation.diversity import Path as Way
-from openrlhf_lamer.evaluation.run import RunError, read_trials
+from openrlhf_lamer.evaluation.run import read_entries, read_evaluations, read_trials
 from openrlhf_lamer.evaluation.statistics import Estimate, Samples, share, won
-from openrlhf_lamer.records import SchemaError, Trial
+from openrlhf_lamer.records import Trial
 
 Measures = Mapping[str, Samples]
 """Values of an evaluation by the measure's name, then by task."""
@@ -91,41 +89,15 @@ def measures(trials: Sequence[Trial], attempts: int) -> Measures:
     return {f"success@{k}": won(trials, k) for k in range(1, attempts + 1)} | behaviours(trials)
 
 
-def read_evaluations(file: Path) -> dict[int, list[Trial]]:
-    """Trials of a training's evaluations by step; empty without a file.
-
-    An evaluation that a resumed training repeated counts as repeated, and one that is not complete is left out.
-    """
-    found: dict[int, dict[tuple[str, int], Trial]] = {}
-    for entry in _entries(file):
-        if entry.step is None:
-            raise RunError(f"{file} has trials without a step; give what --lamer.eval_trials wrote")
-        found.setdefault(entry.step, {})[entry.trial.task.id, entry.trial.sample] = entry.trial
-    most = max(map(len, found.values()), default=0)
-    return {step: list(own.values()) for step, own in sorted(found.items()) if len(own) == most}
-
-
 def _end(file: Path, game: Game, arm: Arm) -> Iterator[Way]:
     """Paths of the trials between the last two evaluations: of each task as many as a group of LaMer's has."""
     group = game.group * (game.attempts if arm.single else 1)
     taken: dict[tuple[int | None, int | None], int] = {}
-    for entry in _entries(file, last=game.every * game.tasks * group):
+    for entry in read_entries(file, last=game.every * game.tasks * group):
         place = entry.step, entry.group
         taken[place] = taken.get(place, 0) + 1
         if entry.trial.failure is None and taken[place] <= game.group:
             yield metrics.paths_of(entry.trial), f"{entry.trial.task.id} at {entry.step}"
-
-
-def _entries(file: Path, last: int | None = None) -> Iterator[viewer.Entry]:
-    """Trials of a file, or the last ones of it; none without a file."""
-    if not file.is_file():
-        return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            wanted: Iterable[str] = lines if last is None else deque(lines, maxlen=last)
-            yield from viewer.each(wanted)
-    except (OSError, UnicodeDecodeError, SchemaError) as error:
-        raise RunError(f"{file}: {error}") from error
 
 
 def _crossed(setup: Setup, arm: Arm) -> dict[Cell, dict[int, list[Trial]]]:

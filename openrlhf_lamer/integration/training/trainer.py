@@ -125,8 +125,8 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
     def fit(self, global_step: int = 0) -> None:
         """Train as the host does, after an evaluation of the model that training starts from."""
         args: Any = self.args
-        resumed = global_step or self.init_checkpoint_states()["global_step"]
-        if self.eval_dataloader and args.eval.steps != float("inf") and not resumed:
+        wanted = self.eval_dataloader and args.eval.steps != float("inf")
+        if wanted and not (global_step or self.init_checkpoint_states()["global_step"]):
             own = {"temperature": args.eval.temperature, "n_samples_per_prompt": args.eval.n_samples_per_prompt}
             self.evaluate(0, **(self.generate_kwargs | own))
         super().fit(global_step)
