@@ -70,12 +70,12 @@ def test_register_fills_in_what_the_configuration_leaves_open() -> None:
 
     @register("other", norm="mean_std", needs_group=False)
     def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
-        """What it does."""
+        """Its purpose."""
         seen.append((config.norm, config.cross_episode))
         return table.returns
 
     assert get("other").estimate is estimate
-    assert estimate.__doc__ == "What it does."
+    assert estimate.__doc__ == "Its purpose."
     assert (get("other").norm, get("other").needs_group, get("other").needs_critic) == ("mean_std", False, False)
     estimate(two_turns(), CreditConfig())
     estimate(two_turns(), CreditConfig(norm="mean", cross_episode="chained"))

@@ -21,7 +21,7 @@ LIMITS = st.one_of(st.none(), st.integers(1, 6))
 
 @dataclass(frozen=True)
 class Played:
-    """What a simulated rollout did: when each trial began and ended, and where."""
+    """A simulated rollout: when each trial began and ended, and where."""
 
     began: dict[int, float]
     ended: dict[int, float]

@@ -30,8 +30,6 @@ from openrlhf_lamer.vocabulary import RewardScheme
 
 NAMES = envs.names(plugins=False)
 GENERATED = [name for name in NAMES if name in ("minesweeper", "sokoban")]
-
-
 DIFFICULTIES = [(name, options) for name in NAMES for options in envs.lookup(name).difficulties]
 
 

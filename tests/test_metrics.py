@@ -1,4 +1,4 @@
-"""What is logged of trials, against figures worked out by hand."""
+"""Metrics of trials, against figures worked out by hand."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_arguments_are_left_alone() -> None:
 
 
 class TestTable:
-    """What a turn table is made of and what it refuses."""
+    """Columns of a turn table, and tables that it refuses."""
 
     def columns(self) -> dict[str, Any]:
         """Trial 0 of group 0: a play turn, a reflection, a play turn; trial 1 of group 1: a play turn."""

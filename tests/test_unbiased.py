@@ -1,4 +1,4 @@
-"""What each estimator's docstring says it is unbiased for, held against an exactly enumerated target.
+"""Targets that estimators' docstrings say they are unbiased for, enumerated exactly.
 
 The problem and the settings are those of `scripts/unbiasedness.py`, which measures the same for the documentation.
 """

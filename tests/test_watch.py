@@ -26,7 +26,7 @@ REMEDY = "Start the same command again."
 
 
 class Engine:
-    """What the watch sees of an engine."""
+    """An engine, as far as the watch looks at it."""
 
     def __init__(self, *tasks: str) -> None:
         self.tasks = tasks
