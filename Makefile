@@ -1,11 +1,16 @@
 # Development on a machine with nothing but Python 3.11 and a C++ compiler; no GPU is needed.
 #   PYTHON       the interpreter that .venv is made with (default: python3.11, else a python3 that is 3.11 or 3.12)
+#   WORKERS      processes that run tests side by side (default: 2); each may take 9 GB for a run of the host
 #   TORCH_INDEX  PyTorch's CPU index, where pip's own index has no CPU build of torch
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BUILT := $(VENV)/.built
+
+WORKERS ?= 2
+# A worker that is done takes tests over from the other: those of the host take minutes each.
+PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
 PYTHON ?= $(call usable,python3.11 python3 python3.12)
@@ -22,13 +27,13 @@ quickstart: $(BUILT) ## Train a tiny model on the CPU, start to end
 	OPENRLHF_LAMER_INSTALL_SECONDS=$$(cat $(VENV)/.install-seconds) $(BIN)/openrlhf-lamer quickstart
 
 test: lint $(BUILT) ## Lint, type check and run all tests, those with the real host included
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: lint ## The first half: lint, types, and the tests that do not start the real host
-	$(BIN)/pytest -m "not e2e"
+	$(PYTEST) -m "not e2e"
 
 test-e2e: $(BUILT) ## The second half: the tests that start the real host
-	$(BIN)/pytest -m e2e
+	$(PYTEST) -m e2e
 
 soak: $(BUILT) ## Watch memory over 20,000 trials from rollout to training; takes half an hour
 	$(BIN)/python benchmarks/soak.py

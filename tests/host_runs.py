@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,8 +32,11 @@ SEED = 7
 """The seed of all runs. It sets the order of tasks, and in some orders the learning rate breaks so small a model: its
 replies may then differ between engine and trainer for other reasons than weights that were not sent."""
 
-LIMIT = 600
-"""Seconds that one run may take: a failure of the host can be a hang."""
+LIMIT = 900
+"""Seconds that one run may take, beside another one: a failure of the host can be a hang."""
+
+FOLDER = "LAMER_TEST_FOLDER"
+"""Variable in the environment of a run's processes with the run's folder, to tell them from another run's."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,34 @@ def start(command: Sequence[str], folder: Path, env: dict[str, str] | None = Non
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), FOLDER: str(folder)},
         )
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def processes(folder: Path) -> list[psutil.Process]:
+    """Processes of the runs in a folder, Ray's included; not those of other runs on this machine."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(FOLDER) == str(folder):
+                # Children by themselves: Ray's workers write their titles over their environment.
+                found |= {process, *process.children(recursive=True)}
+    return list(found)
+
+
+def stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Kill a run with all its processes, Ray's included."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    for each in processes(folder):
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    process.wait()
 
 
 def finish(process: subprocess.Popen[bytes], folder: Path) -> Run:
     try:
         code = process.wait(LIMIT)
     finally:
-        stop(process)
-        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+        stop(process, folder)
     log = (folder / "log").read_text(errors="replace")
     assert code == 0, log[-6000:]
     return Run(folder, log)
@@ -170,9 +184,9 @@ def seeds(numbers: range) -> list[int]:
     return [trial_seed(SEED, "train", number, sample) for number in numbers for sample in range(4)]
 
 
-def kill_engine() -> int:
-    """Kill the one rollout engine that runs on this machine, as the kernel does where memory is short; its process."""
-    (engine,) = (p for p in psutil.process_iter(["cmdline"]) if "ray::LamerRolloutActor" in " ".join(p.info["cmdline"]))
+def kill_engine(folder: Path) -> int:
+    """Kill the one rollout engine of the run in a folder, as the kernel does where memory is short; its process."""
+    (engine,) = (each for each in processes(folder) if "ray::LamerRolloutActor" in " ".join(each.cmdline()))
     engine.kill()
     return engine.pid
 

@@ -18,7 +18,6 @@ with importable("learning") as SCRIPTS:
     behaviours: Any = importlib.import_module("behaviours")
     reporting: Any = importlib.import_module("reporting")
     results: Any = importlib.import_module("results")
-    running: Any = importlib.import_module("running")
     stages: Any = importlib.import_module("stages")
     commands: Any = runpy.run_path(str(SCRIPTS / "__main__.py"))["app"]
 

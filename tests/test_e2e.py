@@ -5,15 +5,17 @@ A start of the host takes about a minute, a step a few seconds, so each run is a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -63,13 +65,12 @@ def test_gigpo_by_turn_loses_its_engine_says_so_and_goes_on_at_the_next_task(wor
         assert process.poll() is None, (tmp_path / "log").read_text()[-6000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    engine = kill_engine()
+    engine = kill_engine(tmp_path)
     began = time.monotonic()
     try:
         assert process.wait(60) == 1
     finally:
-        stop(process)
-        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+        stop(process, tmp_path)
     assert time.monotonic() - began < 60
     killed = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
     told = [line for line in killed.log.splitlines() if line.startswith("openrlhf-lamer: error: ")]
@@ -228,6 +229,14 @@ def served(workshop: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
     return start(command, folder, cpu.worker_env())
 
 
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -268,9 +277,7 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
     assert printed["success@3"]["value"] == success(list(local.values()), 3).value
     assert printed["failed"] == 0
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     over_http = [
         *("--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "tiny", "--tokenizer", str(workshop / "model")),
     ]
@@ -290,7 +297,7 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
-        stop(server)
+        stop(server, tmp_path / "server")
     time.sleep(2)
     assert run.poll() is None  # it waits
     said, _ = run.communicate(timeout=LIMIT)
@@ -303,7 +310,7 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
     try:
         result = subprocess.run(line("http", *over_http), capture_output=True, text=True, timeout=LIMIT, check=False)
     finally:
-        stop(server)
+        stop(server, tmp_path / "server")
     assert result.returncode == 0, result.stderr[-6000:]
     remote = trials("http")
     assert remote.items() >= there.items()
@@ -312,33 +319,40 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
         assert replace(remote[name], **timeless) == replace(trial, **timeless)
 
 
+@dataclass(frozen=True)
+class Head:
+    """Addresses of a Ray cluster's head: for jobs, and for drivers that join."""
+
+    jobs: str
+    drivers: str
+
+
 @pytest.fixture
-def ray_head() -> Iterator[str]:
-    """A Ray cluster as a user has it, with logical GPUs; gives the address for jobs."""
-    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
-    subprocess.run(
-        [
-            "ray",
-            "start",
-            "--head",
-            "--num-cpus=16",
-            "--num-gpus=2",
-            "--object-store-memory=500000000",
-            "--disable-usage-stats",
-        ],
-        check=True,
-        env=ACTIVATED,
-        capture_output=True,
-        timeout=120,
-    )
-    yield "http://127.0.0.1:8265"
-    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+def ray_head() -> Iterator[Head]:
+    """A Ray cluster as a user has it, with logical GPUs."""
+    port, dashboard, client = free_ports(3)
+    # In a folder of its own, so that no other run on this machine joins it. Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as name:
+        folder = Path(name)
+        ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
+        logical = ("--num-cpus=16", "--num-gpus=2", "--object-store-memory=500000000", "--disable-usage-stats")
+        command = ("ray.scripts.scripts", "start", "--head", "--block", *ports, *logical)
+        process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"]})
+        deadline = time.monotonic() + 120
+        try:
+            while not (answers(port) and answers(dashboard)):
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
+        finally:
+            stop(process, folder)
 
 
-def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path, ray_head: str) -> None:
+def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path, ray_head: Head) -> None:
     """`ray job submit -- python -m openrlhf.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`."""
     line = [
-        *("ray", "job", "submit", "--address", ray_head, "--"),
+        *("ray", "job", "submit", "--address", ray_head.jobs, "--"),
         *("python", "-m", "openrlhf.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.sokoban"),
         *arguments(workshop, tmp_path, "sokoban", "--lamer.max_turns", "2", "--lamer.num_episodes", "2"),
         *("--lamer.reward", "shaped", "--data.max_samples", "8"),
@@ -354,7 +368,7 @@ def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path
         capture_output=True,
         text=True,
         timeout=LIMIT,
-        env=ACTIVATED | {"RAY_ADDRESS": "127.0.0.1:6379"},
+        env=ACTIVATED | {"RAY_ADDRESS": ray_head.drivers},
         check=False,
     )
     assert refused.returncode == 2

@@ -15,7 +15,7 @@ from host_runs import LIMIT, finish, start
 
 from openrlhf_lamer.evaluation.statistics import success
 from openrlhf_lamer.quickstart.report import evaluated
-from openrlhf_lamer.quickstart.run import prepare_commands, training_command
+from openrlhf_lamer.quickstart.run import plan
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS, Arm
 from openrlhf_lamer.records import Trial
 
@@ -35,11 +35,11 @@ SETTINGS = replace(
 
 
 def test_lamer_learns_to_explore_to_remark_and_to_use_the_remark(tmp_path: Path) -> None:
-    for command in prepare_commands(tmp_path, SETTINGS):
-        subprocess.run(command, check=True, timeout=LIMIT, capture_output=True)
-    (arm,) = SETTINGS.arms
-    _, _, *command = training_command(tmp_path, SETTINGS, arm)
-    finish(start(command, tmp_path / arm.name), tmp_path / arm.name)
+    *prepare, training = plan(tmp_path, SETTINGS)
+    for stage in prepare:
+        subprocess.run(stage.command, check=True, timeout=LIMIT, capture_output=True)
+    _, _, *command = training.command
+    finish(start(command, training.folder), training.folder)
     before, after = evaluated(tmp_path, SETTINGS).values()
     assert lamp_first(after) > lamp_first(before) + 0.2
     assert told(after) > told(before) + 0.2

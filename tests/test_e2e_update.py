@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from host_runs import ACTIVATED, LIMIT, Run, arguments, check, finish, start, stop, weights
+from host_runs import LIMIT, Run, arguments, check, finish, start, stop, weights
 
 from openrlhf_lamer.config import LamerConfig
 
@@ -78,8 +78,7 @@ def test_an_adapter_reaches_the_engine_and_its_reference_is_the_policy_without_i
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
-        stop(process)
-        subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False, env=ACTIVATED)
+        stop(process, tmp_path)
     stopped = Run(tmp_path, (tmp_path / "log").read_text(errors="replace"))
     config = LamerConfig(num_episodes=2)
     assert len(stopped.steps) >= 2  # the last one may not have come through to the log

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from learning_scripts import arms, commands, running, stages
-from rich.console import Console
+from learning_scripts import arms, commands, stages
 from typer.testing import CliRunner
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.quickstart.following import StageError
 from openrlhf_lamer.tasks import read_dataset
 
 
@@ -77,7 +74,8 @@ class TestPlan:
             words = stage.command[3:]
             if words[0] == "prepare":
                 assert CliRunner().invoke(app, words).exit_code == 0
-                assert len(read_dataset(stage.results)) == stage.trials
+                expected = game.steps * game.tasks if stage.folder.name == "train" else game.panel_size
+                assert len(read_dataset(stage.folder / f"{stage.folder.name}.jsonl")) == expected
             elif stage.command[2] == "openrlhf.cli.train_ppo_ray":
                 # The warm start's model is not there; one of the hub is not looked at.
                 start = said(words, "--actor.model_name_or_path")
@@ -126,60 +124,6 @@ class TestPlan:
         assert said(start.command, "--model") == str(tmp_path / "models" / "smollm2")
         assert "--hidden" not in start.command
         assert start.folder == tmp_path / "smollm2" / "doors-lamp" / "warmstart" / "seed-0"
-
-
-class TestRunning:
-    CONSOLE = Console(quiet=True)
-
-    def stage(self, folder: Path, code: str, resumes: Path | None = None) -> Any:
-        lines = f"import pathlib; f = pathlib.Path({str(folder)!r}); {code}"
-        return stages.Stage(folder.name, folder, (sys.executable, "-c", lines), folder / "trials.jsonl", 2, resumes)
-
-    def writes(self, folder: Path, resumes: Path | None = None) -> Any:
-        return self.stage(folder, "(f / 'trials.jsonl').open('a').write('x\\n')", resumes)
-
-    def test_a_finished_stage_is_not_run_again(self, tmp_path: Path) -> None:
-        own = [self.writes(tmp_path / name) for name in ("a", "b")]
-        ran: list[str] = []
-        for _ in range(2):
-            assert running.run(own, 1, self.CONSOLE, lambda stage: ran.append(stage.name)) == []
-        assert ran == ["a", "b"]
-        assert [stage.results.read_text() for stage in own] == ["x\n", "x\n"]
-
-    def test_one_that_failed_is_run_again(self, tmp_path: Path) -> None:
-        fails = self.stage(tmp_path / "a", "print('no memory'); exit(0 if (f.parent / 'fixed').exists() else 3)")
-        with pytest.raises(StageError, match=r"code 3(.|\n)*no memory"):
-            running.run([fails, self.writes(tmp_path / "b")], 1, self.CONSOLE)
-        assert not (tmp_path / "b").exists()
-        assert not running.finished(fails)
-        (tmp_path / "fixed").touch()
-        running.run([fails], 1, self.CONSOLE)
-        assert running.finished(fails)
-
-    @pytest.mark.parametrize("resumes", [False, True])
-    def test_what_was_cut_off_goes_on_or_begins_again(self, resumes: bool, tmp_path: Path) -> None:
-        folder = tmp_path / "a"
-        folder.mkdir()
-        (folder / "trials.jsonl").write_text('old\n{"half')
-        (folder / "evaluations.jsonl").write_text("whole\n")
-        if resumes:
-            (folder / "latest").touch()
-        running.run([self.writes(folder, folder / "latest")], 1, self.CONSOLE)
-        assert (folder / "trials.jsonl").read_text() == ("old\nx\n" if resumes else "x\n")
-        assert (folder / "evaluations.jsonl").exists() == resumes
-
-    def test_a_folder_of_another_command_is_refused(self, tmp_path: Path) -> None:
-        running.run([self.writes(tmp_path / "a")], 1, self.CONSOLE)
-        with pytest.raises(StageError, match="another command"):
-            running.run([self.stage(tmp_path / "a", "pass")], 1, self.CONSOLE)
-
-    def test_no_stage_begins_after_the_budget(self, tmp_path: Path) -> None:
-        own = [self.writes(tmp_path / name) for name in ("a", "b", "c")]
-        times = iter([0, 0, 119, 121])  # the start, then before each stage
-        left = running.run(own, 2, self.CONSOLE, clock=lambda: next(times))
-        assert [stage.name for stage in left] == ["c"]
-        assert not (tmp_path / "c").exists()
-        assert running.run(own, 0, self.CONSOLE) == [own[2]]
 
 
 class TestCommand:

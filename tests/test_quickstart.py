@@ -22,10 +22,11 @@ from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.progress import EVERY, bars
 from openrlhf_lamer.quickstart import run as quickstart
-from openrlhf_lamer.quickstart.following import StageError, follow, watch
+from openrlhf_lamer.quickstart.following import StageError
 from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.quickstart.report import START, Measurements, Result, write_report
+from openrlhf_lamer.quickstart.report import START, Result, write_report
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS, Settings
+from openrlhf_lamer.quickstart.stages import NOTE
 from openrlhf_lamer.records import Stop, Trial
 from openrlhf_lamer.tasks import read_dataset
 from openrlhf_lamer.text_chat import TextChat
@@ -66,12 +67,16 @@ def reported(tmp_path: Path) -> Callable[..., Result]:
                 "evaluations": [(trial, {"step": step}) for step, each in steps.items() for trial in each],
                 "trials": [(trial, {"step": n // 30 + 1, "group": n // 3}) for n, trial in enumerate(own)],
             }
-            (tmp_path / arm.name).mkdir()
+            (tmp_path / arm.name).mkdir(exist_ok=True)
             for name, lines in files.items():
                 text = "".join(f"{trial.to_json()[:-1]},{json.dumps(beside)[1:]}\n" for trial, beside in lines)
                 (tmp_path / arm.name / f"{name}.jsonl").write_text(text)
-        times = {"warm start": 40.0, "training of LaMer": 60.0}
-        return write_report(tmp_path, Measurements(settings, times, 130.0, 3 * 2**30))
+        stages = quickstart.plan(tmp_path, settings)
+        for stage, seconds, gib in zip(stages, (4, 6, 40, 60, 20), (1, 1, 2, 3, 1), strict=False):
+            stage.folder.mkdir(parents=True, exist_ok=True)
+            note = {"command": stage.said, "finished": True, "seconds": seconds, "peak_bytes": gib * 2**30}
+            (stage.folder / NOTE).write_text(json.dumps(note))
+        return write_report(tmp_path, settings, stages)
 
     return write
 
@@ -116,8 +121,10 @@ class TestReport:
                 assert value == pytest.approx(share)
                 assert low <= value <= high
         assert results["references"] == {label: list(shares) for label, shares in known.items()}
-        expected = {"verdict": result.verdict, "panel": 60, "failed": 0, "seconds": 130.0, "peak_gib": 3.0, "steps": 2}
+        expected = {"verdict": result.verdict, "panel": 60, "failed": 0, "peak_gib": 3.0, "steps": 2}
         assert results | expected == results
+        assert list(results["seconds"].values()) == [4, 6, 40, 60, 20]
+        assert str(result.cost) == "2.2 minutes, and at most 3.0 GiB of memory"
 
     def test_the_installation_counts(
         self,
@@ -161,8 +168,8 @@ class TestCommands:
 
         def prepare(settings: Settings) -> list[list[str]]:
             found: list[list[str]] = []
-
-            for command in quickstart.prepare_commands(tmp_path, settings):
+            for stage in quickstart.plan(tmp_path, settings)[:3]:
+                command = stage.command
                 assert command[:3] == (sys.executable, "-m", "openrlhf_lamer.cli.main")
                 found.append(list(command[3:]))
                 if command[3] == "prepare":
@@ -178,7 +185,7 @@ class TestCommands:
     ) -> None:
         settings = QUICKSTARTS[env]
         assert [words[0] for words in commands(settings)] == ["prepare", "prepare", "warmstart"]
-        train, panel = (read_dataset(tmp_path / "data" / f"{name}.jsonl") for name in ("train", "eval"))
+        train, panel = (read_dataset(tmp_path / "data" / name / f"{name}.jsonl") for name in ("train", "eval"))
         assert len(train) == settings.steps * settings.tasks
         assert len(panel) == settings.panel_size
         assert {task.env for task in (*train, *panel)} == {env}
@@ -236,7 +243,7 @@ class TestCommands:
         (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
         episodes = set()
         for arm in settings.arms:
-            words = quickstart.training_command(tmp_path, settings, arm)
+            words = quickstart.training(tmp_path, settings, arm).command
             assert words[:3] == (sys.executable, "-m", "openrlhf.cli.train_ppo_ray")
             line = launcher.prepare(list(words[3:])).line
             config = line.config
@@ -249,50 +256,22 @@ class TestCommands:
         assert len(episodes) == 1, "as many episodes an update in every training"
 
 
-class TestFollowing:
-    @pytest.fixture
-    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, ...]]:
-        """A command that runs a module of this code."""
+class TestFolder:
+    CONSOLE = Console(quiet=True)
 
-        def make(code: str) -> tuple[str, ...]:
-            (tmp_path / "its_stage.py").write_text(code)
-            return (sys.executable, "-m", "its_stage")
+    def test_a_folder_of_something_else_is_left_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(quickstart.FolderError, match="no quickstart has written; give another"):
+            quickstart.run(tmp_path, DOORS, self.CONSOLE)
+        assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        return make
-
-    def test_lines_are_shown_in_a_pipe(self, command: Callable[[str], tuple[str, ...]], tmp_path: Path) -> None:
-        results, log = tmp_path / "results", tmp_path / "logs" / "log"
-        code = f"open({str(results)!r}, 'w').write('a\\n' * 3); print('done so far')"
-        shown = io.StringIO()
-        follow(Console(file=shown), command(code), log, results, 3, "trials")
-        *told, last = shown.getvalue().splitlines()
-        assert told[0].endswith(" -m its_stage")
-        assert f"(log: {log})" in told[1]
-        assert told[2] == "trials: 0 of 3, 0 s"
-        assert last.startswith("trials: 3 of 3, ")
-        assert log.read_text() == "done so far\n"
-
-    def test_a_failure_names_the_log_and_shows_its_end(
-        self, command: Callable[[str], tuple[str, ...]], tmp_path: Path
+    def test_finished_stages_are_not_run_again(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]], tmp_path: Path
     ) -> None:
-        log = tmp_path / "log"
-        failing = command("import sys\nfor n in range(40): print('line', n)\nsys.exit(3)")
-        with pytest.raises(StageError) as caught:
-            follow(Console(file=io.StringIO()), failing, log, tmp_path / "results", 3, "trials")
-        first, *rest = str(caught.value).splitlines()
-        assert first == f"its_stage ended with code 3; the end of {log}:"
-        assert rest == [f"line {n}" for n in range(25, 40)]
-
-    def test_a_command_that_shows_its_own_progress(
-        self, command: Callable[[str], tuple[str, ...]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        shown = io.StringIO()
-        watch(Console(file=shown), command("print('mine')"))
-        assert capfd.readouterr().out == "mine\n"
-        assert shown.getvalue().endswith(" -m its_stage\n")
-        with pytest.raises(StageError, match=r"^its_stage ended with code 2$"):
-            watch(Console(file=shown), command("import sys; sys.exit(2)"))
+        before = reported(DOORS, trials[START], lamer=trials["LaMer"], rl=trials["RL"])
+        assert quickstart.run(tmp_path, DOORS, self.CONSOLE).table == before.table
+        with pytest.raises(StageError, match="made by another command than warm start has now"):
+            quickstart.run(tmp_path, replace(DOORS, seed=1), self.CONSOLE)
 
 
 class TestProgress:

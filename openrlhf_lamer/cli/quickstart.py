@@ -15,7 +15,9 @@ def quickstart(
         Literal["doors", "minesweeper"],
         typer.Option(help="doors: LaMer and RL, with equal numbers of episodes; minesweeper: LaMer on a small board."),
     ] = "doors",
-    out: Annotated[Path, typer.Option(help="Folder for the results; it is emptied first.")] = Path("runs/quickstart"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same command goes on with what is not finished there.")
+    ] = Path("runs/quickstart"),
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the model, the warm start and the training.")] = 0,
 ) -> None:
@@ -42,4 +44,4 @@ def quickstart(
     result = run(out.absolute(), settings, console)
     console.print(result.table.to_rich(console.width))
     console.print(result.verdict)
-    console.print(f"Report: {out / 'report.md'}")
+    console.print(f"It took {result.cost}. Report: {out / 'report.md'}")

@@ -18,37 +18,43 @@ from openrlhf_lamer.evaluation.run import read_evaluations
 from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, success, won
 from openrlhf_lamer.evaluation.tables import Table
 from openrlhf_lamer.quickstart.settings import Settings
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, Stage, read_note
 from openrlhf_lamer.records import Trial
 
 INSTALL_SECONDS = "OPENRLHF_LAMER_INSTALL_SECONDS"
 """Environment variable, set by the Makefile: seconds that the installation took."""
 
-TRIALS, EVALUATIONS = "trials.jsonl", "evaluations.jsonl"
-"""Files of an arm: its training trials, and those of its evaluations."""
-
 START = "warm start"
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """Costs of a finished quickstart.
+class Cost:
+    """Cost of a finished quickstart.
 
     Attributes:
-        settings: Settings of the run.
-        times: Seconds by stage.
-        seconds: Seconds of the whole run without the installation.
+        times: Seconds by stage, the installation first if this run began with one.
         peak_bytes: Peak memory of all processes together, in bytes.
     """
 
-    settings: Settings
     times: Mapping[str, float]
-    seconds: float
     peak_bytes: int
 
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Cost:
+        """Cost of finished stages, as their notes say."""
+        install = float(os.environ.get(INSTALL_SECONDS) or 0)
+        notes = {stage.name: read_note(stage.folder) for stage in stages}
+        times = {"installation": install} if install else {}
+        times |= {name: note.seconds for name, note in notes.items()}
+        return cls(times, max(note.peak_bytes for note in notes.values()))
+
     @property
-    def install_seconds(self) -> float:
-        """Seconds that the installation took; 0 if this run began without one."""
-        return float(os.environ.get(INSTALL_SECONDS) or 0)
+    def seconds(self) -> float:
+        """Seconds of everything."""
+        return sum(self.times.values())
+
+    def __str__(self) -> str:
+        return f"{self.seconds / 60:.1f} minutes, and at most {self.peak_bytes / 2**30:.1f} GiB of memory"
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,18 @@ class Result:
         table: Success of the warm start and of each arm, below known players.
         verdict: The comparison that the quickstart is about, in a sentence.
         report: All tables and curves.
+        cost: Time and memory.
     """
 
     table: Table
     verdict: str
     report: Report
+    cost: Cost
 
 
-def write_report(out: Path, measured: Measurements) -> Result:
-    """Write `report.md`, `report.html`, `success.png` and `results.json` into `out`."""
-    settings = measured.settings
+def write_report(out: Path, settings: Settings, stages: Sequence[Stage]) -> Result:
+    """Write `report.md`, `report.html`, `success.png` and `results.json` of finished stages into `out`."""
+    cost = Cost.of(stages)
     played = evaluated(out, settings)
     references = _references(settings)
     table = success_table(settings, played, references)
@@ -78,7 +86,7 @@ def write_report(out: Path, measured: Measurements) -> Result:
     report = build([*runs, *trainings], f"Quickstart: {settings.title}")
     (out / "success.png").write_bytes(draw([_picture(settings, played, references)], "png"))
     (out / "report.html").write_text(report.to_html(), "utf-8")
-    (out / "report.md").write_text(_markdown(measured, table, verdict, report), "utf-8")
+    (out / "report.md").write_text(_markdown(settings, cost, table, verdict, report), "utf-8")
     attempts = range(1, settings.config.num_episodes + 1)
     results = {
         "success": {
@@ -88,14 +96,13 @@ def write_report(out: Path, measured: Measurements) -> Result:
         "verdict": verdict,
         "panel": settings.panel_size,
         "failed": sum(trial.failure is not None for trials in played.values() for trial in trials),
-        "seconds": measured.seconds,
-        "install_seconds": measured.install_seconds,
-        "peak_gib": measured.peak_bytes / 2**30,
+        "seconds": dict(cost.times),
+        "peak_gib": cost.peak_bytes / 2**30,
         "seed": settings.seed,
         "steps": settings.steps,
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    return Result(table, verdict, report)
+    return Result(table, verdict, report, cost)
 
 
 def evaluated(out: Path, settings: Settings) -> dict[str, list[Trial]]:
@@ -151,11 +158,9 @@ def _numbers(estimate: Estimate) -> list[float]:
     return [estimate.value, estimate.low, estimate.high]
 
 
-def _markdown(measured: Measurements, table: Table, verdict: str, report: Report) -> str:
-    settings = measured.settings
+def _markdown(settings: Settings, cost: Cost, table: Table, verdict: str, report: Report) -> str:
     config = settings.config
-    stages = "\n".join(f"| {name} | {seconds:.0f} |" for name, seconds in measured.times.items())
-    install = f"| installation | {measured.install_seconds:.0f} |\n" if measured.install_seconds else ""
+    stages = "\n".join(f"| {name} | {seconds:.0f} |" for name, seconds in cost.times.items())
     arms = "; ".join(
         f"{arm.label}: {settings.tasks} tasks x {arm.group} trials of up to {arm.num_episodes} episodes a step"
         for arm in settings.arms
@@ -176,11 +181,11 @@ evaluations, on {settings.panel_size} tasks, with context `{config.context}`, me
 {report.to_markdown()}
 | stage | seconds |
 |---|---|
-{install}{stages}
-| **together** | {measured.install_seconds + measured.seconds:.0f} |
+{stages}
+| **together** | {cost.seconds:.0f} |
 
-Peak memory of all processes: {measured.peak_bytes / 2**30:.1f} GiB.
+Peak memory of all processes: {cost.peak_bytes / 2**30:.1f} GiB.
 
 Beside this page: `report.html` (with every curve), `start/` (the warm start), for each training a folder with \
-`trials.jsonl`, `evaluations.jsonl`, `model/` (Hugging Face format) and `tensorboard/`, `results.json`, and `logs/`.
+`trials.jsonl`, `evaluations.jsonl`, `model/` (Hugging Face format), `tensorboard/` and `log`, and `results.json`.
 """

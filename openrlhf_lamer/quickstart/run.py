@@ -1,74 +1,71 @@
 """A quickstart from start to end: tasks, a warm start, the trainings with their evaluations, a report.
 
-Every stage runs in a process of its own, by the command that a user would type.
+Every stage runs in a process of its own, by the command that a user would type. A stage that is done is not run again.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.integration import cpu
-from openrlhf_lamer.quickstart.following import follow, watch
-from openrlhf_lamer.quickstart.memory import PeakMemory
-from openrlhf_lamer.quickstart.report import EVALUATIONS, TRIALS, Measurements, Result, write_report
+from openrlhf_lamer.quickstart import stages
+from openrlhf_lamer.quickstart.report import Result, write_report
 from openrlhf_lamer.quickstart.settings import Arm, Settings
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, NOTE, TRIALS, Stage
+
+
+class FolderError(LamerError, ValueError):
+    """A folder for results that holds something else."""
 
 
 def run(out: Path, settings: Settings, console: Console) -> Result:
-    """Run everything and write the results to `out`, which is emptied first.
+    """Run everything that is not finished, and write the results to `out`.
 
     Raises:
-        StageError: A stage failed.
+        FolderError: `out` holds something else than a quickstart.
+        StageError: A stage failed, or was begun with other settings.
     """
-    began = time.monotonic()
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    times: dict[str, float] = {}
-
-    def stage(name: str, work: Callable[[], object]) -> None:
-        console.rule(f"[bold]{name}")
-        start = time.monotonic()
-        work()
-        times[name] = time.monotonic() - start
-        console.print(f"{name}: {times[name]:.0f} s")
-
-    with PeakMemory() as memory:
-        stage("warm start", lambda: [watch(console, command) for command in prepare_commands(out, settings)])
-        for arm in settings.arms:
-            stage(f"training of {arm.label}", lambda arm=arm: _train(out, settings, arm, console))
-    return write_report(out, Measurements(settings, times, time.monotonic() - began, memory.peak))
+    own = plan(out, settings)
+    if out.exists() and any(out.iterdir()) and not any((stage.folder / NOTE).is_file() for stage in own):
+        raise FolderError(f"--out {out}: this folder holds files that no quickstart has written; give another one")
+    stages.run(own, console)
+    return write_report(out, settings, own)
 
 
-def prepare_commands(out: Path, settings: Settings) -> list[tuple[str, ...]]:
-    """Commands that write the tasks of training and evaluation, and make the warm start."""
-    game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
-    number = settings.steps * settings.tasks
-    train = (*game, "--split", "train", "--num", str(number))
+def plan(out: Path, settings: Settings) -> list[Stage]:
+    """Stages in their order."""
     return [
-        _ours("prepare", "tasks", *train, "--out", str(out / "data" / "train.jsonl")),
-        _ours("prepare", "tasks", *_panel(settings, game), "--out", str(out / "data" / "eval.jsonl")),
-        warm_start_command(out / "start", settings),
+        *_tasks(out, settings),
+        warm_start(out / "start", settings),
+        *(training(out, settings, arm) for arm in settings.arms),
     ]
 
 
-def _panel(settings: Settings, game: tuple[str, ...]) -> tuple[str, ...]:
+def _tasks(out: Path, settings: Settings) -> list[Stage]:
+    game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
+    number = settings.steps * settings.tasks
     held_out = (*game, "--split", "eval", "--num", str(settings.panel_size))
-    return held_out if settings.panel is None else ("--panel", settings.panel)
+    found = []
+    for name, which in (
+        ("train", (*game, "--split", "train", "--num", str(number))),
+        ("eval", held_out if settings.panel is None else ("--panel", settings.panel)),
+    ):
+        folder = out / "data" / name
+        command = _ours("prepare", "tasks", *which, "--out", str(folder))
+        found.append(Stage(f"{name} tasks", folder, command))
+    return found
 
 
-def warm_start_command(folder: Path, settings: Settings) -> tuple[str, ...]:
-    """Command of the warm start."""
+def warm_start(folder: Path, settings: Settings) -> Stage:
+    """The warm start, into `folder`."""
     config = settings.config
-    return _ours(
+    command = _ours(
         *("warmstart", "--env", settings.env, "--options", json.dumps(config.env_options)),
         *("--attempts", str(config.num_episodes), "--memory", config.memory, "--context", config.context),
         *(("--max-turns", str(config.max_turns)) if config.max_turns else ()),
@@ -78,18 +75,19 @@ def warm_start_command(folder: Path, settings: Settings) -> tuple[str, ...]:
         *("--max-new-tokens", str(settings.max_new_tokens), "--max-length", str(settings.max_length)),
         *("--seed", str(settings.seed), "--out", str(folder)),
     )
+    return Stage("warm start", folder, command)
 
 
-def training_command(out: Path, settings: Settings, arm: Arm) -> tuple[str, ...]:
-    """Training command of an arm."""
+def training(out: Path, settings: Settings, arm: Arm) -> Stage:
+    """The training of an arm, with its evaluations."""
     config, folder = settings.config, out / arm.name
-    return (
+    command = (
         *(sys.executable, "-m", "openrlhf.cli.train_ppo_ray"),
         *("--agent_func", f"openrlhf_lamer.agents.{settings.env}"),
         *("--algo.advantage.estimator", settings.estimator),
         *("--actor.model_name_or_path", str(out / "start" / "model")),
-        *("--data.prompt_dataset", str(out / "data" / "train.jsonl")),
-        *("--eval.dataset", str(out / "data" / "eval.jsonl"), "--eval.steps", str(settings.steps)),
+        *("--data.prompt_dataset", str(out / "data" / "train" / "train.jsonl")),
+        *("--eval.dataset", str(out / "data" / "eval" / "eval.jsonl"), "--eval.steps", str(settings.steps)),
         *("--eval.n_samples_per_prompt", "1", "--eval.temperature", str(settings.eval_temperature)),
         *("--lamer.num_episodes", str(arm.num_episodes), "--lamer.eval_episodes", str(config.num_episodes)),
         *(("--lamer.max_turns", str(config.max_turns)) if config.max_turns else ()),
@@ -103,12 +101,8 @@ def training_command(out: Path, settings: Settings, arm: Arm) -> tuple[str, ...]
         *("--algo.advantage.is_correction_level", "token"),
         *("--ckpt.output_dir", str(folder / "model"), "--logger.tensorboard_dir", str(folder / "tensorboard")),
     )
-
-
-def _train(out: Path, settings: Settings, arm: Arm, console: Console) -> None:
     trials = settings.steps * settings.tasks * arm.group
-    log, results = out / "logs" / f"train-{arm.name}.log", out / arm.name / TRIALS
-    follow(console, training_command(out, settings, arm), log, results, trials, "trials")
+    return Stage(f"training of {arm.label}", folder, command, folder / TRIALS, trials)
 
 
 def _ours(*words: str) -> tuple[str, ...]:

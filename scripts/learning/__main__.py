@@ -15,11 +15,11 @@ import typer
 from arms import EXPERIMENTS, Arm, Experiment
 from reporting import write
 from rich.console import Console
-from running import run
-from stages import Setup, Stage, plan
+from stages import Setup, plan
 
 from openrlhf_lamer.cli.errors import Commands, fail
 from openrlhf_lamer.quickstart.run import require_stack
+from openrlhf_lamer.quickstart.stages import Stage, run
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Learning across episodes, on a CPU.")
 
@@ -70,7 +70,7 @@ def run_(
         if stage.folder.is_relative_to(setup.folder / "train"):
             _say(console, write(experiment, setup))
 
-    left = run(stages, minutes, console, after)
+    left = run(stages, console, minutes, after)
     _say(console, write(experiment, setup))
     if left:
         names = ", ".join(stage.name for stage in left)

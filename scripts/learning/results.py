@@ -9,7 +9,7 @@ from pathlib import Path
 from arms import Arm, Experiment
 from behaviours import behaviours
 from games import Game
-from stages import EVALUATIONS, TRIALS, Setup, read_note
+from stages import Setup
 
 from openrlhf_lamer import metrics
 from openrlhf_lamer.config import LamerConfig
@@ -18,6 +18,7 @@ from openrlhf_lamer.evaluation.diversity import Diversity, diversity
 from openrlhf_lamer.evaluation.diversity import Path as Way
 from openrlhf_lamer.evaluation.run import read_entries, read_evaluations, read_trials
 from openrlhf_lamer.evaluation.statistics import Estimate, Samples, share, won
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, read_note
 from openrlhf_lamer.records import Trial
 
 Measures = Mapping[str, Samples]
@@ -111,7 +112,7 @@ def _crossed(setup: Setup, arm: Arm) -> dict[Cell, dict[int, list[Trial]]]:
 
 
 def _finished(folder: Path) -> bool:
-    return read_note(folder)[1]
+    return read_note(folder).finished
 
 
 def _seeds(folder: Path) -> list[int]:

@@ -17,46 +17,11 @@ from games import SCRATCH, Game
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.cross import cells
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, Stage
 
 SAVE_EVERY = 7
 """Steps between checkpoints. Most lie beside the evaluations: a training that is cut off in an evaluation repeats
 it."""
-
-TRIALS = "trials.jsonl"
-EVALUATIONS = "evaluations.jsonl"
-"""Files of a training with its own trials, and with those of its evaluations."""
-
-NOTE = "stage.json"
-"""File in a stage's folder: its command, and whether it is finished."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command that fills a folder.
-
-    Attributes:
-        name: What it is, for people.
-        folder: Folder that it fills, and nothing else does.
-        command: The command.
-        results: File that grows by a line a trial while it runs.
-        trials: Lines of that file in the end.
-        resumes: File whose presence says that the same command goes on from what is in the folder; None if the
-            command always begins again.
-    """
-
-    name: str
-    folder: Path
-    command: tuple[str, ...]
-    results: Path
-    trials: int
-    resumes: Path | None = None
-
-
-def read_note(folder: Path) -> tuple[str, bool]:
-    """Command that began a stage's folder, and whether it is finished; an empty one if no stage has begun there."""
-    note = folder / NOTE
-    said = json.loads(note.read_text("utf-8")) if note.is_file() else {"command": "", "finished": False}
-    return said["command"], said["finished"]
 
 
 @dataclass(frozen=True)
@@ -118,13 +83,13 @@ def _data(setup: Setup) -> Iterator[Stage]:
     game, number = setup.game, setup.game.steps * setup.game.tasks
     options = ("--env", game.env, "--options", json.dumps(game.options))
     held_out = (*options, "--split", "eval", "--num", str(game.panel_size))
-    for name, which, count in (
-        ("train", (*options, "--split", "train", "--num", str(number)), number),
-        ("eval", held_out if game.panel is None else ("--panel", game.panel), game.panel_size),
+    for name, which in (
+        ("train", (*options, "--split", "train", "--num", str(number))),
+        ("eval", held_out if game.panel is None else ("--panel", game.panel)),
     ):
         folder = setup.folder / "data" / name
         command = _ours("prepare", "tasks", *which, "--out", str(folder))
-        yield Stage(f"{name} tasks", folder, command, folder / f"{name}.jsonl", count)
+        yield Stage(f"{name} tasks", folder, command)
 
 
 def _warm_start(setup: Setup, seed: int) -> Stage:
@@ -136,7 +101,7 @@ def _warm_start(setup: Setup, seed: int) -> Stage:
         *(SCRATCH if setup.model is None else ("--model", str(setup.model))),
         *("--seed", str(seed), "--out", str(folder)),
     )
-    return Stage(f"seed {seed}: warm start", folder, command, folder / "demonstrations.jsonl", game.demonstrations)
+    return Stage(f"seed {seed}: warm start", folder, command)
 
 
 def _training(setup: Setup, arm: Arm, seed: int) -> Stage:

@@ -1,0 +1,146 @@
+"""Commands as stages: each fills a folder, is run once, and goes on or begins again if it was cut off."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from openrlhf_lamer.evaluation.run import write_json
+from openrlhf_lamer.quickstart.following import StageError, follow, watch
+from openrlhf_lamer.quickstart.memory import PeakMemory
+
+NOTE = "stage.json"
+"""File in a stage's folder with its `Note`."""
+
+TRIALS, EVALUATIONS = "trials.jsonl", "evaluations.jsonl"
+"""Files of a training: its trials, and those of its evaluations."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that fills a folder.
+
+    Attributes:
+        name: What it is, for people.
+        folder: Folder that it fills, and nothing else does.
+        command: The command, an interpreter first.
+        results: File that grows by a line a trial while it runs; None if the command shows its own progress.
+        trials: Lines of that file in the end.
+        resumes: File whose presence says that the same command goes on from what is in the folder; None if the
+            command always begins again.
+    """
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+    results: Path | None = None
+    trials: int = 0
+    resumes: Path | None = None
+
+    @property
+    def said(self) -> str:
+        """The command as text, whatever interpreter runs it."""
+        return shlex.join(["python", *self.command[1:]])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage was run to its end.
+
+        Raises:
+            StageError: The folder was begun by another command.
+        """
+        note = read_note(self.folder)
+        if note.command not in ("", self.said):
+            raise StageError(
+                f"{self.folder} was made by another command than {self.name} has now. Remove it, or give another "
+                f"--out. Then: {note.command}. Now: {self.said}"
+            )
+        return note.finished
+
+
+@dataclass(frozen=True)
+class Note:
+    """Note about a stage in its folder.
+
+    Attributes:
+        command: Command that began it, as text; empty if none has.
+        finished: Whether it was run to its end.
+        seconds: Seconds of the run that finished it.
+        peak_bytes: Peak memory of that run, all processes together, in bytes.
+    """
+
+    command: str = ""
+    finished: bool = False
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+def read_note(folder: Path) -> Note:
+    """Note in a stage's folder; an empty one if no stage has begun there."""
+    note = folder / NOTE
+    return Note(**json.loads(note.read_text("utf-8"))) if note.is_file() else Note()
+
+
+def run(
+    stages: Sequence[Stage],
+    console: Console,
+    minutes: float = math.inf,
+    after: Callable[[Stage], None] = lambda stage: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Stage]:
+    """Run what is not finished, one stage at a time; returns the stages that the budget left no time for.
+
+    Args:
+        stages: In the order in which they need each other.
+        console: Shows progress.
+        minutes: Budget. A stage that was begun within it is run to its end.
+        after: Called after each stage that was run.
+        clock: Seconds.
+
+    Raises:
+        StageError: A stage failed, or its folder was begun by another command.
+    """
+    began = clock()
+    ahead = [stage for stage in stages if not stage.finished]
+    for number, stage in enumerate(ahead):
+        used = (clock() - began) / 60
+        if used >= minutes:
+            return ahead[number:]
+        done = len(stages) - len(ahead) + number
+        budget = "" if math.isinf(minutes) else f"; {used:.0f} of {minutes:g} minutes"
+        console.rule(f"[bold]{stage.name}[/] ({done + 1} of {len(stages)}{budget})")
+        _run(stage, console)
+        after(stage)
+    return []
+
+
+def _run(stage: Stage, console: Console) -> None:
+    if stage.resumes is not None and stage.resumes.exists():
+        for name in (TRIALS, EVALUATIONS):
+            _drop_half_line(stage.folder / name)
+    elif stage.folder.exists():
+        shutil.rmtree(stage.folder)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    write_json(stage.folder / NOTE, asdict(Note(stage.said)))
+    began = time.monotonic()
+    with PeakMemory() as memory:
+        if stage.results is None:
+            watch(console, stage.command)
+        else:
+            follow(console, stage.command, stage.folder / "log", stage.results, stage.trials, "trials")
+    write_json(stage.folder / NOTE, asdict(Note(stage.said, True, time.monotonic() - began, memory.peak)))
+
+
+def _drop_half_line(file: Path) -> None:
+    """Cut off a last line without its end, which a killed process left."""
+    if file.is_file():
+        content = file.read_bytes()
+        file.write_bytes(content[: content.rfind(b"\n") + 1])
