@@ -97,6 +97,7 @@ GAMES = {
             memory="history",
             panel="darkroom/5",
             context="episode",
+            demonstrations=2000,
         ),
         Game(
             "minesweeper",
