@@ -186,6 +186,9 @@ REFUSED_WITH_OURS: Mapping[str, str] = {
 CLIP_RANGE = (-10, 10)
 """Default of the host's `--reward.clip_range`."""
 
+ANY_SHARE = (-1, 2)
+"""A `--algo.dynamic_filtering_range` within which every share of wins lies; the host's default (0, 1) excludes both."""
+
 Baseline: TypeAlias = Literal["none", "mean", "others", "spread", "batch"]
 """The host's baseline of a sample's reward: nothing, the mean of its group, the mean of the others in its group,
 the mean and spread of its group, or the mean of the whole batch."""

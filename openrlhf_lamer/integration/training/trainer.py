@@ -119,7 +119,7 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config, self.estimator)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def fit(self, global_step: int = 0) -> None:
@@ -161,10 +161,11 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
     """The generating half of the asynchronous trainer; its trials travel through the host's queue."""
 
     config: ClassVar[LamerConfig]
+    estimator: ClassVar[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config, self.estimator)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
