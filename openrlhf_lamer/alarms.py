@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 NEARLY_ALL = 0.9
-"""Share of replies or trials that counts as nearly all. Of the rest, a group of 8 trials has about one, which has nothing
-to be compared with."""
+"""Share of replies or trials that counts as nearly all. Of the rest, a group of 8 trials has about one, and nothing to
+compare it with."""
 
 STILL = 0.01
 """Nats of entropy a token that count as none: a sampled token had a probability of 99%. A policy trades its entropy for
@@ -33,7 +33,7 @@ KL_LARGE = 0.1
 weights in the engines than in the trainer do."""
 
 KL_RISE = 10.0
-"""Rise over the first steps that is an alarm: more than it varies from step to step, long before it is a thousandfold."""
+"""Rise over the first steps that is an alarm: more than it varies by chance, well before it is a thousandfold."""
 
 FIRST = 5
 """Number of steps whose median is the figure that later ones are compared with."""
