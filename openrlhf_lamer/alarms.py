@@ -128,9 +128,8 @@ class Alarms:
         """
         seen = dict(self._seen(metrics))
         found = [Alarm(name, message, new=name not in self._away) for name, message in seen.items()]
-        self._away = {name: count + 1 for name, count in self._away.items() if count + 1 < AWAY} | dict.fromkeys(
-            seen, 0
-        )
+        self._away = {name: steps + 1 for name, steps in self._away.items() if steps + 1 < AWAY}
+        self._away |= dict.fromkeys(seen, 0)
         return found
 
     def _seen(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
