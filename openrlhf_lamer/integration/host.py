@@ -94,6 +94,8 @@ SEAMS = (
     Seam(_GENERATOR, "SamplesGenerator.__init__", "a batch of trials", _GENERATES),
     Seam(_GENERATOR, "SamplesGenerator.generate_samples", "a batch of trials", ("generate_kwargs",)),
     Seam(_GENERATOR, "SamplesGenerator.generate_eval_samples", "evaluation", ("generate_kwargs",)),
+    Seam("datasets/prompts_dataset.py", "PromptDataset.__getitem__", "tasks are drawn by what they taught", ("idx",)),
+    Seam("datasets/prompts_dataset.py", "PromptDataset.collate_fn", "the same", ("item_list",)),
     Seam(_EXPERIENCE, "Experience", "a sample that is a trial, and rows", _FIELDS),
     Seam(_EXPERIENCE, "Experience.concat_experiences", "micro-batches of rows", ("experiences_list", "pad_token_id")),
     Seam(_MAKER, "RemoteExperienceMaker.__init__", "trials to rows", _MAKES),
