@@ -78,13 +78,12 @@ def test_kl_raises_an_alarm_where_it_rose_tenfold_over_the_first_steps() -> None
     assert not any(kl_alarms([*first, *[0.019] * 5])), "not tenfold"
     risen = kl_alarms([*first, *[0.021] * LAST])
     assert risen == [False] * (FIRST + 1) + [True] * (LAST - 1), "from when most of the last steps are so"
-    assert not any(kl_alarms([*first, 0.05, 0.002, 0.05, 0.002, 0.002, 0.05])), "single peaks are none"
+    assert not any(kl_alarms([*first, 0.05, 0.002, 0.002, 0.05, 0.002, 0.002])), "single peaks are none"
     assert not any(kl_alarms([1e-5] * FIRST + [KL_FINE] * 5)), "a rise to what is still fine"
     own = Alarms()
-    for value in [*first, *[0.05] * 2]:
-        found = own.step(GOOD | {"vllm_kl": value})
-    assert "risen from 0.002 to 0.05" in found[0].message
-    assert "--algo.advantage.is_correction_level" in found[0].message
+    *_, (alarm,) = [own.step(GOOD | {"vllm_kl": value}) for value in [*first, *[0.05] * 2]]
+    assert "risen from 0.002 to 0.05" in alarm.message
+    assert "--algo.advantage.is_correction_level" in alarm.message
 
 
 def test_kl_raises_an_alarm_where_it_is_large_from_the_first_steps_on() -> None:
@@ -141,8 +140,8 @@ def test_the_trainer_warns_once_and_logs_the_number_of_alarms(
     from openrlhf_lamer.integration.training import trainer
 
     class Host:
-        def train_step(self, rollout: Any, step: int) -> tuple[dict[str, Any], int]:
-            return {"vllm_kl": 0.001}, step + 1
+        def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
+            return {"vllm_kl": 0.001}, global_step + 1
 
     class Trainer(trainer.TrialTraining, Host):
         config = LamerConfig(num_episodes=1)
