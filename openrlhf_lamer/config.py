@@ -28,6 +28,7 @@ from openrlhf_lamer.vocabulary import (
     MEMORY_HELP,
     NORM_HELP,
     REWARD_HELP,
+    TASK_SAMPLING_HELP,
     ContextPolicy,
     CrossEpisode,
     Forward,
@@ -35,6 +36,7 @@ from openrlhf_lamer.vocabulary import (
     Memory,
     Norm,
     RewardScheme,
+    TaskSampling,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class LamerConfig(BaseModel):
     )
     loss_weight: LossWeight = Field(default="token", description=LOSS_WEIGHT_HELP)
     forward: Forward = Field(default="forest", description=FORWARD_HELP)
+    task_sampling: TaskSampling = Field(default="uniform", description=TASK_SAMPLING_HELP)
     env_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the environment as JSON, such as '{\"mines\": 4}'."
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from statistics import fmean
 
-from openrlhf_lamer.records import FailureKind, Phase, Stop, Trial
+from openrlhf_lamer.records import FailureKind, Phase, Stop, Trial, Turn
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -35,6 +35,7 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
     - of reflections, `reflection_tokens` and `reflection_valid` (a remark was found), of all and with `/n`
       of those on episode n, counted from 1;
     - of all turns, `truncated_replies` (the token limit cut them);
+    - of sampled tokens, `entropy/play` and `entropy/reflect`, and with `/n` those of episode n: see `token_entropy`;
     - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin.
 
     And of all trials: `failed` (share), `failed/<kind>` and `failed_at/<stage>` (counts), `retries` (count),
@@ -67,11 +68,25 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         own = [turn for turn in reflections if turn.episode == n - 1]
         found[f"reflection_tokens/{n}"] = mean(len(turn.sampled_ids) for turn in own)
         found[f"reflection_valid/{n}"] = mean(turn.valid for turn in own)
+    for phase, of_phase in ((Phase.PLAY, play), (Phase.REFLECT, reflections)):
+        found[f"entropy/{phase}"] = token_entropy(of_phase)
+        for n in range(num_episodes):
+            found[f"entropy/{phase}/{n + 1}"] = token_entropy([turn for turn in of_phase if turn.episode == n])
     failures = [trial.failure for trial in trials if trial.failure is not None]
     kinds, stages = Counter(each.kind for each in failures), Counter(each.stage for each in failures)
     found |= {f"failed/{kind}": float(kinds[kind]) for kind in FailureKind if kinds[kind]}
     found |= {f"failed_at/{stage}": float(count) for stage, count in sorted(stages.items())}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def token_entropy(turns: Iterable[Turn]) -> float | None:
+    """Mean negative log-probability of the sampled tokens of turns, in nats; None without log-probabilities.
+
+    Its expectation is the policy's entropy a token, at the temperature of sampling and in the states that were played.
+    """
+    given = [turn.logprobs for turn in turns if turn.logprobs]
+    count = sum(map(len, given))
+    return 0.0 - sum(map(sum, given)) / count if count else None
 
 
 def _overlong(trial: Trial, num_episodes: int) -> bool:

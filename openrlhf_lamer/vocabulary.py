@@ -33,3 +33,9 @@ LOSS_WEIGHT_HELP = (
     "Unit of equal weight in the policy's loss: a token, a turn (long replies don't outweigh short ones), or a trial "
     "(trials of many turns don't outweigh short ones)."
 )
+
+TaskSampling: TypeAlias = Literal["uniform", "learnable"]
+TASK_SAMPLING_HELP = (
+    "Order of the tasks: shuffled, each once an epoch; or drawn one by one, those whose last groups of trials earned "
+    "different returns up to ten times as often as those whose trials all earned the same."
+)

@@ -143,6 +143,7 @@ def generator_strategy(
     partial: bool = False,
     seeded: bool = False,
     filtering: bool = False,
+    shares: tuple[float, float] = (-1, 2),
     correction: str = "off",
 ) -> Any:
     """The host's strategy with the arguments that its generator of samples reads."""
@@ -156,7 +157,7 @@ def generator_strategy(
             "train.full_determinism_enable": seeded,
             "algo.advantage.is_correction_level": correction,
             "algo.dynamic_filtering_enable": filtering,
-            "algo.dynamic_filtering_range": (0, 1),
+            "algo.dynamic_filtering_range": shares,
             "vllm.enable_sleep": False,
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from openrlhf_lamer import metrics
@@ -94,3 +95,38 @@ def test_the_same_actions_in_other_states_are_another_way_to_play() -> None:
     there = trial("a")
     elsewhere = Trial(there.task, (Episode((turn(0, 1, "a"),), Stop.LOST, ""),))
     assert metrics.diversity([there, elsewhere], [0, 0], 1)["diversity@1"] == pytest.approx(math.log(2))
+
+
+def test_entropy_is_the_mean_negative_log_probability_of_sampled_tokens_by_phase_and_episode() -> None:
+    def scored(made: Turn, logprobs: tuple[float, ...] | None) -> Turn:
+        return replace(made, sampled_ids=(2,) * len(logprobs or (0,)), logprobs=logprobs)
+
+    lost = Episode(
+        (scored(turn(0, 0, "a"), (-1.0, -3.0)), scored(turn(0, 1, "b"), (-0.5,))),
+        Stop.LOST,
+        "",
+        scored(turn(0, 2, "aha", Phase.REFLECT), (-0.25, -0.75)),
+    )
+    last = Episode((scored(turn(1, 0, "a"), (0.0, 0.0)), scored(turn(1, 1, "a"), None)), Stop.LOST, "")
+    played = Trial(Task("minesweeper", seed=0), (lost, last))
+    found = metrics.summarize([played, played], 3, 0.6)
+    assert {key: value for key, value in found.items() if key.startswith("entropy")} == pytest.approx(
+        {
+            "entropy/play": 4.5 / 5,
+            "entropy/play/1": 1.5,
+            "entropy/play/2": 0.0,
+            "entropy/reflect": 0.5,
+            "entropy/reflect/1": 0.5,
+        }
+    )
+    assert str(found["entropy/play/2"]) == "0.0"
+    assert not [key for key in metrics.summarize([trial("ab")], 1, 0.6) if key.startswith("entropy")]
+
+
+def test_entropy_estimates_that_of_the_distribution_that_tokens_are_drawn_from() -> None:
+    chances = np.array([0.7, 0.2, 0.1])
+    tokens = np.random.default_rng(0).choice(3, size=50_000, p=chances)
+    sampled = replace(turn(0, 0, "a"), sampled_ids=tokens.tolist(), logprobs=np.log(chances)[tokens].tolist())
+    exact = float(-(chances * np.log(chances)).sum())
+    spread = float(np.log(chances)[tokens].std()) / 50_000**0.5
+    assert metrics.token_entropy([sampled]) == pytest.approx(exact, abs=4 * spread)

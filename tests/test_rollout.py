@@ -74,9 +74,8 @@ def generator(engines: list[Any], tokenizer: Any, *, limit: int | None, seeded: 
     prompts: Any = SimpleNamespace(sampler=None)
     tasks = [Task("minesweeper", seed=seed, options=OPTIONS) for seed in range(3)]
     panel = [(None, [task.id], [task.to_json()], [None]) for task in tasks]
-    return LamerSamplesGenerator(
-        strategy, prompts, panel, tokenizer, engines, CONFIG.model_copy(update={"max_concurrent_trials": limit})
-    )
+    config = CONFIG.model_copy(update={"max_concurrent_trials": limit})
+    return LamerSamplesGenerator(strategy, prompts, panel, tokenizer, engines, config, "lamer_gigpo")
 
 
 def play(source: Any, temperature: float) -> tuple[list[Trial], dict[str, float]]:

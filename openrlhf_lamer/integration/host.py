@@ -94,6 +94,8 @@ SEAMS = (
     Seam(_GENERATOR, "SamplesGenerator.__init__", "a batch of trials", _GENERATES),
     Seam(_GENERATOR, "SamplesGenerator.generate_samples", "a batch of trials", ("generate_kwargs",)),
     Seam(_GENERATOR, "SamplesGenerator.generate_eval_samples", "evaluation", ("generate_kwargs",)),
+    Seam("datasets/prompts_dataset.py", "PromptDataset.__getitem__", "tasks are drawn by what they taught", ("idx",)),
+    Seam("datasets/prompts_dataset.py", "PromptDataset.collate_fn", "the same", ("item_list",)),
     Seam(_EXPERIENCE, "Experience", "a sample that is a trial, and rows", _FIELDS),
     Seam(_EXPERIENCE, "Experience.concat_experiences", "micro-batches of rows", ("experiences_list", "pad_token_id")),
     Seam(_MAKER, "RemoteExperienceMaker.__init__", "trials to rows", _MAKES),
@@ -185,6 +187,9 @@ REFUSED_WITH_OURS: Mapping[str, str] = {
 
 CLIP_RANGE = (-10, 10)
 """Default of the host's `--reward.clip_range`."""
+
+ANY_SHARE = (-1, 2)
+"""A `--algo.dynamic_filtering_range` within which every share of wins lies; the host's default (0, 1) excludes both."""
 
 Baseline: TypeAlias = Literal["none", "mean", "others", "spread", "batch"]
 """The host's baseline of a sample's reward: nothing, the mean of its group, the mean of the others in its group,

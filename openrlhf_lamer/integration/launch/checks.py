@@ -13,6 +13,7 @@ from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
 from openrlhf_lamer.integration.host import (
+    ANY_SHARE,
     CLIP_RANGE,
     ESTIMATORS,
     REFUSED,
@@ -23,6 +24,7 @@ from openrlhf_lamer.integration.launch.dataset import REMEDY, check_dataset
 from openrlhf_lamer.integration.launch.flags import CommandLine
 from openrlhf_lamer.integration.rollout.task_stream import generation_window
 from openrlhf_lamer.integration.training.credit import credit_config
+from openrlhf_lamer.learnability import filters_by_wins
 
 
 def needs_critic(estimator: str) -> bool:
@@ -120,6 +122,11 @@ def _check_estimator(line: CommandLine) -> None:
         raise ConfigError(
             f"--rollout.n_samples_per_prompt {size}: {name} compares the trials of a task, so a group needs 2 or more; "
             "the paper uses 8 for LaMer and 24 for RL"
+        )
+    if line.config.task_sampling == "learnable" and size < 2:
+        raise ConfigError(
+            "--lamer.task_sampling learnable: it compares the trials of a task, so a group needs 2 or more; give "
+            "--rollout.n_samples_per_prompt 2 or more, or leave the flag out"
         )
     takes = {advantage.get(name).flag(option) for option in advantage.get(name).fields} if ours else set()
     for flag in line.config.model_extra or {}:
@@ -254,6 +261,17 @@ def clip_range(line: CommandLine, agent: Agent) -> tuple[int, int] | None:
         f"--reward.clip_range {low:g} {high:g}: {said}; leave the flag out, or give --reward.clip_range "
         f"{wide[0]:g} {wide[1]:g}"
     )
+
+
+def filtering_range(line: CommandLine) -> tuple[int, int] | None:
+    """Bounds for `--algo.dynamic_filtering_range` that every share of wins is within.
+
+    They are for filtering by returns, where the user gives no bounds of his own; else None, and the host's stay.
+    """
+    by_wins = filters_by_wins(line["algo.advantage.estimator"], line.config)
+    if not line["algo.dynamic_filtering_enable"] or by_wins or "algo.dynamic_filtering_range" in line.given:
+        return None
+    return ANY_SHARE
 
 
 def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
 from openrlhf_lamer.integration.launch.checks import (
     check,
     clip_range,
+    filtering_range,
     max_len,
     needs_critic,
     needs_reference,
@@ -107,6 +108,9 @@ def prepare(argv: Sequence[str]) -> Plan:
     wide = clip_range(line, agent)
     if wide is not None:
         defaults["reward.clip_range"] = wide
+    shares = filtering_range(line)
+    if shares is not None:
+        defaults["algo.dynamic_filtering_range"] = shares
     return Plan(parse(argv, names, defaults), file, cpu_mode, defaults)
 
 

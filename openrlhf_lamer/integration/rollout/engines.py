@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.dispatch import Dispatcher, Expectation, Occupancy
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Task, Trial
 
 if TYPE_CHECKING:
     from openrlhf_lamer.integration.rollout.sample import TrialExperience
@@ -44,6 +44,7 @@ class Group:
         max_length: Most tokens of a prompt and its reply together.
         evaluating: Whether the trials belong to the host's evaluation set and are not trained.
         samples: The host's sample of each trial; None until the trial has ended.
+        learnability: Variance of its live trials' returns; None until the last has ended, and for fewer than two.
         passed: Whether the group may be trained; None until its last trial has ended.
     """
 
@@ -54,6 +55,7 @@ class Group:
     max_length: int
     evaluating: bool = False
     samples: list[TrialExperience | None] = field(init=False)
+    learnability: float | None = field(default=None, init=False)
     passed: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,12 @@ class Group:
     def complete(self) -> bool:
         """Whether all trials have ended."""
         return None not in self.samples
+
+    @property
+    def live_trials(self) -> list[Trial]:
+        """Its trials that have ended and did not fail."""
+        trials = [sample.trial for sample in self.samples if sample is not None]
+        return [trial for trial in trials if trial is not None and trial.failure is None]
 
 
 class Engines:

@@ -15,7 +15,10 @@ from vllm import SamplingParams
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.rollout.engines import Engines, Group
+from openrlhf_lamer.integration.rollout.learnable_stream import LearnableStream
 from openrlhf_lamer.integration.rollout.task_stream import Draw, TaskStream, generation_window, trial_seed
+from openrlhf_lamer.learnability import filters_by_wins, learnability, trial_returns
+from openrlhf_lamer.metrics import mean
 
 logger = init_logger(__name__)
 
@@ -60,18 +63,27 @@ class LamerSamplesGenerator(SamplesGenerator):
         tokenizer: Any,
         vllm_engines: Any,
         config: LamerConfig,
+        estimator: str,
     ) -> None:
-        stream = TaskStream(prompts_dataloader, strategy.args.train.seed)
+        streams = {"uniform": TaskStream, "learnable": LearnableStream}
+        stream = streams[config.task_sampling](prompts_dataloader, strategy.args.train.seed)
         super().__init__(strategy, stream, eval_dataloader, tokenizer, vllm_engines)
-        self._stream = stream
+        self._stream: TaskStream | LearnableStream = stream
+        self._config, self._estimator = config, estimator
         self._engines = Engines(self.vllm_engines, tokenizer, config, seeded=self.args.train.full_determinism_enable)
         self._groups: deque[tuple[Draw, Group]] = deque()
 
     @classmethod
-    def instead_of(cls, host: SamplesGenerator, config: LamerConfig) -> LamerSamplesGenerator:
+    def instead_of(cls, host: SamplesGenerator, config: LamerConfig, estimator: str) -> LamerSamplesGenerator:
         """A generator with the prompts and engines of `host`."""
         return cls(
-            host.strategy, host.prompts_dataloader, host.eval_dataloader, host.tokenizer, host.vllm_engines, config
+            host.strategy,
+            host.prompts_dataloader,
+            host.eval_dataloader,
+            host.tokenizer,
+            host.vllm_engines,
+            config,
+            estimator,
         )
 
     def generate_samples(self, **generate_kwargs: Any) -> tuple[Rollout, float | None, int, bool]:
@@ -88,6 +100,10 @@ class LamerSamplesGenerator(SamplesGenerator):
         if not self._groups and not self._stream.open:
             self._stream.begin()
         self._wake()
+        while self._stream.held and self._draw(size, generate_kwargs):
+            pass
+        while not partial and not all(group.complete for _, group in self._groups):
+            self._wait()  # what a checkpoint held had ended when it was written
         bar = tqdm(total=size, desc="Generate samples")
         if partial or self._ready() < size:
             while True:
@@ -132,40 +148,59 @@ class LamerSamplesGenerator(SamplesGenerator):
     def _fill(self, window: int, size: int, generate_kwargs: dict[str, Any]) -> None:
         """Draw prompts until `window` groups are being played or are ready to be trained."""
         while sum(group.passed is not False for _, group in self._groups) < window:
-            draw = self._stream.draw()
-            if draw is None:
+            if not self._draw(size, generate_kwargs):
                 break
+
+    def _draw(self, size: int, generate_kwargs: dict[str, Any]) -> bool:
+        """Draw a prompt and have its trials played; whether there was one."""
+        draw = self._stream.draw()
+        if draw is not None:
             group = self._group(draw.prompt, draw.label, "train", draw.number, generate_kwargs)
             self._groups.append((draw, group))
             self._engines.submit(group, draw.number // size)
+        return draw is not None
 
     def _wait(self) -> None:
-        """Wait for a trial. If it is the last of a group to train, decide whether the group passes."""
+        """Wait for a trial. If it is the last of a group to train, see what the group teaches and whether it passes."""
         group = self._engines.wait()
         if group.complete and not group.evaluating:
+            group.learnability = learnability(trial_returns(self._estimator, group.live_trials, self._config))
             group.passed = not self.args.algo.dynamic_filtering_enable or self._passes(group)
 
     def _passes(self, group: Group) -> bool:
-        """Whether a group's mean score lies within the host's bounds; a group with a failed trial passes."""
+        """Whether a group's trials earned different returns, and its mean score lies within the host's bounds.
+
+        Only the bounds count where an estimator of the host's compares single episodes, as in the host. A group with a
+        failed trial passes.
+        """
         scores = [sample.scores for sample in group.samples if sample is not None]
         if any(score is None for score in scores):
             return True
-        mean = sum(float(score) for score in scores if score is not None) / len(scores)
+        average = sum(float(score) for score in scores if score is not None) / len(scores)
         low, high = self.args.algo.dynamic_filtering_range
-        if not low < mean < high:
-            logger.info(f"Filtered out {group.prompt}: a mean score of {mean:.2f} is not within ({low:g}, {high:g})")
-        return low < mean < high
+        if not low < average < high:
+            why = f"a mean score of {average:.2f} is not within ({low:g}, {high:g})"
+        elif not group.learnability and not filters_by_wins(self._estimator, self._config):
+            why = "all trials earned the same"
+        else:
+            return True
+        logger.info(f"Filtered out {group.prompt}: {why}")
+        return False
 
     def _deliver(self, size: int, metrics: dict[str, float]) -> tuple[Rollout, float | None, int, bool]:
         chosen: list[Group] = []
+        taught: list[float] = []
         used = 0
         while self._groups and self._groups[0][1].complete and len(chosen) < size:
             draw, group = self._groups.popleft()
-            self._stream.deliver(draw)
+            self._stream.deliver(draw, group.learnability)
             used += 1
+            taught += [] if group.learnability is None else [float(group.learnability > 0)]
             if group.passed:
                 chosen.append(group)
         rate = 100 * len(chosen) / used if used and self.args.algo.dynamic_filtering_enable else None
+        share = mean(taught)
+        metrics |= {} if share is None else {"groups_that_teach": share}
         return Rollout(chosen, metrics), rate, used, not self._groups and not self._stream.open
 
     def _group(self, prompt: str, label: str, split: str, number: int, generate_kwargs: dict[str, Any]) -> Group:

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from openrlhf_lamer import LamerError
+
 DRAWN = "lamer_drawn"
 """Key of the number of prompts drawn, in the dataloader's state."""
+PLACE = "lamer_place"
+"""Key of the number of prompts drawn in their epoch, in the state of a `LearnableStream`."""
+
+
+class CheckpointError(LamerError, ValueError):
+    """A checkpoint that this run cannot go on from; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,16 @@ class TaskStream:
         self._drawn += 1
         return Draw(self._drawn - 1, prompt, label, {**self._loader.state_dict(), DRAWN: self._drawn})
 
-    def deliver(self, last: Draw) -> None:
-        """Mark all prompts up to `last` as used up: a run resumed from here begins after it."""
+    @property
+    def held(self) -> int:
+        """Number of prompts of a checkpoint that must be drawn again before others: none, the order is fixed."""
+        return 0
+
+    def deliver(self, last: Draw, learnability: float | None) -> None:
+        """Mark all prompts up to `last` as used up: a run resumed from here begins after it.
+
+        The order of tasks does not depend on what their trials taught.
+        """
         self._delivered = last.state
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,7 +98,15 @@ class TaskStream:
         return self._delivered or {**self._loader.state_dict(), DRAWN: self._drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
+        """Continue from a saved state.
+
+        Raises:
+            CheckpointError: The state is that of a `LearnableStream`.
+        """
+        if PLACE in state:
+            raise CheckpointError(
+                "the checkpoint was written with --lamer.task_sampling learnable: add it, or train from the start"
+            )
         self._drawn = state.get(DRAWN, 0)
         self._delivered = state or None
         self._loader.load_state_dict({key: value for key, value in state.items() if key != DRAWN})

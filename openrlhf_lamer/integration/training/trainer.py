@@ -12,6 +12,7 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_trainer_async import GenerateSamplesActor, TrainingActor
 from openrlhf.utils.logging_utils import init_logger
 
+from openrlhf_lamer.alarms import Alarms
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.remote import plain_class
 from openrlhf_lamer.integration.rollout.generator import LamerSamplesGenerator, Rollout
@@ -56,15 +57,21 @@ class TrialTraining:
             estimator=self.estimator,
             forest=not padded,
         )
+        self._alarms = Alarms()
 
     def train_step(self, rollout_samples: Rollout, global_step: int) -> tuple[dict[str, Any], int]:
-        """Take the host's step, check the trained rows and tokens against the rollout, and log the batch."""
+        """Take the host's step, check the trained rows and tokens against the rollout, and log the batch and alarms."""
         host: Any = super()
         status, global_step = host.train_step(rollout_samples, global_step)
         batch = self._batch
         self._check_trained(batch, status)
         found = batch_metrics(batch, self.config) | rollout_samples.metrics
         status |= {f"lamer/{key}": value for key, value in found.items()}
+        alarms = self._alarms.step(status)
+        for alarm in alarms:
+            if alarm.new:
+                logger.warning(alarm.message)
+        status["lamer/alarms"] = float(len(alarms))
         if self.config.trials:
             write_trials(Path(self.config.trials), batch, global_step)
         return status, global_step
@@ -119,7 +126,7 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config, self.estimator)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def fit(self, global_step: int = 0) -> None:
@@ -161,10 +168,11 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
     """The generating half of the asynchronous trainer; its trials travel through the host's queue."""
 
     config: ClassVar[LamerConfig]
+    estimator: ClassVar[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config)
+        self.samples_generator = LamerSamplesGenerator.instead_of(self.samples_generator, self.config, self.estimator)
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
 
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
