@@ -82,8 +82,8 @@ def test_prompts_have_room_for_the_larger_number_of_episodes(
     line.config = config
     episodes = most if has_set else trained
     expected = room.needed(agent, config.model_copy(update={"num_episodes": episodes}), 512)
-    trained = Dataset(1, {"sokoban": [{}]})
-    tasks = checks.Tasks(trained, trained if has_set else Dataset())
+    dataset = Dataset(1, {"sokoban": [{}]})
+    tasks = checks.Tasks(dataset, dataset if has_set else Dataset())
     assert checks.max_len(line, games({"sokoban": agent}, config), tasks) == (expected, "")
     if evaluated == 8 and has_set:
         assert expected > room.needed(agent, config, 512)
