@@ -71,7 +71,7 @@ def test_long_trials_of_one_game_may_hold_all_slots_and_short_ones_of_another_fi
     longest_first = simulate(works, 1, 4)
     assert max(longest_first.ended[trial] for trial in range(9)) == 300
     assert min(longest_first.began[trial] for trial in range(9, 49)) == 200
-    assert max(longest_first.ended.values()) == 340
+    assert max(longest_first.ended.values()) == 330  # no order is faster: the mean load of a slot is 325
     cheap_first = simulate(works, 1, 4, [1 / work for work in works])
     assert max(cheap_first.ended.values()) == 400
 
