@@ -66,7 +66,7 @@ class LamerConfig(BaseModel):
     max_turns: int | None = Field(
         default=None,
         ge=1,
-        description="Turns in an episode, in training and on its evaluation set; by default the agent's for each.",
+        description="Turns in an episode, in training and on its evaluation set; by default each agent's for each.",
     )
     eval_episodes: int | None = Field(
         default=None,
@@ -98,7 +98,9 @@ class LamerConfig(BaseModel):
     forward: Forward = Field(default="forest", description=FORWARD_HELP)
     task_sampling: TaskSampling = Field(default="uniform", description=TASK_SAMPLING_HELP)
     env_options: dict[str, Any] = Field(
-        default_factory=dict, description="Options of the environment as JSON, such as '{\"mines\": 4}'."
+        default_factory=dict,
+        description="Options of the environment as JSON, such as '{\"mines\": 4}'; with several agents by environment, "
+        'such as \'{"minesweeper": {"mines": 4}}\'.',
     )
     max_failed_share: float = Field(
         default=0.25, ge=0, le=1, description="Abort when more than this share of a batch's trials failed."

@@ -65,6 +65,17 @@ def test_every_trial_is_played_once_and_no_limit_is_passed(
     assert sorted(played.ended) == list(range(len(works)))
 
 
+def test_long_trials_of_one_game_may_hold_all_slots_and_short_ones_of_another_fill_up_later() -> None:
+    """A batch is trained when its last trial has ended: short trials that go first only put that off."""
+    works = [100.0] * 9 + [10.0] * 40  # a slow game and a cheap one, on four slots
+    longest_first = simulate(works, 1, 4)
+    assert max(longest_first.ended[trial] for trial in range(9)) == 300
+    assert min(longest_first.began[trial] for trial in range(9, 49)) == 200
+    assert max(longest_first.ended.values()) == 330  # no order is faster: the mean load of a slot is 325
+    cheap_first = simulate(works, 1, 4, [1 / work for work in works])
+    assert max(cheap_first.ended.values()) == 400
+
+
 @given(WORKS, ENGINES, st.integers(1, 6), st.randoms())
 def test_a_batch_takes_the_mean_load_of_a_slot_and_its_longest_trial_at_most(
     works: list[float], engines: int, limit: int, rng: random.Random

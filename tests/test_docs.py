@@ -113,6 +113,31 @@ class TestEnvironments:
         assert result.exit_code == 0, result.output
 
 
+def test_the_commands_for_several_games(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer tasks; and an agent with another number of turns may stand in for one of them."""
+    pytest.importorskip("openrlhf")
+    from openrlhf_lamer.integration.launch import launcher
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launcher.cluster, "find", lambda: None)
+    (block,) = (each for each in blocks("environments.md", "bash") if "prepare mix" in each)
+    *prepare, train = block.replace("\\\n", "").splitlines()
+    for line in prepare:
+        result = CliRunner().invoke(app, shlex.split(line.replace("4096", "60"))[1:])
+        assert result.exit_code == 0, result.output
+    assert "90 tasks (30 minesweeper, 60 sokoban)" in CliRunner().invoke(app, shlex.split(prepare[2])[1:]).output
+    flags = shlex.split(train)[3:]
+    assert len(launcher.prepare(flags).agent_files) == 3
+
+    (code,) = (each for each in blocks("environments.md", "python") if "replace(sokoban.agent" in each)
+    (tmp_path / "longer.py").write_text(code)
+    agents = flags[flags.index("--agent_func") + 1].replace("openrlhf_lamer.agents.sokoban", "longer.py")
+    plan = launcher.prepare([*flags, "--agent_func", agents])
+    assert plan.agent_files[0] == tmp_path / "longer.py"
+    agent, _ = load_agent("longer.py")
+    assert (agent.env, agent.max_turns) == ("sokoban", 10)
+
+
 @pytest.mark.parametrize(("page", "least"), [("host-options.md", 25), ("cluster.md", 5)])
 def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
     pytest.importorskip("openrlhf")

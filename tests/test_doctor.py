@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer.cli import doctor as command
 from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict, data, error, machine, model, ok, told, warning
 from openrlhf_lamer.envs.webshop import stored
 from openrlhf_lamer.integration import host
@@ -171,6 +172,17 @@ def test_agents(tmp_path: Path) -> None:
     expect(data.agent("openrlhf_lamer.agents.chess")[0], ERROR, "no module")
     (tmp_path / "agent.py").write_text("1 / 0")
     expect(data.agent(str(tmp_path / "agent.py"))[0], ERROR, "ZeroDivisionError")
+
+
+def test_each_of_several_agents_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "checks", lambda env: [ok("data", f"data of {env}")])
+    monkeypatch.setattr(diagnosis, "checks", list)
+    names = "openrlhf_lamer.agents.sokoban, openrlhf_lamer.agents.doors"
+    found = [check.found for check in command.run(names, None, LamerConfig(), 1024, None)]
+    for env in ("sokoban", "doors"):
+        assert f"its environment {env} opens" in found
+        assert f"data of {env}" in found
+    assert sum("--data.max_len" in each for each in found) == 2
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.evaluation.methods import METHODS
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.records import Phase
+from openrlhf_lamer.tasks import write_dataset
 from openrlhf_lamer.text_chat import TextChat
 
 SMALL = ("--tasks", "minesweeper/3-mines", "--first", "6")
@@ -94,6 +95,34 @@ def test_an_attempt_has_the_turns_of_the_agents_evaluations_and_the_users_win(tm
     assert longest(tmp_path / "own", *patient) == 3
     assert longest(tmp_path / "given", *patient, "--max-turns", "4") == 4
     assert longest(tmp_path / "plain", *SMALL, "--agent-func", str(tmp_path / "plain.py")) == 2
+
+
+def test_tasks_of_several_games_are_played_by_their_own_agents_and_counted_apart(tmp_path: Path) -> None:
+    tasks, out = tmp_path / "both.jsonl", tmp_path / "run"
+    mixed = [task for env in ("doors", "minesweeper") for task in envs.lookup(env).tasks("eval", 4)]
+    write_dataset(tasks, mixed)
+    line = ("--tasks", str(tasks), "--player", "oracle", "--out", str(out))
+    shown = json.loads(evaluate(*line, "--json"))
+    assert (shown["tasks"], shown["trials"], set(shown["environments"])) == (8, 8, {"doors", "minesweeper"})
+    for env, found in shown["environments"].items():
+        own = [task for task in mixed if task.env == env]
+        agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
+        assert found["success@1"]["value"] == wins(envs.make(env), own, agent.max_turns) / 4
+    table = evaluate(*line, "--csv")
+    assert "doors: success@1" in table
+    assert "minesweeper: success@1" in table
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    names = [f"openrlhf_lamer.agents.{env}" for env in ("doors", "minesweeper")]
+    assert settings["agent"] == [{"name": name} for name in names]
+
+    other = [*line[:-1], str(tmp_path / "other")]
+    message = evaluate(*other, "--agent-func", names[0], code=2).replace("\n", "")
+    assert f"tasks of minesweeper, but {names[0]} plays doors" in message
+    evaluate(*other, "--agent-func", f"{names[1]},openrlhf_lamer.agents.sokoban,{names[0]}")
+    # An agent that no task needs leaves no trace.
+    one = ("--tasks", "minesweeper/3-mines", "--first", "1", "--player", "oracle", "--out", str(tmp_path / "one"))
+    evaluate(*one, "--agent-func", ",".join(names))
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["settings"]["agent"] == {"name": names[1]}
 
 
 def test_alfworld_is_evaluated_with_thirty_turns(tmp_path: Path, need: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_lamer import advantage
-from openrlhf_lamer.agents import AgentError
+from openrlhf_lamer.agents import AgentError, load_agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 
@@ -116,7 +116,7 @@ def test_asynchronous_training_needs_gpus_for_its_engines_even_if_the_rest_is_co
 
 
 def test_the_hosts_way_to_name_an_agent_works_too(base: list[str]) -> None:
-    _, file = launcher.load_agent("openrlhf_lamer.agents.minesweeper")
+    _, file = load_agent("openrlhf_lamer.agents.minesweeper")
     assert launcher.prepare(["--train.agent_func_path", str(file), *base[2:]]).agent_file == file
 
 

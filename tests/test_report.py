@@ -264,6 +264,19 @@ def test_versions_of_a_panel_are_not_compared(tmp_path: Path) -> None:
     assert "comparison" in {table.name for table in build(read_runs(list(map(str, same)))).tables}
 
 
+def test_methods_are_compared_in_each_game(tmp_path: Path) -> None:
+    """With the first method of the game, and runs of two games are no runs of different tasks."""
+    runs = [on_panel(tmp_path / str(n), name) for n, name in enumerate(["sokoban/2-boxes", "minesweeper/3-mines"] * 2)]
+    paths = [f"{label}={run}" for label, run in zip(("one", "other", "two", "three"), runs, strict=True)]
+    report = build(read_runs(paths))
+    compared = [table for table in report.tables if table.name == "comparison"]
+    assert [(table.title, [row[0] for row in table.rows]) for table in compared] == [
+        ("Difference from one, in percentage points", ["two"]),
+        ("Difference from other, in percentage points", ["three"]),
+    ]
+    assert not [flag for flag in report.flags if "same tasks" in flag]
+
+
 def test_training_is_shown_over_its_steps(tmp_path: Path) -> None:
     lines = []
     for step in range(1, 51):

@@ -320,10 +320,10 @@ def test_evaluation_takes_the_same_default(
     config, panel = LamerConfig(context=context), seeded_tasks("minesweeper", "eval", 2)
     takes = {"max_position_embeddings": 40960}
     length = prepare("--lamer.context", context, config=takes)
-    assert longest(agent, config, panel, 1024, None, tmp_path / "model") == length
+    assert longest({agent.env: agent}, config, panel, 1024, None, tmp_path / "model") == length
     larger = seeded_tasks("minesweeper", "eval", 2, options={"size": 10, "mines": 10})
-    assert longest(agent, config, larger, 1024, None, tmp_path / "model") >= length
-    assert longest(agent, config, panel, 1024, 5000, None) == 5000  # nothing counts tokens
+    assert longest({agent.env: agent}, config, larger, 1024, None, tmp_path / "model") >= length
+    assert longest({agent.env: agent}, config, panel, 1024, 5000, None) == 5000  # nothing counts tokens
 
 
 def test_evaluation_says_that_a_length_is_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,7 +332,7 @@ def test_evaluation_says_that_a_length_is_too_short(tmp_path: Path, capsys: pyte
     agent, _ = load_agent("openrlhf_lamer.agents.minesweeper")
     config, panel = LamerConfig(context="trial"), seeded_tasks("minesweeper", "eval", 2)
     needed = room.needed(agent, config, 1024)
-    assert longest(agent, config, panel, 1024, 4096, tmp_path) == 4096
+    assert longest({agent.env: agent}, config, panel, 1024, 4096, tmp_path) == 4096
     assert f"warning: --max-length 4096, but the longest prompt of a trial and its reply need {needed}" in (
         capsys.readouterr().err
     )

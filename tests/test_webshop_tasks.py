@@ -23,6 +23,7 @@ from openrlhf_lamer.envs.webshop.env import WebShop
 from openrlhf_lamer.envs.webshop.session import BUTTONS, Page, Session
 from openrlhf_lamer.envs.webshop.shop import Goal, Product, Shop
 from openrlhf_lamer.envs.webshop.stored import prepare
+from openrlhf_lamer.games import games
 from openrlhf_lamer.tasks import read_dataset, write_dataset
 
 DATA = Path(__file__).parent / "data" / "webshop"
@@ -210,13 +211,14 @@ class TestCatalogues:
         assert (result.exit_code, out.exists()) == (2, False)
         assert f"--tasks {path}: webshop: the task is of the catalogue" in result.output.replace("\n", "")
         pytest.importorskip("openrlhf")
-        from openrlhf_lamer.integration.launch.dataset import check_dataset
+        from openrlhf_lamer.integration.launch.dataset import check_dataset, try_first
 
         agent, _ = load_agent("openrlhf_lamer.agents.webshop")
+        dataset = check_dataset("eval.dataset", str(path), "eval", "label", {"webshop": "agent"})
+        assert dataset.rows == 3
         with pytest.raises(ConfigError, match=r"--eval\.dataset .*, row 1: webshop: the task is of the catalogue"):
-            check_dataset("eval.dataset", str(path), "eval", "label", agent, LamerConfig())
-        config = LamerConfig(env_options={"data": str(folder)})
-        assert check_dataset("eval.dataset", str(path), "eval", "label", agent, config).rows == 3
+            try_first(dataset, games({"webshop": agent}, LamerConfig()))
+        try_first(dataset, games({"webshop": agent}, LamerConfig(env_options={"data": str(folder)})))
 
 
 def test_generated_goals_of_a_product_have_one_price_limit() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from openrlhf_lamer.agents.base import Agent, AgentError
+
+AGENTS_VAR = "OPENRLHF_LAMER_AGENTS"
+"""Environment variable by which the files of several agents, as a JSON list, reach the processes that play."""
 
 
 def load_agent(name: str) -> tuple[Agent, Path]:
@@ -24,6 +27,32 @@ def load_agent(name: str) -> tuple[Agent, Path]:
     if not isinstance(agent, Agent) or module.__file__ is None:
         raise AgentError(f"{name} defines no `agent` (an openrlhf_lamer.agents.Agent)")
     return agent, Path(module.__file__).resolve()
+
+
+def load_agents(names: Iterable[str]) -> dict[str, tuple[Agent, Path]]:
+    """Agents of modules and files by the environment they play, each with the path of its file.
+
+    Raises:
+        AgentError: as `load_agent` does, or if two of them play the same environment.
+    """
+    found: dict[str, tuple[str, Agent, Path]] = {}
+    for name in names:
+        agent, file = load_agent(name)
+        if agent.env in found:
+            raise AgentError(
+                f"{found[agent.env][0]} and {name} both play {agent.env!r}, and a task is played by the agent of its "
+                "environment; name one of them"
+            )
+        found[agent.env] = name, agent, file
+    return {env: (agent, file) for env, (_, agent, file) in found.items()}
+
+
+def split_names(text: str) -> list[str]:
+    """Names of agents in a text that separates them by commas; raises `AgentError` where one is empty."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise AgentError(f"{text!r} has a comma without a name beside it; name agents as in FIRST,SECOND")
+    return names
 
 
 def host_seam(agent: Agent) -> Callable[[str], Any]:

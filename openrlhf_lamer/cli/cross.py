@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.eval import (
     RESULT,
     describe_panel,
     interruptible,
     open_player,
     panel_turns,
-    tasks_and_agent,
+    tasks_and_agents,
     try_tasks,
 )
 from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
@@ -78,12 +79,15 @@ def cross(
     from openrlhf_lamer.evaluation.run import make_jobs
 
     one_form(as_json, as_csv)
-    panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
+    panel, agents, agent_name = tasks_and_agents(tasks, agent_func)
+    if len(agents) > 1:
+        fail(f"--tasks {tasks}: tasks of {', '.join(agents)}; give those of one environment at a time")
+    (agent,) = agents.values()
     turns = max_turns or panel_turns(tasks) or agent.max_turns
     config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory)
-    try_tasks(tasks, panel, agent, config)
+    try_tasks(tasks, panel, agents, config)
     folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
-    length = longest(agent, config, panel, max_new_tokens, max_length, *folders)
+    length = longest(agents, config, panel, max_new_tokens, max_length, *folders)
     sampling = Sampling(temperature, 1.0, max_new_tokens, length)
     opened = {
         name: open_player(

@@ -18,7 +18,10 @@ COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold 
 
 def doctor(
     agent_func: Annotated[
-        str | None, typer.Option(help="Agent that will train: a module or .py file. Without it, all data sets.")
+        str | None,
+        typer.Option(
+            help="Agent that will train: a module or .py file; several separated by commas. Without it, all data sets."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model to check: a folder, or a name on the Hugging Face hub.")
@@ -53,20 +56,24 @@ def run(
     agent_func: str | None, model: str | None, config: LamerConfig, max_new_tokens: int, max_len: int | None
 ) -> list[Check]:
     """All checks, in the order in which they are shown."""
+    from openrlhf_lamer.agents.loading import split_names
     from openrlhf_lamer.doctor import data, machine
     from openrlhf_lamer.doctor import model as models
     from openrlhf_lamer.integration.cpu import cuda_available
     from openrlhf_lamer.integration.launch import diagnosis
 
-    checks, env, weights = [machine.python(), *diagnosis.checks()], "", 0
-    if agent_func is not None:
-        opened, env = data.agent(agent_func)
+    checks, weights = [machine.python(), *diagnosis.checks()], 0
+    envs: list[str] = []
+    for named in split_names(agent_func) if agent_func else ():
+        opened, env = data.agent(named)
+        envs.append(env)
         checks.append(opened)
         if opened.verdict is Verdict.OK:
             _, folder = models.find(model, offline=True) if model else (None, None)
             length = None if folder is None else models.context_length(folder)
-            checks.append(data.prompts(agent_func, config, max_new_tokens, given=max_len, model=length))
-    checks += data.checks(env)
+            checks.append(data.prompts(named, config, max_new_tokens, given=max_len, model=length))
+    for env in envs or [""]:
+        checks += data.checks(env)
     if model is not None:
         # CPU mode works offline unless the user says otherwise.
         offline = os.environ.get("HF_HUB_OFFLINE", "0" if cuda_available() else "1").lower() in (

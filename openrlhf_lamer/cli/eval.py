@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -54,7 +54,11 @@ def evaluate(
     player: Annotated[Literal["random", "oracle"] | None, _who(help="A script instead of a model.")] = None,
     tasks: Annotated[str, _what(help="A panel that `openrlhf-lamer tasks` lists, or a prompt dataset (.jsonl).")],
     agent_func: Annotated[
-        str | None, _what(help="Agent module or .py file; by default the one bundled for the tasks' environment.")
+        str | None,
+        _what(
+            help="Agent module or .py file, several separated by commas; by default those bundled for the tasks' "
+            "environments."
+        ),
     ] = None,
     first: Annotated[int | None, _what(min=1, help="Play only the first N tasks.")] = None,
     method: Annotated[
@@ -111,7 +115,7 @@ def evaluate(
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
     from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
-    from openrlhf_lamer.evaluation.summary import solved, summarize, table
+    from openrlhf_lamer.evaluation.summary import solved_by_env, summarize, table
 
     one_form(as_json, as_csv)
     if out.is_file():
@@ -122,26 +126,29 @@ def evaluate(
     samples = samples or (attempts if chosen.memory is None else 1)
     if chosen.memory is None and samples < attempts:
         fail(f"--samples {samples}: {method} needs one for each of the {attempts} independent attempts")
-    panel, agent, agent_name = tasks_and_agent(tasks, agent_func)
+    panel, agents, agent_names = tasks_and_agents(tasks, agent_func)
+    # Several agents keep their own numbers of turns.
+    turns = next(iter(agents.values())).max_turns if len(agents) == 1 else None
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
-        "max_turns": max_turns or panel_turns(tasks) or agent.max_turns,
+        "max_turns": max_turns or panel_turns(tasks) or turns,
         "context": context,
         "memory": memory or chosen.memory or "both",
         # The trial's limit leaves room for everything that an endpoint tries when no answer comes.
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
     config = LamerConfig.load(flags)
-    try_tasks(tasks, panel, agent, config)
-    length = longest(agent, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
+    try_tasks(tasks, panel, agents, config)
+    length = longest(agents, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
     sampling = Sampling(temperature, top_p, max_new_tokens, length)
     opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
-    if player is None and envs.lookup(agent.env).slow and not find_spec("ray"):
-        fail(f"{agent.env} plays in separate processes, which need Ray: pip install ray")
+    slow = [env for env in agents if envs.lookup(env).slow]
+    if player is None and slow and not find_spec("ray"):
+        fail(f"{slow[0]} plays in separate processes, which need Ray: pip install ray")
     settings = {
         "method": method,
         **who,
-        "agent": agent_name,
+        "agent": agent_names,
         "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
         "seed": seed,
@@ -151,11 +158,15 @@ def evaluate(
 
     async def play(advance) -> tuple[list[Trial], bool]:
         async with opened as opened_player:
+            by_env = {
+                env: playing(
+                    opened_player, replace(agent, reasons=agent.reasons and chosen.reasons), config, sampling, seed
+                )
+                for env, agent in agents.items()
+            }
             trials = await run(
                 jobs,
-                playing(
-                    opened_player, replace(agent, reasons=agent.reasons and chosen.reasons), config, sampling, seed
-                ),
+                lambda job: by_env[job.task.env](job),
                 out,
                 settings,
                 concurrency=concurrency,
@@ -163,14 +174,14 @@ def evaluate(
             )
             return trials, opened_player.counts_tokens
 
-    with interruptible(out), progress(f"trials of {agent.env}", len(jobs)) as advance:
+    with interruptible(out), progress(f"trials of {', '.join(agents)}", len(jobs)) as advance:
         trials, counts_tokens = asyncio.run(play(advance))
     summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
     note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
     if summary["failed"]:
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
-    shown = table(f"{tasks}, {method}, {model or player}", solved(trials, chosen, attempts), note)
+    shown = table(f"{tasks}, {method}, {model or player}", solved_by_env(trials, chosen, attempts), note)
     show(shown, summary, as_json=as_json, as_csv=as_csv)
 
 
@@ -187,10 +198,15 @@ def interruptible(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Agent, dict[str, str]]:
-    """The tasks, their agent as in evaluations, and the agent's name: its module, or its file with a hash."""
+def tasks_and_agents(tasks: str, agent_func: str | None) -> tuple[list[Task], dict[str, Agent], Any]:
+    """The tasks, their agents as in evaluations, and the agents' names for the run's settings.
+
+    Agents come by environment; those that no task needs are left out. A name is a module, or a file with a hash; of
+    several agents it is a list.
+    """
     from openrlhf_lamer import panels
-    from openrlhf_lamer.agents import AgentError, load_agent
+    from openrlhf_lamer.agents import AgentError
+    from openrlhf_lamer.agents.loading import load_agents, split_names
     from openrlhf_lamer.tasks import read_dataset
 
     try:
@@ -199,30 +215,36 @@ def tasks_and_agent(tasks: str, agent_func: str | None) -> tuple[list[Task], Age
         fail(f"--tasks {tasks}: {error}")
     if not panel:
         fail(f"--tasks {tasks}: no tasks there")
-    name = agent_func or f"openrlhf_lamer.agents.{panel[0].env}"
+    wanted = sorted({task.env for task in panel})
+    names = split_names(agent_func) if agent_func else [f"openrlhf_lamer.agents.{env}" for env in wanted]
     try:
-        agent, file = load_agent(name)
-    except AgentError:
+        loaded = load_agents(names)
+    except AgentError as error:
         if agent_func:
             raise
-        fail(f"no agent is bundled for {panel[0].env}; name one with --agent-func")
-    if strange := {task.env for task in panel} - {agent.env}:
-        fail(f"--tasks {tasks}: tasks of {', '.join(sorted(strange))}, but {name} plays {agent.env}")
-    return (
-        panel,
-        agent.evaluated(),
-        {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {}),
-    )
+        fail(f"no agent is bundled for all of {', '.join(wanted)} ({error}); name them with --agent-func")
+    if strange := [env for env in wanted if env not in loaded]:
+        played = ", ".join(f"{name} plays {env}" for name, env in zip(names, loaded, strict=True))
+        fail(f"--tasks {tasks}: tasks of {', '.join(strange)}, but {played}")
+    told = [
+        {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {})
+        for name, (env, (_, file)) in zip(names, loaded.items(), strict=True)
+        if env in wanted
+    ]
+    agents = {env: agent.evaluated() for env, (agent, _) in loaded.items() if env in wanted}
+    return panel, agents, told if len(told) > 1 else told[0]
 
 
-def try_tasks(tasks: str, panel: Sequence[Task], agent: Agent, config: LamerConfig) -> None:
-    """Fail where the first task cannot be set up here."""
+def try_tasks(tasks: str, panel: Sequence[Task], agents: Mapping[str, Agent], config: LamerConfig) -> None:
+    """Fail where the first task of an agent cannot be set up here."""
     from openrlhf_lamer.envs import TaskError
 
-    try:
-        agent.try_task(panel[0], reward=config.reward, options=config.env_options)
-    except TaskError as error:
-        fail(f"--tasks {tasks}: {error}")
+    for env, agent in agents.items():
+        try:
+            first = next(task for task in panel if task.env == env)
+            agent.try_task(first, reward=config.reward, options=config.env_options)
+        except TaskError as error:
+            fail(f"--tasks {tasks}: {error}")
 
 
 def open_player(

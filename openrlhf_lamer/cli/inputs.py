@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,17 +88,17 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def longest(
-    agent: Agent,
+    agents: Mapping[str, Agent],
     config: LamerConfig,
     panel: list[Task],
     max_new_tokens: int,
     given: int | None,
     *models: str | Path | None,
 ) -> int:
-    """Most tokens of a prompt and its reply: `given`, or by default what trials need.
+    """Most tokens of a prompt and its reply: `given`, or by default what the trials of these agents need.
 
-    Warns on stderr about a length that is too short. `models` are folders that say the models' limits; None where
-    nothing counts tokens.
+    Agents come by environment. Warns on stderr about a length that is too short. `models` are folders that say the
+    models' limits; None where nothing counts tokens.
     """
     from openrlhf_lamer import room
     from openrlhf_lamer.doctor.model import context_length
@@ -106,12 +106,15 @@ def longest(
     folders = [Path(model) for model in models if model]
     if not folders:
         return given or room.LEAST
-    options = {json.dumps(task.options, sort_keys=True): task.options for task in panel}
     limits = [length for length in map(context_length, folders) if length]
     limit = min(limits, default=None)
-    length, warning = room.settle(
-        agent, config, max_new_tokens, options.values(), flag="--max-length", given=given, model=limit
-    )
-    if warning:
-        typer.echo(f"openrlhf-lamer: warning: {warning}", err=True)
-    return length
+    lengths = []
+    for env, agent in agents.items():
+        options = {json.dumps(task.options, sort_keys=True): task.options for task in panel if task.env == env}
+        length, warning = room.settle(
+            agent, config, max_new_tokens, options.values(), flag="--max-length", given=given, model=limit
+        )
+        lengths.append(length)
+        if warning:
+            typer.echo(f"openrlhf-lamer: warning: {f'{env}: ' if len(agents) > 1 else ''}{warning}", err=True)
+    return max(lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,6 +110,75 @@ def tasks(
     path = out if out.suffix == ".jsonl" else out / f"{name}.jsonl"
     write_dataset(path, chosen)
     typer.echo(f"{len(chosen)} tasks ({what}) in {path}")
+
+
+@app.command("mix")
+def mix(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Prompt datasets that `prepare tasks` wrote (.jsonl).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder (gets SPLIT.jsonl of the tasks' split) or a .jsonl file.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weight of each file, such as 2,1: two tasks of the first for each of the second."),
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="Number of tasks; by default as many as the files have.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides which tasks are drawn, and their order.")] = 0,
+) -> None:
+    """Mix prompt datasets into one, in given proportions and random order, to train several games in one run.
+
+    For instance `openrlhf-lamer prepare mix data/sokoban/train.jsonl data/minesweeper/train.jsonl --weights 2,1
+    --out data/both`. No task is drawn twice: the file that runs out first limits the number of tasks. Without
+    `--weights` all tasks of all files are taken. The order decides nothing in training, which draws its own by
+    `--train.seed`. Train on the mixture with the agents of all games: `--agent_func
+    openrlhf_lamer.agents.sokoban,openrlhf_lamer.agents.minesweeper`.
+    """
+    from openrlhf_lamer.mixing import mixed
+    from openrlhf_lamer.tasks import write_dataset
+
+    if len(files) < 2:
+        fail(f"{files[0]} is one file; give two or more")
+    sets = {str(file): _tasks_of(file) for file in files}
+    if len(sets) < len(files):
+        fail("a file is given twice; give each once, and its --weights")
+    kinds = {"train" if task.split in ("train", "") else "eval" for tasks in sets.values() for task in tasks}
+    if len(kinds) > 1:
+        fail("some tasks are of the split train and others are not: mix those for evaluation into a file of their own")
+    path = out if out.suffix == ".jsonl" else out / f"{kinds.pop()}.jsonl"
+    if path.resolve() in [file.resolve() for file in files]:
+        fail(f"--out {out} would overwrite {path}, which is mixed; give another folder")
+    try:
+        chosen = mixed(sets, None if weights is None else _weights(weights, len(files)), num, seed)
+    except ValueError as error:
+        fail(f"{'' if num is None else f'--num {num}: '}{error}; prepare more of its tasks, or ask for fewer")
+    write_dataset(path, chosen)
+    games = Counter(task.env for task in chosen)
+    typer.echo(f"{len(chosen)} tasks ({', '.join(f'{count} {env}' for env, count in sorted(games.items()))}) in {path}")
+
+
+def _tasks_of(file: Path) -> list[Task]:
+    """The tasks of a prompt dataset, at least one."""
+    from openrlhf_lamer.tasks import read_dataset
+
+    try:
+        tasks = read_dataset(file)
+    except (OSError, ValueError) as error:
+        fail(f"{file}: {getattr(error, 'strerror', None) or error}")
+    if not tasks:
+        fail(f"{file}: no tasks there; make some with `openrlhf-lamer prepare tasks`")
+    return tasks
+
+
+def _weights(text: str, files: int) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != files or not all(0 < weight < float("inf") for weight in found):
+        fail(f"--weights {text}: give a number above 0 for each of the {files} files, such as {','.join('1' * files)}")
+    return found
 
 
 def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[str, Any]) -> list[Task]:

@@ -20,10 +20,39 @@ def solved(trials: Sequence[Trial], method: Method, attempts: int) -> dict[str, 
     return {f"success@{k}": success(trials, k) for k in range(1, attempts + 1)}
 
 
+def solved_by_env(trials: Sequence[Trial], method: Method, attempts: int) -> dict[str, Estimate]:
+    """`solved`, with the environment before each name where trials are of several."""
+    parts = _by_env(trials)
+    return {
+        f"{env}: {name}" if len(parts) > 1 else name: each
+        for env, own in parts.items()
+        for name, each in solved(own, method, attempts).items()
+    }
+
+
+def _by_env(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    envs = sorted({trial.task.env for trial in trials})
+    return {env: [trial for trial in trials if trial.task.env == env] for env in envs}
+
+
 def summarize(
     trials: Sequence[Trial], method: Method, attempts: int, *, gamma_traj: float, counts_tokens: bool
 ) -> dict[str, Any]:
-    """All figures of a run, ready for JSON; where ids are characters, names say so instead of tokens."""
+    """All figures of a run, ready for JSON; where ids are characters, names say so instead of tokens.
+
+    Of several environments, the figures of each stand under its name in `environments`.
+    """
+    if len(parts := _by_env(trials)) > 1:
+        return {
+            "method": method.name,
+            "tasks": len({trial.task.id for trial in trials}),
+            "trials": len(trials),
+            "failed": sum(trial.failure is not None for trial in trials),
+            "environments": {
+                env: summarize(own, method, attempts, gamma_traj=gamma_traj, counts_tokens=counts_tokens)
+                for env, own in parts.items()
+            },
+        }
     found = metrics.summarize(trials, attempts, gamma_traj)
     played = {key: value for key, value in found.items() if not key.startswith("success@")}
     if not counts_tokens:

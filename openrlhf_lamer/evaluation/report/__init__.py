@@ -73,14 +73,15 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
     """Lay out the report on runs.
 
     Evaluations with one label and the same tasks are pooled as seeds of one method. Other methods that played the
-    same tasks are compared with the first one.
+    same tasks are compared with the first one, in each game.
     """
     methods = pooled([run for run in runs if not run.trains])
     trained = _told_apart([run for run in runs if run.trains])
     sections: list[Section] = []
     if methods:
-        first = [table for table in (evaluations.success_table(methods), evaluations.comparison(methods)) if table]
-        sections.append(Section("Success", tuple(first), tuple(evaluations.success_panels(methods))))
+        compared = [table for own in _games(methods) if (table := evaluations.comparison(own))]
+        tables = (evaluations.success_table(methods), *compared)
+        sections.append(Section("Success", tables, tuple(evaluations.success_panels(methods))))
         if independent := evaluations.pass_table(methods):
             sections.append(Section("Independent samples", (independent,)))
         if several := evaluations.diversity_table(methods):
@@ -107,6 +108,15 @@ def pooled(runs: Iterable[Run]) -> list[Method]:
         seen[label] += 1
         methods.append(Method(label if labels[label] == 1 else f"{label} · panel {seen[label]}", tuple(own)))
     return methods
+
+
+def _games(methods: Sequence[Method]) -> list[list[Method]]:
+    """The methods of each game, which differ in their environments."""
+    found: dict[frozenset[str], list[Method]] = {}
+    for method in methods:
+        envs = frozenset(outcome.task.env for outcome in method.runs[0].outcomes)
+        found.setdefault(envs, []).append(method)
+    return list(found.values())
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
@@ -140,7 +150,7 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
             "only the corrected one, and that with care"
         )
     panels = {method.runs[0].panel for method in methods}
-    if len(panels) > 1:
+    if any(len({method.runs[0].panel for method in own}) > 1 for own in _games(methods)):
         yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
     if len(versions := {panel.version for panel in panels}) > len({panel.tasks for panel in panels}):
         shown = " and ".join(map(str, sorted(versions)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from openrlhf_lamer import advantage, envs, room
-from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
+from openrlhf_lamer.envs import registry
+from openrlhf_lamer.games import Game
 from openrlhf_lamer.integration.host import (
     ANY_SHARE,
     CLIP_RANGE,
@@ -20,7 +21,7 @@ from openrlhf_lamer.integration.host import (
     REFUSED_WITH_LORA,
     REFUSED_WITH_OURS,
 )
-from openrlhf_lamer.integration.launch.dataset import REMEDY, check_dataset
+from openrlhf_lamer.integration.launch.dataset import REMEDY, Dataset, check_dataset, check_shares, try_first
 from openrlhf_lamer.integration.launch.flags import CommandLine
 from openrlhf_lamer.integration.rollout.task_stream import generation_window
 from openrlhf_lamer.integration.training.credit import credit_config
@@ -37,11 +38,28 @@ def needs_reference(line: CommandLine) -> bool:
     return line["algo.kl.init_coef"] > 0 and not line["ds.lora.rank"]
 
 
-def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of a run; without `--eval.dataset`, none are evaluated."""
+
+    trained: Dataset
+    evaluated: Dataset
+
+    @property
+    def environments(self) -> frozenset[str]:
+        """Environments among them."""
+        return frozenset({*self.trained.options, *self.evaluated.options})
+
+
+def check(line: CommandLine, played: Mapping[str, Game]) -> Tasks:
     """Refuse what cannot work; raises `ConfigError` for the first problem.
 
+    Args:
+        line: The command line.
+        played: The game of each agent, by environment.
+
     Returns:
-        The options that tasks give their environment, each once.
+        The tasks of training and of its evaluation.
     """
     _check_model(line)
     _check_estimator(line)
@@ -49,38 +67,63 @@ def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     _check_lora(line)
     _check_lengths(line)
     _check_sizes(line)
-    _check_environment(line, agent)
-    return _check_data(line, agent)
+    _check_options(played)
+    tasks = _check_data(line, played)
+    _check_environments(played, tasks)
+    return tasks
 
 
-def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+def max_len(line: CommandLine, played: Mapping[str, Game], tasks: Tasks) -> tuple[int, str]:
     """The value of `--data.max_len`, and a warning where trials don't fit; the warning is empty where they do.
 
     Args:
         line: The command line, checked.
-        agent: The agent.
-        options: What tasks say of their environment.
+        played: The game of each agent, by environment.
+        tasks: The tasks.
 
     Raises:
         ConfigError: See `room.settle`.
     """
-    config = line.config
-    if line["eval.dataset"]:  # it is played with no fewer turns, or with more; likewise its trials
-        agent = max(agent, agent.evaluated(), key=lambda each: each.max_turns)
-        config = max(config, config.evaluated(), key=lambda each: each.num_episodes)
     _, folder = find(line["actor.model_name_or_path"], offline=True)
-    try:
-        return room.settle(
-            agent,
-            config,
-            line["rollout.max_new_tokens"],
-            options,
-            flag="--data.max_len",
-            given=line["data.max_len"],
-            model=None if folder is None else context_length(folder),
-        )
-    except room.RoomError as error:
-        raise ConfigError(str(error)) from error
+    lengths: list[int] = []
+    short: list[str] = []
+    for env in sorted(tasks.environments):
+        agent, config = played[env].agent, played[env].config
+        if env in tasks.evaluated.options:
+            evaluated = played[env].evaluated()
+            agents, configs = [evaluated.agent], [evaluated.config]
+            if env in tasks.trained.options:  # it has no fewer turns there, or more; likewise its trials
+                agents, configs = [agent, *agents], [config, *configs]
+            agent = max(agents, key=lambda each: each.max_turns)
+            config = max(configs, key=lambda each: each.num_episodes)
+        try:
+            length, warning = room.settle(
+                agent,
+                config,
+                line["rollout.max_new_tokens"],
+                (*tasks.trained.options.get(env, ()), *tasks.evaluated.options.get(env, ())),
+                flag="--data.max_len",
+                given=line["data.max_len"],
+                model=None if folder is None else context_length(folder),
+            )
+        except room.RoomError as error:
+            raise ConfigError(str(error)) from error
+        lengths.append(length)
+        if warning:
+            short.append(warning if len(tasks.environments) == 1 else f"{env}: {warning}")
+    return max(lengths), "\n".join(short)
+
+
+def unplayed(line: CommandLine, played: Mapping[str, Game], tasks: Tasks) -> str | None:
+    """A warning of agents whose environment no task is of; None where each has tasks."""
+    names = zip(line.agents, played, strict=True)
+    idle = [f"{name} ({env})" for name, env in names if env not in tasks.environments]
+    if not idle:
+        return None
+    return (
+        f"--agent_func: no task is played by {', '.join(idle)}; add its tasks to --data.prompt_dataset or "
+        "--eval.dataset, or leave the agent out"
+    )
 
 
 def staleness(line: CommandLine) -> str | None:
@@ -227,15 +270,29 @@ def _check_sizes(line: CommandLine) -> None:
             )
 
 
-def _check_environment(line: CommandLine, agent: Agent) -> None:
-    try:
-        envs.make(agent.env, **{**line.config.env_options, "reward": line.config.reward}).close()
-    except envs.TaskError as error:
-        raise ConfigError(f"--lamer.env_options: {error}") from error
+def _check_options(played: Mapping[str, Game]) -> None:
+    """Refuse options that an environment does not have, of agents without tasks too."""
+    for env, game in played.items():
+        try:
+            registry.factory(env, **{**game.config.env_options, "reward": game.config.reward})
+        except envs.TaskError as error:
+            raise ConfigError(f"--lamer.env_options: {error}") from error
 
 
-def clip_range(line: CommandLine, agent: Agent) -> tuple[int, int] | None:
-    """The host's default `--reward.clip_range`, widened until it clips nothing that can be earned.
+def _check_environments(played: Mapping[str, Game], tasks: Tasks) -> None:
+    """Build the environment of all tasks, and set up the first tasks: options and data are those of this machine."""
+    for env in sorted(tasks.environments):
+        config = played[env].config
+        try:
+            envs.make(env, **{**config.env_options, "reward": config.reward}).close()
+        except envs.TaskError as error:
+            raise ConfigError(f"--lamer.env_options: {error}") from error
+    try_first(tasks.trained, played)
+    try_first(tasks.evaluated, played)
+
+
+def clip_range(line: CommandLine, trained: Sequence[Game]) -> tuple[int, int] | None:
+    """The host's default `--reward.clip_range`, widened until it clips nothing that can be earned in training.
 
     None with an estimator of ours, for which the host clips nothing, and where the user's own range holds everything.
 
@@ -245,7 +302,8 @@ def clip_range(line: CommandLine, agent: Agent) -> tuple[int, int] | None:
     name, group = line["algo.advantage.estimator"], line["rollout.n_samples_per_prompt"]
     if name in advantage.names():
         return None
-    earned = _earned(line, agent)
+    bounds = [_earned(line, game) for game in trained]
+    earned = min(least for least, _ in bounds), max(most for _, most in bounds)
     # The host clips after its baseline.
     least, most = ESTIMATORS[name].compared(*earned, group, group * line["rollout.batch_size"])
     wide = min(CLIP_RANGE[0], math.floor(least)), max(CLIP_RANGE[1], math.ceil(most))
@@ -274,9 +332,9 @@ def filtering_range(line: CommandLine) -> tuple[int, int] | None:
     return ANY_SHARE
 
 
-def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
+def _earned(line: CommandLine, game: Game) -> tuple[float, float]:
     """Bounds of a trial's return, our penalties and the host's own included."""
-    config = line.config
+    agent, config = game.agent, game.config
     turns, penalty = config.max_turns or agent.max_turns, config.invalid_penalty
     env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})
     _, most = env.reward_bounds(turns)
@@ -299,16 +357,15 @@ def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
     return min(least, line["reward.stop_properly_penalty_coef"] or 0.0), most
 
 
-def _check_data(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
-    label = line["data.label_key"]
-    if not line["data.prompt_dataset"]:
-        raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=agent.env)}")
-    found = check_dataset(
-        "data.prompt_dataset", line["data.prompt_dataset"], line["data.prompt_split"], label, agent, line.config
-    )
-    if found.rows < (batch := line["rollout.batch_size"]):
-        raise ConfigError(f"--data.prompt_dataset has {found.rows} tasks, fewer than --rollout.batch_size {batch}")
+def _check_data(line: CommandLine, played: Mapping[str, Game]) -> Tasks:
+    label, paths = line["data.label_key"], line["data.prompt_dataset"]
+    agents = dict(zip(played, line.agents, strict=True))
+    if not paths:
+        raise ConfigError(f"--data.prompt_dataset is missing. {REMEDY.format(env=next(iter(played)))}")
+    check_shares(paths, line["data.prompt_probs"])
+    trained = check_dataset("data.prompt_dataset", paths, line["data.prompt_split"], label, agents)
+    if trained.rows < (batch := line["rollout.batch_size"]):
+        raise ConfigError(f"--data.prompt_dataset has {trained.rows} tasks, fewer than --rollout.batch_size {batch}")
     if not line["eval.dataset"]:
-        return found.options
-    evaluated = check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agent, line.config)
-    return (*found.options, *evaluated.options)
+        return Tasks(trained, Dataset())
+    return Tasks(trained, check_dataset("eval.dataset", line["eval.dataset"], line["eval.split"], label, agents))

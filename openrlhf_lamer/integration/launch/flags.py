@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from openrlhf_lamer import room
+from openrlhf_lamer.agents.loading import split_names
 from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
 from openrlhf_lamer.integration.host import DEFAULTS, host_parser
 
@@ -33,14 +34,14 @@ class CommandLine:
 
     Attributes:
         config: Our configuration.
-        agent: What `--agent_func` or the host's `--train.agent_func_path` names.
+        agents: What `--agent_func` or the host's `--train.agent_func_path` names, one or several.
         host: The host's flags, with dotted names as attributes (`getattr(host, "train.seed")`).
         host_argv: The user's arguments without ours.
         given: Names of the host flags that the user gave.
     """
 
     config: LamerConfig
-    agent: str
+    agents: tuple[str, ...]
     host: argparse.Namespace
     host_argv: tuple[str, ...]
     given: frozenset[str]
@@ -85,7 +86,8 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
         raise ConfigError("--agent_func and --train.agent_func_path both name an agent: give one of them")
     if not agent:
         raise ConfigError("--agent_func is missing: name an agent, such as openrlhf_lamer.agents.minesweeper")
-    return CommandLine(LamerConfig.load(flags, file), agent, host, tuple(rest), _given(parser, rest))
+    agents = tuple(split_names(agent))
+    return CommandLine(LamerConfig.load(flags, file), agents, host, tuple(rest), _given(parser, rest))
 
 
 def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
@@ -106,7 +108,10 @@ def _own_parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("LaMer")
     group.add_argument(
-        "--agent_func", metavar="MODULE", help="Agent: a module such as openrlhf_lamer.agents.sokoban, or a .py file."
+        "--agent_func",
+        metavar="MODULE",
+        help="Agent: a module such as openrlhf_lamer.agents.sokoban, or a .py file. Several, separated by commas, play "
+        "the tasks of one environment each.",
     )
     group.add_argument("--lamer.config", metavar="FILE", help="TOML file with these options; flags win over it.")
     for name, info in LamerConfig.flags().items():

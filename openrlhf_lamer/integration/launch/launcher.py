@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer import LamerError, advantage
-from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.agents.loading import AGENTS_VAR, load_agents
 from openrlhf_lamer.config import ENV_VAR, ConfigError
+from openrlhf_lamer.games import games
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
@@ -30,6 +31,7 @@ from openrlhf_lamer.integration.launch.checks import (
     needs_critic,
     needs_reference,
     staleness,
+    unplayed,
 )
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
@@ -39,13 +41,16 @@ MEMORY_ENV = {"MALLOC_ARENA_MAX": "2"}
 """Otherwise a process with many threads, as rollout engines are, keeps more and more freed memory: glibc gives each
 thread a heap of its own, and their holes add up (`make soak` shows it)."""
 
+SEVERAL = Path(__file__).resolve().parents[1] / "rollout" / "several.py"
+"""The file that the host loads where several agents are given."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """A checked command line and what follows from it."""
 
     line: CommandLine
-    agent_file: Path
+    agent_files: tuple[Path, ...]
     cpu: bool
     defaults: Mapping[str, object]
 
@@ -53,6 +58,11 @@ class Plan:
     def estimator(self) -> str:
         """The estimator that was asked for, ours or the host's."""
         return self.line["algo.advantage.estimator"]
+
+    @property
+    def agent_file(self) -> Path:
+        """The file that the host loads: the agent's, or ours that loads those of several agents."""
+        return self.agent_files[0] if len(self.agent_files) == 1 else SEVERAL
 
     @property
     def host_argv(self) -> list[str]:
@@ -100,18 +110,21 @@ def prepare(argv: Sequence[str]) -> Plan:
     defaults = cpu.host_defaults() if cpu_mode else {}
     if cpu_mode:
         line = parse(argv, names, defaults)
-    agent, file = load_agent(line.agent)
-    length, short = max_len(line, agent, check(line, agent))
-    for warning in filter(None, (short, staleness(line))):
+    loaded = load_agents(line.agents)
+    played = games({env: agent for env, (agent, _) in loaded.items()}, line.config)
+    tasks = check(line, played)
+    length, short = max_len(line, played, tasks)
+    for warning in filter(None, (short, staleness(line), unplayed(line, played, tasks))):
         warnings.warn(warning, stacklevel=2)
     defaults = {**defaults, "data.max_len": length}
-    wide = clip_range(line, agent)
+    wide = clip_range(line, [played[env] for env in tasks.trained.options])
     if wide is not None:
         defaults["reward.clip_range"] = wide
     shares = filtering_range(line)
     if shares is not None:
         defaults["algo.dynamic_filtering_range"] = shares
-    return Plan(parse(argv, names, defaults), file, cpu_mode, defaults)
+    files = tuple(file for _, file in loaded.values())
+    return Plan(parse(argv, names, defaults), files, cpu_mode, defaults)
 
 
 def launch(plan: Plan) -> None:
@@ -184,6 +197,8 @@ def _worker_env(plan: Plan) -> dict[str, str]:
     env = {key: os.environ.get(key, value) for key, value in (ENVIRONMENT | MEMORY_ENV).items()}
     if plan.cpu:
         env |= cpu.worker_env()
+    if len(plan.agent_files) > 1:
+        env[AGENTS_VAR] = json.dumps([str(file) for file in plan.agent_files])
     return env | {ENV_VAR: plan.line.config.to_env()}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -16,6 +17,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.games import games
 from openrlhf_lamer.integration.rollout.pool import Pool
 from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.policies.engine import EnginePolicy
@@ -25,24 +27,28 @@ from openrlhf_lamer.trial import run_trial
 
 
 class LamerExecutor(AgentExecutorBase):
-    """Plays trials of one agent against the engine of the rollout actor that holds it.
+    """Plays trials against the engine of the rollout actor that holds it, each by its environment's agent.
 
     Attributes:
-        agent: The agent that plays trials for training.
-        evaluated: The same agent with the settings for the host's evaluation set.
+        agents: The agents by their environment.
         playing: Task ids of the trials in progress, keyed by a running number.
     """
 
-    agent: Agent
-    evaluated: Agent
+    agents: Mapping[str, Agent]
 
     def __init__(self) -> None:
-        self.config = LamerConfig.load()
+        self._use(LamerConfig.load())
         self._slots = asyncio.Semaphore(self.config.max_concurrent_trials or 1_000_000)
         self._pool = Pool(self.config.env_workers, self.config.env_timeout)
         self._chat: Chat | None = None
         self.playing: dict[int, str] = {}
         self._numbers = itertools.count()
+
+    def _use(self, config: LamerConfig) -> None:
+        """Play all trials by `config`."""
+        self.config = config
+        self._games = games(self.agents, config)
+        self._evaluated = {env: game.evaluated() for env, game in self._games.items()}
 
     def take(self, tokenizer: Any) -> None:
         """Use the chat template of `tokenizer`."""
@@ -66,15 +72,16 @@ class LamerExecutor(AgentExecutorBase):
         With `evaluating`, the trial belongs to the host's evaluation set and is not trained.
         """
         assert self._chat is not None, "asked to play before a tokenizer was given"
+        game = (self._evaluated if evaluating else self._games)[task.env]  # of every task, which the launcher checked
         number = next(self._numbers)
         self.playing[number] = task.id
         try:
             trial = await run_trial(
                 task,
-                self.evaluated if evaluating else self.agent,
+                game.agent,
                 policy,
                 self._chat,
-                self.config.evaluated() if evaluating else self.config,
+                game.config,
                 max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
                 max_length=max_length,
                 open_session=self._pool.open,
@@ -115,7 +122,7 @@ class LamerExecutor(AgentExecutorBase):
         if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
             self.take(hf_tokenizer)
         if self.config.context != "trial":  # a stock host trains one row a sample, and only this context gives one
-            self.config = self.config.model_copy(update={"context": "trial"})
+            self._use(self.config.model_copy(update={"context": "trial"}))
         async with self._slots:
             response = await self.play(
                 prompt,
@@ -157,4 +164,4 @@ def freeze_heap() -> None:
 
 def executor_class(agent: Agent) -> type[LamerExecutor]:
     """The class that OpenRLHF instantiates for `agent`."""
-    return type("AgentExecutor", (LamerExecutor,), {"agent": agent, "evaluated": agent.evaluated()})
+    return type("AgentExecutor", (LamerExecutor,), {"agents": {agent.env: agent}})

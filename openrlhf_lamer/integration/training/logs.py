@@ -13,6 +13,7 @@ from openrlhf_lamer import metrics
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.records import Trial
+from openrlhf_lamer.rows import sampled_tokens
 
 
 def trial_metrics(trials: Sequence[Trial], config: LamerConfig) -> dict[str, float]:
@@ -35,7 +36,7 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
         found = metrics.diversity(
             [batch.trials[i] for i in own], batch.groups[own].tolist() if own else [], config.num_episodes
         )
-        result |= {f"{env}/{key}": value for key, value in found.items()}
+        result |= {f"{env}/{key}": value for key, value in (found | _trained(batch, own)).items()}
     result |= {
         "rows": float(len(batch.rows.rows)),
         "tokens_in_rows": float(sum(len(row.ids) for row in batch.rows.rows)),
@@ -50,15 +51,40 @@ def batch_metrics(batch: TrialBatch, config: LamerConfig) -> dict[str, float]:
 
 
 def evaluation_metrics(samples: Sequence[Any], config: LamerConfig) -> dict[str, float]:
-    """Metrics of the host's evaluation set, with the key by which the host picks its best checkpoint."""
+    """Metrics of the host's evaluation set, with the key by which the host picks its best checkpoint.
+
+    With several environments that key is `eval_all_pass1`, the mean over environments.
+    """
     logs = trial_metrics([sample.trial for sample in samples], config.evaluated())
     # The host takes the first key that ends in `_pass1`.
     first = {f"eval_{key.split('/')[0]}_pass1": value for key, value in logs.items() if key.endswith("/success@1")}
+    if len(first) > 1:
+        first = {"eval_all_pass1": float(np.mean(list(first.values()))), **first}
     return {f"lamer/{key}": value for key, value in logs.items()} | first
 
 
 def _envs(trials: Sequence[Trial]) -> list[str]:
     return sorted({trial.task.env for trial in trials})
+
+
+def _trained(batch: TrialBatch, trials: Sequence[int]) -> dict[str, float]:
+    """Rows of one environment's trials, sampled tokens in them, and the share of its groups without an advantage."""
+    assert batch.rows is not None
+    rows = [batch.rows.rows[n] for n in np.flatnonzero(np.isin(batch.rows.owner, trials))]
+    found = {"rows": float(len(rows)), "tokens": float(sampled_tokens(rows))}
+    if batch.advantages is not None and trials:
+        found["zero_advantage_groups"] = _silent(batch, trials)
+    return found
+
+
+def _silent(batch: TrialBatch, trials: Sequence[int]) -> float:
+    """Share of the groups of live `trials` in which all advantages are 0."""
+    assert batch.advantages is not None
+    groups: dict[int, float] = {}
+    for i in trials:
+        group = int(batch.groups[i])
+        groups[group] = max(groups.get(group, 0.0), float(np.abs(batch.advantages[i]).max(initial=0.0)))
+    return sum(most < 1e-9 for most in groups.values()) / max(1, len(groups))
 
 
 def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
@@ -73,12 +99,7 @@ def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
     for key, values in sorted(found.items()):
         result[f"advantage/{key}/mean"] = float(np.mean(values))
         result[f"advantage/{key}/std"] = float(np.std(values))
-    groups = np.unique(batch.groups[batch.live])
-    silent = sum(
-        all(np.abs(batch.advantages[i]).max(initial=0.0) < 1e-9 for i in batch.live if batch.groups[i] == group)
-        for group in groups
-    )
-    result["zero_advantage_groups"] = silent / max(1, len(groups))
+    result["zero_advantage_groups"] = _silent(batch, batch.live.tolist())
     return result
 
 
