@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,17 @@ def host_defaults() -> dict[str, object]:
 
 
 def extensions_dir() -> Path:
-    """Where DeepSpeed's compiled extensions are kept: one folder for each pair of Python and torch."""
+    """Where DeepSpeed's compiled extensions are kept: a folder for each environment and its version of torch.
+
+    Builds name the headers' paths, so two environments with one folder would compile them again in turn.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "none"
-    build = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch}"
+    environment = sha256(sys.prefix.encode()).hexdigest()[:8]
+    build = f"py{sys.version_info.major}{sys.version_info.minor}-torch{torch}-{environment}"
     return cache / "openrlhf-lamer" / "torch_extensions" / build
 
 
