@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from e2e_commands import RUNS
 from host_runs import (
     ACTIVATED,
     LIMIT,
@@ -54,8 +55,8 @@ def test_gigpo_by_turn_loses_its_engine_says_so_and_goes_on_at_the_next_task(wor
     """`lamer_gigpo`, context `turn`: its engine is killed after its second step; it resumes with the third."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--ckpt.save_steps", "1", "--ckpt.load_enable", "--lamer.max_concurrent_trials", "8"),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["gigpo by turn"]),
+        *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
     ]
     process = start(command, tmp_path)
     deadline = time.monotonic() + LIMIT
@@ -104,10 +105,9 @@ def test_grpo_by_episode_with_the_hosts_agent_flag_and_its_evaluation(workshop: 
 
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--train.agent_func_path", str(agent.__file__)),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.context", "episode"),
-        *("--algo.advantage.estimator", "lamer_grpo", "--data.max_samples", "12"),
-        *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
-        *("--lamer.eval_episodes", "2", "--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["grpo by episode"]),
+        *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl")),
+        *("--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
     ]
     run = finish(start(command, tmp_path), tmp_path)
@@ -130,11 +130,7 @@ def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_
     """`lamer_ppo`: a step for the critic alone, then both; reference model, dual clip, rows dropped by their KL."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--lamer.context", "episode", "--algo.advantage.estimator", "lamer_ppo", "--algo.advantage.lambd", "0.9"),
-        *("--critic.freezing_steps", "0", "--critic.adam.lr", "1e-3", "--train.colocate_all", "--ds.enable_sleep"),
-        *("--algo.kl.init_coef", "0.1", "--algo.kl.use_loss", "--algo.kl.estimator", "k3", "--actor.dual_clip", "3"),
-        *("--algo.advantage.is_correction_level", "seq"),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["ppo with a critic"]),
     ]
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 4, config=LamerConfig(num_episodes=2), env="minesweeper", frozen=1)
@@ -149,11 +145,9 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
     """`lamer_rloo`, memory `reflection`: two batches are generated at once, while weights change, and evaluated."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--lamer.memory", "reflection", "--algo.advantage.estimator", "lamer_rloo", "--actor.adam.lr", "1e-4"),
-        *("--train.async_enable", "--train.partial_rollout_enable", "--rollout.vllm_generate_batch_size", "8"),
-        *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl"), "--eval.steps", "2"),
-        *("--lamer.eval_episodes", "3", "--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["rloo asynchronously"]),
+        *("--eval.dataset", str(workshop / "minesweeper" / "eval.jsonl")),
+        *("--lamer.eval_trials", str(tmp_path / "evaluations.jsonl")),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard")),
     ]
     run = finish(start(command, tmp_path), tmp_path)
@@ -168,10 +162,7 @@ def test_hgpo_on_two_actors_with_zero_3_and_dynamic_filtering(workshop: Path, tm
     """`lamer_hgpo`: two data-parallel actors, two epochs, untrained reflections, groups that teach something only."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--algo.advantage.estimator", "lamer_hgpo", "--lamer.hgpo.depth", "1", "--lamer.train_reflection", "off"),
-        *("--actor.num_gpus_per_node", "2", "--ds.zero_stage", "3", "--train.max_epochs", "2"),
-        *("--algo.dynamic_filtering_enable", "--train.num_episodes", "2"),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["hgpo on two actors"]),
     ]
     run = finish(start(command, tmp_path), tmp_path)
     config = LamerConfig(num_episodes=2, train_reflection=False)
@@ -187,9 +178,7 @@ def test_stock_group_norm_on_one_episode(workshop: Path, tmp_path: Path) -> None
     """The RL baseline: N = 1 and the host's own estimator, in the same code; context `trial`, GSPO's loss."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "1"),
-        *("--algo.advantage.estimator", "group_norm", "--data.max_samples", "12"),
-        *("--actor.policy_loss_type", "gspo", "--lamer.context", "trial"),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["stock group_norm"]),
     ]
     run = finish(start(command, tmp_path), tmp_path)
     check(run, 3, config=LamerConfig(num_episodes=1), env="minesweeper", engine_kl=None)
@@ -355,8 +344,7 @@ def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path
     line = [
         *("ray", "job", "submit", "--address", ray_head.jobs, "--"),
         *("python", "-m", "openrlhf.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.sokoban"),
-        *arguments(workshop, tmp_path, "sokoban", "--lamer.max_turns", "2", "--lamer.num_episodes", "2"),
-        *("--lamer.reward", "shaped", "--data.max_samples", "8"),
+        *arguments(workshop, tmp_path, "sokoban", *RUNS["sokoban as a job"]),
     ]
     result = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, env=ACTIVATED, check=False)
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from e2e_commands import RUNS
 from host_runs import LIMIT, Run, arguments, check, finish, start, stop, weights
 
 from openrlhf_lamer.config import LamerConfig
@@ -26,18 +27,14 @@ FLOAT32 = Path(__file__).parent / "float32"
 @pytest.mark.parametrize("estimator", ["lamer_gigpo", "lamer_ppo"])
 def test_forests_train_as_padded_rows_do(workshop: Path, tmp_path: Path, estimator: str) -> None:
     """In float32, with the same seeds: trials, losses and gradients; with `lamer_gigpo` in two updates a batch."""
-    more = ["--lamer.updates", "2", "--lamer.loss_weight", "turn"]
-    if estimator == "lamer_ppo":
-        more = ["--lamer.context", "episode", "--critic.adam.lr", "1e-3", "--algo.kl.init_coef", "0.1"]
-        more += ["--algo.kl.use_loss", "--actor.entropy_coef", "0.01", "--actor.gradient_checkpointing_enable"]
     runs = {}
     for forward in ("forest", "padded"):
         folder = tmp_path / forward
         command = [
             *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-            *arguments(workshop, folder, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-            *("--algo.advantage.estimator", estimator, "--data.max_samples", "8", "--lamer.forward", forward),
-            *("--train.full_determinism_enable", "--lamer.max_concurrent_trials", "1", *more),
+            *arguments(workshop, folder, "minesweeper", *RUNS[f"forest of {estimator.removeprefix('lamer_')}"]),
+            *("--data.max_samples", "8", "--lamer.forward", forward),
+            *("--train.full_determinism_enable", "--lamer.max_concurrent_trials", "1"),
         ]
         path = os.pathsep.join(filter(None, (str(FLOAT32), os.environ.get("PYTHONPATH"))))
         runs[forward] = finish(start(command, folder, {"PYTHONPATH": path}), folder)
@@ -65,9 +62,7 @@ def test_an_adapter_reaches_the_engine_and_its_reference_is_the_policy_without_i
 
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
-        *arguments(workshop, tmp_path, "minesweeper", "--lamer.max_turns", "3", "--lamer.num_episodes", "2"),
-        *("--ds.lora.rank", "8", "--ds.lora.alpha", "16", "--ds.lora.dropout", "0.05", "--actor.adam.lr", "5e-3"),
-        *("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
+        *arguments(workshop, tmp_path, "minesweeper", *RUNS["adapter"]),
         *("--ckpt.save_steps", "1", "--ckpt.load_enable"),
     ]
     process = start(command, tmp_path)
