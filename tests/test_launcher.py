@@ -174,6 +174,10 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
         (["--algo.advantage.gamma", "0.9"], "--algo.advantage.gamma: lamer_gigpo discounts by --lamer.gamma_step"),
         (["--algo.advantage.no_std_norm"], "--algo.advantage.no_std_norm: lamer_gigpo normalises as --lamer.norm"),
         (["--algo.advantage.lambd", "1.5"], "--algo.advantage.lambd 1.5: "),
+        (
+            ["--algo.advantage.estimator", "group_norm", "--lamer.norm", "mean_std"],
+            "--lamer.norm: the host's group_norm gets one return of the whole trial",
+        ),
         (["--lamer.hgpo.depth", "-1"], "--lamer.hgpo.depth '-1'"),
         (["--lamer.hgpo.depth_power", "inf"], "--lamer.hgpo.depth_power 'inf'"),
         (["--lamer.depth", "1"], "--lamer.depth: no such option. Did you mean --lamer.hgpo.depth?"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from openrlhf_lamer import envs, panels
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.quickstart.run import prepare_commands
+from openrlhf_lamer.quickstart.run import plan
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.splits import SCANNED, STRIDE, left_out
@@ -142,15 +142,16 @@ def test_goals_of_webshop_are_split_by_themselves() -> None:
 def test_the_quickstart_evaluates_on_no_board_that_it_has_played(tmp_path: Path) -> None:
     """Neither in training nor in demonstrations, nor in those that the tokenizer is made of."""
     settings = QUICKSTARTS["minesweeper"]
-    *tasks, _ = prepare_commands(tmp_path, settings)
-    for command in tasks:
-        assert CliRunner().invoke(app, command[3:]).exit_code == 0
+    for stage in plan(tmp_path, settings)[:2]:
+        assert CliRunner().invoke(app, stage.command[3:]).exit_code == 0
     agent, options = load_agent("openrlhf_lamer.agents.minesweeper")[0], settings.config.env_options
-    plan = Plan(Rules(agent, settings.config, settings.max_new_tokens, settings.max_length), settings.demonstrations)
-    played = read_dataset(tmp_path / "data" / "train.jsonl")
+    warm_start = Plan(
+        Rules(agent, settings.config, settings.max_new_tokens, settings.max_length), settings.demonstrations
+    )
+    played = read_dataset(tmp_path / "data" / "train" / "train.jsonl")
     assert len(played) == settings.steps * settings.tasks
-    for first, number in ((FIRST, plan.trials), (MEASURED, plan.measured), (CORPUS, CORPUS_TRIALS)):
-        played += _tasks(plan, first, number)
-    evaluated = states(read_dataset(tmp_path / "data" / "eval.jsonl"), **options)
+    for first, number in ((FIRST, warm_start.trials), (MEASURED, warm_start.measured), (CORPUS, CORPUS_TRIALS)):
+        played += _tasks(warm_start, first, number)
+    evaluated = states(read_dataset(tmp_path / "data" / "eval" / "eval.jsonl"), **options)
     assert len(evaluated) == len(set(evaluated)) == settings.panel_size == 114
     assert not set(evaluated) & set(states(played, **options))

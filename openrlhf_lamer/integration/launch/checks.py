@@ -27,6 +27,9 @@ from openrlhf_lamer.integration.rollout.task_stream import generation_window
 from openrlhf_lamer.integration.training.credit import credit_config
 from openrlhf_lamer.learnability import filters_by_wins
 
+_CREDITS_TURNS = frozenset({"gamma_step", "cross_episode", "norm", "reference"})
+"""Options of credit by turns."""
+
 
 def needs_critic(estimator: str) -> bool:
     """Whether an estimator, ours or the host's, works with a critic."""
@@ -179,6 +182,11 @@ def _check_estimator(line: CommandLine) -> None:
         gamma = line["algo.advantage.gamma"]
         if gamma != 1 and not ESTIMATORS[name].discounts:
             raise ConfigError(f"--algo.advantage.gamma {gamma:g}: {name} does not discount; leave the flag out")
+        if ignored := line.config.model_fields_set & _CREDITS_TURNS:
+            raise ConfigError(
+                f"--lamer.{min(ignored)}: the host's {name} gets one return of the whole trial, which this does not "
+                "change; leave the flag out, or choose a lamer_* estimator"
+            )
         return
     if line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
         raise ConfigError(
