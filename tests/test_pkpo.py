@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from math import comb, sqrt
 from typing import Any
 
@@ -135,3 +135,19 @@ def test_large_groups_do_not_overflow() -> None:
 def test_k_is_checked(k: Any) -> None:
     with pytest.raises(ValueError, match=r"--lamer\.pkpo\.k"):
         get("lamer_pkpo").settle(CreditConfig(options={"k": k}))
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 1), (4, 2), (4, 3), (4, 4), (3, 2)])
+def test_exactly_unbiased_for_the_best_of_k(n: int, k: int) -> None:
+    """Over all groups of n draws from three actions: E[(1/n) Σ score · A] is the gradient of E[max of k]."""
+    reward, logits = np.array([0.3, -1.0, 2.0]), np.array([0.4, 0.1, -0.7])
+    chance = np.exp(logits) / np.exp(logits).sum()
+    score = np.eye(3) - chance
+
+    def expected(size: int, value: Any) -> Any:
+        groups = np.array(list(product(range(3), repeat=size)))
+        return sum(np.prod(chance[drawn]) * value(drawn) for drawn in groups)
+
+    found = expected(n, lambda drawn: np.array(one_group(reward[drawn].tolist(), k)) @ score[drawn] / n)
+    gradient = expected(k, lambda drawn: reward[drawn].max() * score[drawn].sum(axis=0))
+    assert found == pytest.approx(gradient, abs=1e-12)

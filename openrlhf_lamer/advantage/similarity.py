@@ -19,9 +19,10 @@ anchors stay together, reflections are left as they are, and groups never mix. A
 environment.
 
 verl-agent's GiGPO has such an option too (`enable_similarity`). It compares characters (difflib's ratio, by default
-0.95) of each turn with those of the first turn of one cluster after the other: its clusters depend on the order of turns, a turn joins
-the first cluster that is like enough and not the most similar one, and the time is the product of turns, clusters and
-squared lengths. Ours is linear in the length of all distinct texts, and quadratic in the distinct states of a group.
+0.95) of each turn with those of the first turn of one cluster after the other: its clusters depend on the order of
+turns, a turn joins the first cluster that is like enough and not the most similar one, and the time is the product of
+turns, clusters and squared lengths. Ours is linear in the length of all distinct texts, and quadratic in the distinct
+states of a group.
 """
 
 from __future__ import annotations
