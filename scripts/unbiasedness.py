@@ -45,9 +45,8 @@ class Setting:
     @property
     def label(self) -> str:
         """Short text of everything that differs from the default."""
-        given = {key: value for key, value in self.options.items() if key != "options"} | self.options.get(
-            "options", {}
-        )
+        given = {**self.options, **self.options.get("options", {})}
+        given.pop("options", None)
         options = [key if value is True else f"{key}={value}" for key, value in given.items()]
         critic = {"none": [], "zero": ["V = 0"], "true": ["V exact"], "wrong": ["V wrong"]}[self.critic]
         return ", ".join(options + critic) or "default"

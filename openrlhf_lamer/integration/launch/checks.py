@@ -146,12 +146,10 @@ def _check_estimator(line: CommandLine) -> None:
         advantage.get(name).settle(credit_config(line.config, advantage.get(name), lambd))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if (
-        name == "lamer_pkpo"
-        and (best_of := advantage.get(name).read(line.config.options(advantage.get(name))).k) > size
-    ):
+    own = advantage.get(name).read(line.config.options(advantage.get(name)))
+    if isinstance(own, advantage.pkpo.PkpoOptions) and own.k > size:
         raise ConfigError(
-            f"--lamer.pkpo.k {best_of}: the best of {best_of} trials needs as many in a group, and "
+            f"--lamer.pkpo.k {own.k}: the best of {own.k} trials needs as many in a group, and "
             f"--rollout.n_samples_per_prompt is {size}; give fewer, or more samples"
         )
 
