@@ -49,6 +49,8 @@ HashArray = NDArray[np.uint64]
 
 _ODD = 0x9E3779B97F4A7C15
 """Base of the hashes: odd, so that it has an inverse modulo 2⁶⁴."""
+_MIX = 0xD6E8FEB86659FD93
+"""Another odd number, which spreads the bits of a hash."""
 _BLOCK = 4096
 """Pairs of words that are counted at once, which bounds the memory."""
 
@@ -157,6 +159,8 @@ def _words(texts: Sequence[str]) -> tuple[HashArray, IntArray]:
     power, inverse = _powers(len(data).bit_length())
     sums = np.cumsum(data * power[: len(data)])
     word = (sums[end - 1] - sums[begin - 1]) * inverse[begin]
+    # No longer a polynomial in B: otherwise the pair of "a" and "a" would be the word "aa".
+    word = (word ^ (word >> np.uint64(32))) * np.uint64(_MIX)
     place_of_text = np.cumsum([1, *(len(text) + 1 for text in encoded)])
     return word, np.diff(np.searchsorted(begin, place_of_text))
 
