@@ -75,13 +75,14 @@ def main() -> None:
     parser.add_argument("turns", nargs="*", type=int, default=SIZES, help="sizes, in turns")
     sizes = parser.parse_args().turns
     for estimator in map(get, names()):
-        for form in ("chained",) if estimator.chained_only else ("paper", "chained"):
+        for form in ("chained", "difference") if estimator.chained_only else ("paper", "chained", "difference"):
             print(f"\nreturns ({form}) + {estimator.name}")
             print("     turns   groups       ms  ns/turn  linear  peak MB peak/table")
             base = 0.0
             for table in map(random_table, sizes):
                 seconds, peak = measure(estimator, table, CreditConfig(cross_episode=form))
-                own = sum(getattr(table, column.name).nbytes for column in fields(table))
+                columns = (getattr(table, column.name) for column in fields(table))
+                own = sum(column.nbytes for column in columns if column is not None)
                 per_turn = seconds / len(table)
                 base = base or per_turn
                 print(

@@ -10,10 +10,11 @@ CONTEXT_HELP = "Where a new chat begins: at each turn, at each episode, or once 
 Memory: TypeAlias = Literal["history", "reflection", "both"]
 MEMORY_HELP = "Memory of earlier episodes that an episode is shown: their turns, the remarks on them, or both."
 
-CrossEpisode: TypeAlias = Literal["paper", "chained"]
+CrossEpisode: TypeAlias = Literal["paper", "chained", "difference"]
 CROSS_EPISODE_HELP = (
-    "How later episodes enter a turn's return: by the paper's Eq. 4, or chained, in one backward walk through the "
-    "whole trial, as in the paper's reference code. By default paper, for lamer_ppo chained."
+    "How later episodes enter a turn's return: by the paper's Eq. 4; chained, in one backward walk through the whole "
+    "trial, as in the paper's reference code; or difference, the same walk where each episode is paid what it earns "
+    "above the one before, as in MAGE. By default paper, for lamer_ppo chained."
 )
 
 Norm: TypeAlias = Literal["mean", "mean_std"]

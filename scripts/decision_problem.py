@@ -124,6 +124,26 @@ class Problem:
         """Gradient that credit should estimate, with G as the credit; [logits]."""
         return self.gradient(with_returns(self.table, config).returns)
 
+    def rewards(self, config: CreditConfig) -> FloatArray:
+        """The one reward of each trial that `lamer_pkpo` compares: Σ_t γ_traj^episode · r_t; [trials]."""
+        table = self.table
+        return np.bincount(table.trial, weights=config.gamma_traj**table.episode * table.reward).astype(np.float64)
+
+    def expected_best(self, k: int, config: CreditConfig) -> float:
+        """E[max of k independent trials' rewards]: the best of k is at most x with the probability P(reward ≤ x)^k."""
+        reward = self.rewards(config)
+        order = np.argsort(reward)
+        return float(reward[order] @ np.diff(np.append(0.0, np.cumsum(self.probability[order])) ** k))
+
+    def best_target(self, k: int, config: CreditConfig) -> FloatArray:
+        """Gradient of `expected_best`: a trial's credit is k times the expected best of it and k-1 others; [logits]."""
+        reward = self.rewards(config)
+        order = np.argsort(reward)
+        chance = np.diff(np.append(0.0, np.cumsum(self.probability[order])) ** (k - 1))
+        # Of k - 1 = 0 others, the best is the trial itself.
+        best = np.maximum(reward[:, None], reward[order]) @ chance if k > 1 else reward
+        return self.gradient(k * best[self.table.trial])
+
     def own_share(self, config: CreditConfig) -> FloatArray:
         """E[Σ_t ∇log π(a_t|s_t) · Ḡ], Ḡ the mean return of the turn's own trial; [logits]."""
         table = with_returns(self.table, config)
@@ -203,13 +223,14 @@ def measure(
     config: CreditConfig,
     *,
     values: FloatArray | None = None,
+    target: FloatArray | None = None,
     trials: int = 204_800,
     group_size: int = 8,
     seed: int = 0,
 ) -> Estimate:
     """The mean over groups of (1/n) Σ_i Σ_t ∇log π(a_t|s_t) · A_t: summed over turns, no further normalisation.
 
-    `values` are a critic's values of the turns of `problem.table`.
+    `values` are a critic's values of the turns of `problem.table`; `target` is the problem's, if it is not given.
     """
     table, row = problem.sample(trials, group_size, seed)
     if values is not None:
@@ -220,4 +241,6 @@ def measure(
         table.group * logits + problem.logit[row], weights=problem.score[row] * advantage, minlength=groups * logits
     )
     gradients = sums.reshape(groups, logits) / group_size
-    return Estimate(problem.target(config), gradients.mean(0), np.cov(gradients.T) / groups)
+    return Estimate(
+        problem.target(config) if target is None else target, gradients.mean(0), np.cov(gradients.T) / groups
+    )

@@ -45,21 +45,22 @@ class Setting:
     @property
     def label(self) -> str:
         """Short text of everything that differs from the default."""
-        options = [key if value is True else f"{key}={value}" for key, value in self.options.items()]
+        given = {**self.options, **self.options.get("options", {})}
+        given.pop("options", None)
+        options = [key if value is True else f"{key}={value}" for key, value in given.items()]
         critic = {"none": [], "zero": ["V = 0"], "true": ["V exact"], "wrong": ["V wrong"]}[self.critic]
         return ", ".join(options + critic) or "default"
 
     def measure(self, problem: Problem, trials: int, group_size: int = GROUP_SIZE, seed: int = 0) -> Estimate:
-        """Mean gradient estimate in this setting, against the target for its form of return."""
+        """Mean gradient estimate in this setting, against the target for its form of return, or for the best of k."""
         config = CreditConfig(**self.options)
         if self.name in BASELINES:
             return measure(problem, BASELINES[self.name], config, trials=trials, group_size=group_size, seed=seed)
         estimator = get(self.name)
         config = estimator.settle(config)
-        values = self._values(problem, config)
-        return measure(
-            problem, estimator.estimate, config, values=values, trials=trials, group_size=group_size, seed=seed
-        )
+        best = problem.best_target(estimator.read(config.options).k, config) if self.name == "lamer_pkpo" else None
+        inputs = {"values": self._values(problem, config), "target": best}
+        return measure(problem, estimator.estimate, config, **inputs, trials=trials, group_size=group_size, seed=seed)
 
     def _values(self, problem: Problem, config: CreditConfig) -> FloatArray | None:
         if self.critic == "none":
@@ -95,11 +96,15 @@ BASELINES: dict[str, Callable[[TurnTable, CreditConfig], FloatArray]] = {
 SETTINGS = (
     Setting("lamer_rloo", True),
     Setting("lamer_rloo", True, {"cross_episode": "chained"}),
+    Setting("lamer_rloo", True, {"cross_episode": "difference"}),
+    Setting("lamer_pkpo", True, {"options": {"k": 2}}),
+    Setting("lamer_pkpo", True, {"options": {"k": 4}}),
     Setting("lamer_ppo", True, {}, "zero"),
     Setting("lamer_ppo", True, {}, "wrong"),
     Setting("lamer_ppo", True, {"lambd": 0.5}, "true"),
     Setting("other trials by anchor", True),
     Setting("lamer_ppo", False, {"lambd": 0.5}, "wrong"),
+    Setting("lamer_pkpo", False, {"options": {"k": 4}, "norm": "mean_std"}),
     Setting("lamer_grpo", False, {"norm": "mean"}),
     Setting("lamer_grpo", False),
     Setting("lamer_reinforce", False, {"norm": "mean"}),

@@ -17,7 +17,7 @@ import openrlhf_lamer
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, get, names, register, registry, with_returns
 from openrlhf_lamer.advantage.table import FloatArray
 
-OURS = {"lamer_gigpo", "lamer_grpo", "lamer_hgpo", "lamer_ppo", "lamer_reinforce", "lamer_rloo"}
+OURS = {"lamer_gigpo", "lamer_grpo", "lamer_hgpo", "lamer_pkpo", "lamer_ppo", "lamer_reinforce", "lamer_rloo"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,7 @@ def test_ours_are_known() -> None:
         "lamer_gigpo": "mean",
         "lamer_grpo": "mean_std",
         "lamer_hgpo": "mean",
+        "lamer_pkpo": "mean",
         "lamer_ppo": "mean",
         "lamer_rloo": "mean",
         "lamer_reinforce": "mean_std",
@@ -102,7 +103,8 @@ def test_an_estimator_with_a_critic_has_values_and_gives_targets() -> None:
 def test_a_chained_estimator_refuses_the_papers_form() -> None:
     register("other", chained_only=True)(lambda table, config: table.returns)
     assert get("other").settle(CreditConfig()).cross_episode == "chained"
-    assert get("other").settle(CreditConfig(cross_episode="chained")).cross_episode == "chained"
+    for form in ("chained", "difference"):
+        assert get("other").settle(CreditConfig(cross_episode=form)).cross_episode == form
     for refused in (get("other").settle, lambda config: get("other").estimate(two_turns(), config)):
         with pytest.raises(ValueError, match=r"--lamer.cross_episode paper: other .* Eq\. 4 is no such recursion"):
             refused(CreditConfig(cross_episode="paper"))

@@ -122,6 +122,16 @@ def test_the_event_loop_is_watched_while_trials_play() -> None:
         assert text in table
 
 
+def test_anchors_by_similarity_are_fewer_than_texts() -> None:
+    table = run("--turns", "400", file="anchors.py")
+    rows = [[int(cell.replace(",", "")) for cell in line.split("│")[2:4]] for line in table.splitlines() if "│" in line]
+    assert [texts for texts, _ in rows] == sorted(texts for texts, _ in rows)
+    assert rows[-1][0] > 300
+    # Ten templates a task, of which a page keeps 9 words in 10.
+    assert all(groups <= texts for texts, groups in rows)
+    assert rows[-1][1] < rows[-1][0] / 3
+
+
 def test_a_batch_takes_some_bytes_a_token_in_the_trainer() -> None:
     pytest.importorskip("openrlhf")
     table = run("--trials", "64", file="memory.py")

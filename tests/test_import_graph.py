@@ -181,5 +181,5 @@ for name in names():
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 7
     assert set(done.stdout.split()[1::2]) == {"2"}

@@ -185,6 +185,15 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
         (["--lamer.step_weight", "1"], "Did you mean --lamer.gigpo.step_weight?"),
         (["--lamer.hgpo.depth", "1"], "--lamer.hgpo.depth: lamer_gigpo has no such option"),
         (
+            [
+                *("--algo.advantage.estimator", "lamer_pkpo", "--lamer.pkpo.k", "4"),
+                "--rollout.n_samples_per_prompt",
+                "3",
+            ],
+            "--lamer.pkpo.k 4: the best of 4 trials .* --rollout.n_samples_per_prompt is 3; give fewer",
+        ),
+        (["--lamer.gigpo.similarity", "0"], "--lamer.gigpo.similarity '0': .* greater than 0"),
+        (
             ["--algo.advantage.estimator", "lamer_ppo", "--lamer.cross_episode", "paper"],
             "--lamer.cross_episode paper: lamer_ppo .* give chained",
         ),

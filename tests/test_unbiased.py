@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ LEVEL = 0.001
 CHAINED = CreditConfig(cross_episode="chained")
 PROBLEM = decision_problem.Problem.enumerate()
 LOGITS = decision_problem.LOGITS
+
+
+def slope(of: Callable[[np.ndarray], float], step: float = 1e-5) -> list[float]:
+    """Gradient by the logits, by finite differences."""
+    return [(of(LOGITS + d) - of(LOGITS - d)) / (2 * step) for d in step * np.eye(len(LOGITS))]
 
 
 def settings(*, unbiased: bool) -> list[Any]:
@@ -63,15 +70,36 @@ class TestProblem:
             problem = decision_problem.Problem.enumerate(logits, bad_remark=0.0)
             return float(problem.weight @ problem.table.reward)
 
-        step = 1e-5
-        gradient = [(expected(LOGITS + d) - expected(LOGITS - d)) / (2 * step) for d in step * np.eye(len(LOGITS))]
+        gradient = slope(expected)
         for form in ("paper", "chained"):
             config = CreditConfig(1, 1, form)
             free = decision_problem.Problem.enumerate(bad_remark=0.0)
             assert free.target(config) == pytest.approx(gradient, abs=1e-9)
 
-    def test_the_two_forms_have_two_targets(self) -> None:
-        assert np.abs(PROBLEM.target(CreditConfig()) - PROBLEM.target(CHAINED)).max() > 1e-3
+    def test_the_forms_have_different_targets(self) -> None:
+        forms = [PROBLEM.target(CreditConfig(cross_episode=form)) for form in ("paper", "chained", "difference")]
+        assert min(np.abs(one - other).max() for one, other in combinations(forms, 2)) > 1e-3
+
+    def test_at_gamma_one_differences_have_the_gradient_of_the_last_episodes_reward(self) -> None:
+        def expected(logits: np.ndarray) -> float:
+            problem = decision_problem.Problem.enumerate(logits, bad_remark=0.0)
+            last = np.maximum.reduceat(problem.table.episode, np.flatnonzero(np.diff(problem.table.trial, prepend=-1)))
+            played = problem.table.plays & (problem.table.episode == last[problem.table.trial])
+            return float(problem.weight @ (problem.table.reward * played))
+
+        free = decision_problem.Problem.enumerate(bad_remark=0.0)
+        config = CreditConfig(1, 1, "difference")
+        assert free.target(config) == pytest.approx(slope(expected), abs=1e-9)
+
+    @pytest.mark.parametrize("k", [1, 2, 3, 5])
+    def test_the_target_of_the_best_of_k_is_its_gradient(self, k: int) -> None:
+        """By finite differences; and for two trials, the best of every pair is enumerated."""
+        config = CreditConfig()
+        gradient = slope(lambda logits: decision_problem.Problem.enumerate(logits).expected_best(k, config))
+        assert PROBLEM.best_target(k, config) == pytest.approx(gradient, abs=1e-8)
+        reward, chance = PROBLEM.rewards(config), PROBLEM.probability
+        pairs = chance @ np.maximum(reward[:, None], reward) @ chance
+        assert PROBLEM.expected_best(2, config) == pytest.approx(pairs, abs=1e-12)
 
     def test_the_true_values_predict_every_return(self) -> None:
         """The error of a prediction is uncorrelated with all that is known before the turn."""

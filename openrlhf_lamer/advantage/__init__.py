@@ -7,7 +7,7 @@ Everything here is a pure function on numpy arrays, without tokens, tensors or t
 """
 
 # Importing an estimator's module registers it.
-from openrlhf_lamer.advantage import gigpo, grpo, hgpo, ppo, reinforce, rloo
+from openrlhf_lamer.advantage import gigpo, grpo, hgpo, pkpo, ppo, reinforce, rloo
 from openrlhf_lamer.advantage.registry import Estimator, get, names, register
 from openrlhf_lamer.advantage.returns import with_returns
 from openrlhf_lamer.advantage.table import PLAY, REFLECT, CreditConfig, TurnTable
@@ -23,6 +23,7 @@ __all__ = [
     "grpo",
     "hgpo",
     "names",
+    "pkpo",
     "ppo",
     "register",
     "reinforce",

@@ -9,9 +9,11 @@ For turn t of episode e of trial i in a group of n trials, trial i having E_i ep
     A_step    = G_{i,e,t} - ν_c                            ν_c = (1/n_c) Σ_i (mean of G over the turns of i in c)
 
 i = 1 … n, e = 1 … E_i. c is the anchor group of the turn, with n_c trials in it: the group's play turns in the same
-environment state, or the group's reflections on episodes of one index. A reflection's A_episode is 0. That is
-norm="mean", the default; "mean_std" divides each term by σ + ε, where σ² is the mean square around μ (ν_c), weighted in
-the same way, times n/(n-1), and σ = 1 for n = 1. An anchor group of one turn gives 0. Columns and result are [turns].
+environment state, or the group's reflections on episodes of one index. A reflection's A_episode is 0. With
+`similarity` < 1, states that look alike count as one (`similarity.py`), and with cross_episode="difference" R is what
+the episode earns above the one before (`returns.paid`), as in MAGE. That is norm="mean", the default; "mean_std"
+divides each term by σ + ε, where σ² is the mean square around μ (ν_c), weighted in the same way, times n/(n-1), and σ
+= 1 for n = 1. An anchor group of one turn gives 0. Columns and result are [turns].
 
 With `reference`, as the paper's code has it: every turn counts as 1, in μ its episode once per turn (long
 trials weigh more); reflections enter μ with R = 0 and get R - μ (reflecting is punished); all
@@ -35,18 +37,21 @@ import numpy as np
 
 from openrlhf_lamer.advantage.groups import EPS, anchor_groups, codes, normalise, share
 from openrlhf_lamer.advantage.registry import register
+from openrlhf_lamer.advantage.returns import credited
+from openrlhf_lamer.advantage.similarity import SIMILARITY, merged
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, TurnTable
 from openrlhf_lamer.vocabulary import Norm
 
 
 @dataclass(frozen=True, slots=True)
 class GigpoOptions:
-    """Weight of the two terms."""
+    """Weight of the two terms, and the states that are compared."""
 
     step_weight: float = field(
         default=1.0,
         metadata={"ge": 0, "allow_inf_nan": False, "description": "Weight (w) of GiGPO's step term."},
     )
+    similarity: float = field(default=1.0, metadata=SIMILARITY)
 
 
 def episode_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArray:
@@ -76,5 +81,6 @@ def step_term(table: TurnTable, norm: Norm | None, reference: bool) -> FloatArra
 @register("lamer_gigpo", norm="mean", needs_group=True, options=GigpoOptions)
 def estimate(table: TurnTable, config: CreditConfig, options: GigpoOptions) -> FloatArray:
     """Episode term + w · step term; [turns]."""
+    table = merged(table, options.similarity)
     step = step_term(table, config.norm, config.reference)
-    return episode_term(table, config.norm, config.reference) + options.step_weight * step
+    return episode_term(credited(table, config), config.norm, config.reference) + options.step_weight * step

@@ -7,8 +7,9 @@ Turn t is in one group of each level k = 0 … K+1, K = `depth`, default 2. Two 
     at level K+1         if the memory that their episodes are shown is equal too
 
 The beginning of an episode counts as a special turn, so where an episode has fewer than k earlier turns, all of them
-are compared. Reflections on episodes of one index are separate groups, refined in the same way. With n_k the number of
-trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
+are compared. With `similarity` < 1, states that look alike count as equal in all this (`similarity.py`), but in the
+memory they do not. Reflections on episodes of one index are separate groups, refined in the same way. With n_k the
+number of trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
 
     A   = Σ_k w_k · (G - ν_k)                              norm="mean", the default
     A   = Σ_k w_k · (G - ν_k) / (σ_k + ε)                  norm="mean_std"
@@ -38,12 +39,13 @@ import numpy as np
 
 from openrlhf_lamer.advantage.groups import anchor_groups, codes, normalise, share, units
 from openrlhf_lamer.advantage.registry import register
+from openrlhf_lamer.advantage.similarity import SIMILARITY, merged
 from openrlhf_lamer.advantage.table import CreditConfig, FloatArray, IntArray, TurnTable
 
 
 @dataclass(frozen=True, slots=True)
 class HgpoOptions:
-    """Levels of contexts and their weights."""
+    """Levels of contexts, their weights, and the states that count as equal."""
 
     depth: int = field(
         default=2, metadata={"ge": 0, "description": "Earlier turns (K) that HGPO compares contexts by."}
@@ -56,6 +58,7 @@ class HgpoOptions:
             "description": "Exponent (α) of the weight (k + 1)^α that HGPO gives to level k.",
         },
     )
+    similarity: float = field(default=1.0, metadata=SIMILARITY)
 
 
 def contexts(table: TurnTable, depth: int, reference: bool = False) -> Iterator[IntArray]:
@@ -77,6 +80,7 @@ def contexts(table: TurnTable, depth: int, reference: bool = False) -> Iterator[
 @register("lamer_hgpo", norm="mean", needs_group=True, options=HgpoOptions)
 def estimate(table: TurnTable, config: CreditConfig, options: HgpoOptions) -> FloatArray:
     """G against the turns of equal context at each level, the levels weighted; [turns]."""
+    table = merged(table, options.similarity)
     trial = codes(table.trial)
     total, weights = np.zeros(len(table)), np.zeros(len(table))
     for level, context in enumerate(contexts(table, options.depth, config.reference)):

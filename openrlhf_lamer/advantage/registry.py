@@ -61,7 +61,7 @@ class Estimator:
         norm: The normalisation where none is configured.
         needs_group: Whether it compares trials of one task, so that a group must have more than one.
         chained_only: Whether it is a recursion along the trial's chain of turns, so that it works
-            only with the chained form of returns.
+            only with returns of one backward walk: the chained form, and its differences.
         targets: One target of the critic per turn, the value that it should have had where the turn
             begins; None for estimators that need no critic.
         options: Dataclass of its options; None without options.
@@ -123,7 +123,7 @@ class Estimator:
             raise ValueError(
                 f"--lamer.cross_episode paper: {self.name} works backwards from turn to turn, and the paper's Eq. 4 "
                 "is no such recursion (it discounts later episodes alike for all turns of an episode); "
-                "leave the flag out, or give chained"
+                "leave the flag out, or give chained or difference"
             )
         self.read(config.options)
         form = "chained" if self.chained_only else "paper"

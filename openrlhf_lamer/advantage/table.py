@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
+TextArray: TypeAlias = NDArray[np.object_]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 PLAY = 0
@@ -38,8 +39,8 @@ class CreditConfig:
     Attributes:
         gamma_step: Discount γ_step between the turns of an episode.
         gamma_traj: Discount γ_traj between the episodes of a trial.
-        cross_episode: The paper's Eq. 4, or the one backward walk of its reference code; None is the
-            estimator's default, which is the paper's where it has a choice.
+        cross_episode: The paper's Eq. 4, the one backward walk of its reference code, or this walk with
+            differences between episodes; None is the estimator's default, which is the paper's where it has a choice.
         norm: Centre advantages, or also divide by their spread; None is the estimator's default.
         reference: Reproduce the quirks of the paper's reference code.
         lambd: λ of PPO's advantages (GAE), at turn boundaries.
@@ -82,6 +83,9 @@ class TurnTable:
         memory: Code of the memory that the turn's episode is shown, for the same estimators; None if not known.
         values: The critic's value where the turn begins (the state before its first sampled token);
             None where there is no critic.
+        valid: 0 where the environment refused the turn's action, so that its reward is a penalty, else 1; None stands
+            for 1 everywhere.
+        observation: Text of the environment before the turn, for anchors by similarity; None if not known.
 
     Raises:
         ValueError: naming the column or the first row that breaks one of these rules.
@@ -98,6 +102,8 @@ class TurnTable:
     action: IntArray | None = None
     memory: IntArray | None = None
     values: FloatArray | None = None
+    valid: IntArray | None = None
+    observation: TextArray | None = None
 
     def __post_init__(self) -> None:
         if np.size(self.returns) == 0:
@@ -162,12 +168,17 @@ class TurnTable:
             anchor=np.array([anchors.setdefault(turn.anchor, len(anchors)) for _, turn in rows], dtype=np.int64),
             action=np.array([actions.setdefault(turn.did, len(actions)) for _, turn in rows], dtype=np.int64),
             memory=np.array([shown[i][turn.episode] for i, turn in rows], dtype=np.int64),
+            valid=np.array([turn.valid for _, turn in rows], dtype=np.int64),
+            # References to the trials' own texts, which are read where an estimator compares them.
+            observation=np.array([turn.observation for _, turn in rows], dtype=np.object_),
         )
 
-    def _as_column(self, name: str) -> IntArray | FloatArray:
-        values = np.asarray(getattr(self, name))
+    def _as_column(self, name: str) -> IntArray | FloatArray | TextArray:
+        values = np.asarray(getattr(self, name), dtype=np.object_ if name == "observation" else None)
         if values.ndim != 1:
             raise ValueError(f"column {name} has shape {values.shape}, but a column has one dimension")
+        if name == "observation":
+            return values
         if name in ("reward", "returns", "values"):
             return values.astype(np.float64, copy=False)
         if values.size and not np.issubdtype(values.dtype, np.integer):

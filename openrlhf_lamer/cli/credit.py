@@ -21,8 +21,8 @@ def credit(
     estimator: Annotated[
         str,
         typer.Option(
-            help="Estimator by name: lamer_gigpo, lamer_grpo, lamer_hgpo, lamer_ppo, lamer_reinforce, lamer_rloo or a "
-            "plugin's."
+            help="Estimator by name: lamer_gigpo, lamer_grpo, lamer_hgpo, lamer_pkpo, lamer_ppo, lamer_reinforce, "
+            "lamer_rloo or a plugin's."
         ),
     ] = "lamer_gigpo",
     cross_episode: Annotated[CrossEpisode | None, typer.Option(help=CROSS_EPISODE_HELP, show_default=False)] = None,
@@ -47,7 +47,8 @@ def credit(
     FILE gives the rewards and anchors of each trial, episode by episode, and the discounts: `gamma_step`
     between turns, `gamma_traj` between episodes. A reflection stands between two consecutive episodes. An
     episode may also give `actions` and a `remark`, for lamer_hgpo, and the critic's `values` where turns begin (the
-    reflection's last), for lamer_ppo, which takes 0 where they are left out.
+    reflection's last), for lamer_ppo, which takes 0 where they are left out; `valid`, false for a refused action whose
+    reward is a penalty, for differences; and `observations`, for anchors by similarity.
 
     For instance `openrlhf-lamer credit trials.json --estimator lamer_grpo --norm mean`. With `--json`,
     each case becomes `{"returns": ..., "advantages": ...}`: a list per trial, a figure per turn, reflections in

@@ -13,6 +13,10 @@ also have
     "remark": "walls are left"    the remark of its reflection, of any type: part of the memory of later episodes
     "values": [0.5, 0.2, 0.9]     the critic's value where each turn begins, the reflection's last, for `lamer_ppo`;
                                   0 for every turn of the episode where they are left out
+    "valid": [true, false]        one a play turn: whether its action was accepted, so that its reward is no penalty
+                                  (`cross_episode` difference); true where they are left out
+    "observations": ["a room"]    one a play turn, a text: anchors by similarity compare them, and the anchors
+                                  as texts where they are left out
 
 Other keys are ignored.
 """
@@ -38,6 +42,8 @@ class _Episode(BaseModel):
     anchors: list[Any]
     actions: list[Any] | None = None
     values: list[_Number] | None = None
+    valid: list[Annotated[bool, Field(strict=True)]] | None = None
+    observations: list[Annotated[str, Field(strict=True)]] | None = None
     remark: Any = None
 
 
@@ -91,7 +97,7 @@ def read_case(case: Any, where: str = "case", **options: Any) -> Case:
         read = _Case.model_validate(case)
     except ValidationError as error:
         raise ValueError("; ".join(_said(problem, where) for problem in error.errors())) from error
-    rows: list[tuple[float, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     anchor_codes: dict[str, int] = {}
     action_codes: dict[str, int] = {}
     memory_codes: dict[str, int] = {}
@@ -108,10 +114,14 @@ def read_case(case: Any, where: str = "case", **options: Any) -> Case:
             rewards, anchors = episode.rewards, episode.anchors
             actions = [None] * len(rewards) if episode.actions is None else episode.actions
             values = [0.0] * (len(rewards) + reflects) if episode.values is None else episode.values
+            valid = [True] * len(rewards) if episode.valid is None else episode.valid
+            texts = [str(anchor) for anchor in anchors] if episode.observations is None else episode.observations
             for name, items, asked in (
                 ("anchors", anchors, len(rewards)),
                 ("actions", actions, len(rewards)),
                 ("values", values, len(rewards) + reflects),
+                ("entries in valid", valid, len(rewards)),
+                ("observations", texts, len(rewards)),
             ):
                 if len(items) != asked:
                     turns = f"{len(rewards)} rewards" + (" and a reflection" if asked > len(rewards) else "")
@@ -121,21 +131,26 @@ def read_case(case: Any, where: str = "case", **options: Any) -> Case:
                 if anchor_code == len(labels):
                     labels.append(str(anchor))
                 acted = code(action, action_codes)
-                rows.append((trial.group, i, n, t, PLAY, reward, anchor_code, acted, memory, values[t]))
+                own = (int(valid[t]), texts[t], values[t])
+                rows.append((trial.group, i, n, t, PLAY, reward, anchor_code, acted, memory, *own))
             if reflects:
-                rows.append((trial.group, i, n, len(rewards), REFLECT, 0.0, -1, -1, memory, values[-1]))
+                rows.append((trial.group, i, n, len(rewards), REFLECT, 0.0, -1, -1, memory, 1, "", values[-1]))
                 memory = code([memory, anchors, actions, episode.remark], memory_codes)
     try:
         config = CreditConfig(gamma_step=read.gamma_step, gamma_traj=read.gamma_traj, **options)
         columns = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
-        arrays = {name: np.array(own) for name, own in zip(_COLUMNS, columns, strict=True)}
+        arrays = {name: np.array(own, dtype=_TYPES.get(name)) for name, own in zip(_COLUMNS, columns, strict=True)}
         table = with_returns(TurnTable(**arrays), config)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from error
     return Case(config, table, len(read.trials), labels)
 
 
-_COLUMNS = ("group", "trial", "episode", "turn", "phase", "reward", "anchor", "action", "memory", "values")
+_COLUMNS = (
+    *("group", "trial", "episode", "turn", "phase", "reward", "anchor", "action", "memory"),
+    *("valid", "observation", "values"),
+)
+_TYPES: dict[str, Any] = {"observation": np.object_}
 
 
 def _said(problem: Any, where: str) -> str:

@@ -204,6 +204,12 @@ def _check_estimator(line: CommandLine) -> None:
         advantage.get(name).settle(credit_config(line.config, advantage.get(name), lambd))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    own = advantage.get(name).read(line.config.options(advantage.get(name)))
+    if isinstance(own, advantage.pkpo.PkpoOptions) and own.k > size:
+        raise ConfigError(
+            f"--lamer.pkpo.k {own.k}: the best of {own.k} trials needs as many in a group, and "
+            f"--rollout.n_samples_per_prompt is {size}; give fewer, or more samples"
+        )
 
 
 def _check_modes(line: CommandLine) -> None:
