@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--reply", type=int, default=200, help="tokens of a reply")
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="the limit of a reply")
     given = parser.parse_args()
-    chat = load_chat(given.tokenizer)
+    chat = load_chat(given.tokenizer, LamerConfig())
     print("| game | context | prompts | median | 95% | longest | default length | fit | fit into 4,096 |")
     print("|---|---|---|---|---|---|---|---|---|")
     for env in given.env:

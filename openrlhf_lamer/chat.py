@@ -4,6 +4,9 @@ Sampled ids are never re-tokenised: a chat that goes on consists of the ids so f
 ids of the text that the template puts between two replies. Text from an environment or a
 remark passes `Chat.clean` first, so that it forms neither control tokens nor the tags by
 which replies are parsed. A message as a whole forms no control tokens either.
+
+What a template does about thinking is found by rendering it, with its switch on and off, and
+not by a model's name.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from typing import Any
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.cleaning import Breaker, marks, special_tokens
+from openrlhf_lamer.thinking import BEGINNINGS, CLOSE, OPEN, Reader, Reading, ends_inside, mark_ids
+from openrlhf_lamer.vocabulary import ContextPolicy
 
 TAGS = tuple(f"<{end}{tag}" for tag in ("action", "remark") for end in ("", "/"))
 """Beginnings of the tags by which replies are parsed."""
 
-_PROBE = "\x00reply\x00"
+_PROBE, _THOUGHT = "\x00reply\x00", "\x00thought\x00"
+_THINKING_REPLY = f"{OPEN}\n{_THOUGHT}\n{CLOSE}\n\n{_PROBE}"
 
 
 class TemplateError(LamerError, ValueError):
@@ -27,7 +33,7 @@ class TemplateError(LamerError, ValueError):
 
 
 class ThinkingError(TemplateError):
-    """A chat template that makes the model think although thinking is switched off."""
+    """A chat template that does not do what was asked about thinking."""
 
 
 class Chat:
@@ -35,24 +41,41 @@ class Chat:
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
+        thinking: Whether the model is to think before it answers.
+        context: Where a new chat begins.
+
+    Attributes:
+        thinking: As given.
+        opened: Whether prompts end inside a thought, so that replies have its closing mark only.
+        end_of_reply: Ids of the control token that ends a reply; empty if there is none.
 
     Raises:
-        TemplateError: There is no template, it drops or changes replies, or it leaves
-            the model in thinking mode.
+        TemplateError: There is no template, or it drops or changes replies.
+        ThinkingError: The template makes the model think although it shall not, cannot make it think although it
+            shall, or drops the thoughts of earlier replies, and `context` has a chat that goes on.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    thinking = False
+    opened = False
+    _reader: Reader | None = None
+
+    def __init__(self, tokenizer: Any, *, thinking: bool = False, context: ContextPolicy = "turn") -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; use an instruction-tuned model")
-        self.tokenizer = tokenizer
+        self.tokenizer, self.thinking = tokenizer, thinking
         specials = special_tokens(tokenizer)
         self._special = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
         self._without_control = Breaker(specials)
-        self._clean = Breaker({*specials, *marks(tokenizer), *TAGS})
+        self._clean = Breaker({*specials, *marks(tokenizer), *TAGS, *(BEGINNINGS if thinking else ())})
         self._between = lru_cache(maxsize=4096)(self._encode_between)
-        opening = self._render([{"role": "user", "content": "x"}])
-        if opening.rstrip().endswith("<think>"):
-            raise ThinkingError("the chat template leaves the model in thinking mode although it was switched off")
+        if thinking:
+            self.opened = self._thinks(context)
+            self._reader = Reader(self.decode, mark_ids(tokenizer), opened=self.opened)
+        elif ends_inside(self._before_reply(thinking=False)):
+            raise ThinkingError(
+                "the chat template leaves the model in thinking mode although it was switched off; let it think with "
+                "--lamer.thinking on (in `eval` and `doctor`, --thinking), or use a model that can answer without"
+            )
         after = self._after_reply("x")
         self.end_of_reply = self._end_of_reply(after)
 
@@ -76,25 +99,55 @@ class Chat:
         """The reply as text, without control tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def read(self, ids: Sequence[int]) -> Reading:
+        """A sampled reply: its text, and its answer."""
+        if self._reader is not None:
+            return self._reader(ids)
+        text = self.decode(ids)
+        return Reading(text, text)
+
+    def kept(self, reply: tuple[int, ...]) -> tuple[int, ...]:
+        """Part of a sampled reply that stays in a chat that goes on: all of it, as it was sampled."""
+        return reply
+
     def clean(self, text: str) -> str:
         """`text` with control tokens and our tags broken up by a space; see `cleaning.Breaker`."""
         return self._clean(text)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        # `enable_thinking` is Qwen3's switch; templates without it ignore it.
+    def _thinks(self, context: ContextPolicy) -> bool:
+        """Whether prompts end inside a thought; raises `ThinkingError` where thinking is not possible."""
+        inside = ends_inside(self._before_reply(thinking=True))
+        closes = ends_inside(self._before_reply(thinking=False)) is False
+        earlier = self._render(_history(_THINKING_REPLY))
+        if inside is False or not (inside or closes or _THOUGHT not in earlier):
+            raise ThinkingError(
+                f"thinking is on, but the chat template neither lets the model think by its switch `enable_thinking` "
+                f"nor knows {OPEN}: it would change nothing; leave --lamer.thinking (--thinking) out, or use a model "
+                "that thinks"
+            )
+        if context != "turn" and _THINKING_REPLY not in earlier:
+            raise ThinkingError(
+                f"thinking is on in context {context}, where a chat goes on with replies as they were sampled, but the "
+                "chat template drops the thoughts of earlier replies: the model would see what its template never "
+                "shows; give --lamer.context turn (--context turn), or a template that keeps them"
+            )
+        return bool(inside)
+
+    def _before_reply(self, *, thinking: bool) -> str:
+        """Text that the template puts between the user's message and the reply."""
+        return self._render([{"role": "user", "content": _PROBE}], thinking=thinking).rpartition(_PROBE)[2]
+
+    def _render(self, messages: list[dict[str, str]], *, thinking: bool | None = None) -> str:
+        # `enable_thinking` is the switch of Qwen3 and others; templates without it ignore it.
         return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=self.thinking if thinking is None else thinking,
         )
 
     def _after_reply(self, text: str) -> str:
-        rendered = self._render(
-            [
-                {"role": "user", "content": "x"},
-                {"role": "assistant", "content": _PROBE},
-                {"role": "user", "content": self._without_control(text)},
-            ]
-        )
-        _, found, after = rendered.partition(_PROBE)
+        _, found, after = self._render(_history(_PROBE, self._without_control(text))).partition(_PROBE)
         if not found:
             raise TemplateError("the chat template does not repeat the assistant's reply as it was")
         return after
@@ -107,6 +160,12 @@ class Chat:
     def _encode_between(self, text: str, ended: bool) -> tuple[int, ...]:
         ids = self.encode(self._after_reply(text))
         return ids[len(self.end_of_reply) :] if ended else ids
+
+
+def _history(reply: str, text: str = "x") -> list[dict[str, str]]:
+    """Messages of a chat with an earlier reply, and the user's next message."""
+    said = ("user", "x"), ("assistant", reply), ("user", text)
+    return [{"role": role, "content": content} for role, content in said]
 
 
 def parse_tag(text: str, tag: str) -> str | None:

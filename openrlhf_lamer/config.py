@@ -29,6 +29,7 @@ from openrlhf_lamer.vocabulary import (
     NORM_HELP,
     REWARD_HELP,
     TASK_SAMPLING_HELP,
+    THINKING_HELP,
     ContextPolicy,
     CrossEpisode,
     Forward,
@@ -46,6 +47,9 @@ ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
 MAX_NEW_TOKENS = 1024
 """Most tokens of one reply, unless the host's own flag is given."""
+
+THINKING_NEW_TOKENS = 4096
+"""The same with thinking: thoughts and answer share this limit."""
 
 
 class ConfigError(LamerError, ValueError):
@@ -76,6 +80,7 @@ class LamerConfig(BaseModel):
     )
     context: ContextPolicy = Field(default="turn", description=CONTEXT_HELP)
     memory: Memory = Field(default="both", description=MEMORY_HELP)
+    thinking: bool = Field(default=False, description=THINKING_HELP)
     gamma_step: float = Field(default=0.95, ge=0, le=1, description="Discount between the turns of an episode.")
     gamma_traj: float = Field(default=0.6, ge=0, le=1, description="Discount between the episodes of a trial.")
     cross_episode: CrossEpisode | None = Field(default=None, description=CROSS_EPISODE_HELP)
@@ -135,6 +140,11 @@ class LamerConfig(BaseModel):
     def reflects(self) -> bool:
         """Whether a lost episode is followed by a reflection."""
         return self.memory != "history"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Most tokens of one reply, where no flag says otherwise."""
+        return THINKING_NEW_TOKENS if self.thinking else MAX_NEW_TOKENS
 
     def evaluated(self) -> LamerConfig:
         """This configuration with the number of episodes of an evaluation."""

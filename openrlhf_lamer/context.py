@@ -30,7 +30,8 @@ class Context:
         """Ids to generate from, for the user's message `text`."""
         if not continuing:
             return self._chat.opening(text)
-        return self._prompt + self._reply + self._chat.continuation(text, self._reply)
+        reply = self._chat.kept(self._reply)
+        return self._prompt + reply + self._chat.continuation(text, reply)
 
     def replied(self, prompt: tuple[int, ...], reply: tuple[int, ...]) -> None:
         """Remember the reply that was sampled after `prompt`."""

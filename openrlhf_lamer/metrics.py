@@ -36,6 +36,8 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
       of those on episode n, counted from 1;
     - of all turns, `truncated_replies` (the token limit cut them);
     - of sampled tokens, `entropy/play` and `entropy/reflect`, and with `/n` those of episode n: see `token_entropy`;
+    - with thinking, `thought_tokens` of play turns and `reflection_thought_tokens` of reflections (both are among
+      the tokens above), and of all turns `unclosed_thoughts` (a thought never ended: a play turn is malformed too);
     - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin.
 
     And of all trials: `failed` (share), `failed/<kind>` and `failed_at/<stage>` (counts), `retries` (count),
@@ -58,6 +60,9 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         "truncated_replies": mean(turn.truncated for turn in turns),
         "reflection_tokens": mean(len(turn.sampled_ids) for turn in reflections),
         "reflection_valid": mean(turn.valid for turn in reflections),
+        "thought_tokens": mean(turn.thought_tokens for turn in play if turn.thought_tokens is not None),
+        "reflection_thought_tokens": mean(t.thought_tokens for t in reflections if t.thought_tokens is not None),
+        "unclosed_thoughts": mean(turn.unclosed for turn in turns if turn.thought_tokens is not None),
         "overlong": mean(_overlong(trial, num_episodes) for trial in live),
         "failed": mean(trial.failure is not None for trial in trials),
         "retries": float(sum(trial.retries for trial in trials)),

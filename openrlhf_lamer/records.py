@@ -133,6 +133,8 @@ class Turn:
         observation: The state as text before the turn; a reflection shows the final one.
         truncated: Whether the reply hit its token limit.
         played: The action in the environment's own normal form (`Step.action`); None where it gives none.
+        thought_tokens: How many of the sampled ids are thoughts, with their marks; None where thinking is off.
+        unclosed: Whether a thought never ended, so that no action (no remark) could be read.
     """
 
     phase: Phase
@@ -149,6 +151,8 @@ class Turn:
     observation: str
     truncated: bool = False
     played: str | None = None
+    thought_tokens: int | None = None
+    unclosed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", Tokens(self.prompt_ids))

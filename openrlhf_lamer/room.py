@@ -180,6 +180,7 @@ class _BadTrial:
             episode=len(self.episodes),
             num_episodes=self.config.num_episodes,
             turns_left=left,
+            thinking=self.config.thinking,
         )
 
     def _reflect(self, begins: bool, turns: Sequence[Turn], final: Observation) -> str:
@@ -192,6 +193,7 @@ class _BadTrial:
             stop=Stop.MAX_TURNS,
             episode=len(self.episodes),
             num_episodes=self.config.num_episodes,
+            thinking=self.config.thinking,
         )
 
     def _state(self, index: int) -> Observation:

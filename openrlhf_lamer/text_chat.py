@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from openrlhf_lamer.chat import TAGS, Chat
 from openrlhf_lamer.cleaning import Breaker
+from openrlhf_lamer.thinking import Reader
 
 USER, ASSISTANT, END = range(sys.maxunicode + 1, sys.maxunicode + 4)
 """Ids that begin a user's message, begin a reply, and end a reply."""
@@ -21,13 +22,18 @@ USUAL_CONTROL = ("<|", "<s>", "</s>", "<think>", "</think>", "<start_of_turn>", 
 
 
 class TextChat(Chat):
-    """Messages as characters, with the methods of `Chat` that a trial needs."""
+    """Messages as characters, with the methods of `Chat` that a trial needs.
+
+    A chat that goes on holds the answers of earlier replies without their thoughts, as chat APIs have it.
+    """
 
     end_of_reply = (END,)
 
-    def __init__(self) -> None:
+    def __init__(self, *, thinking: bool = False) -> None:
         """Set up without a tokenizer: there is none to check or to ask for its control tokens."""
+        self.thinking = thinking
         self._clean = Breaker({*TAGS, *USUAL_CONTROL})
+        self._reader = Reader(self.decode, {}, opened=False) if thinking else None
 
     def opening(self, text: str) -> tuple[int, ...]:
         return (USER, *self.encode(text), ASSISTANT)
@@ -35,6 +41,12 @@ class TextChat(Chat):
     def continuation(self, text: str, reply: Sequence[int]) -> tuple[int, ...]:
         opening = self.opening(text)
         return opening if tuple(reply[-1:]) == self.end_of_reply else self.end_of_reply + opening
+
+    def kept(self, reply: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.thinking:
+            return reply
+        end = tuple(each for each in reply[-1:] if each == END)
+        return self.encode((self.read(reply).answer or "").lstrip("\n")) + end
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(map(ord, text))

@@ -26,6 +26,7 @@ from openrlhf_lamer.memory import recall, shorten
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.policies.base import EngineGoneError, Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
+from openrlhf_lamer.thinking import Reading
 
 T = TypeVar("T")
 
@@ -155,13 +156,14 @@ class _Player:
                     episode=len(earlier),
                     num_episodes=self._config.num_episodes,
                     turns_left=self._max_turns - len(turns),
+                    thinking=self._chat.thinking,
                 ),
             )
             if prompt is None:
                 stop = Stop.OVERLONG
                 break
-            reply, text = await self._generate(prompt, Phase.PLAY, session, len(earlier))
-            action = parse_tag(text, "action")
+            reply, read = await self._generate(prompt, Phase.PLAY, session, len(earlier))
+            action = parse_tag(read.answer or "", "action")
             before, step = anchor, None
             if action is not None:
                 step, anchor = await self._guard("step", self._step(session, action))
@@ -173,7 +175,7 @@ class _Player:
                     prompt_ids=prompt,
                     sampled_ids=reply.ids,
                     logprobs=reply.logprobs,
-                    text=text,
+                    text=read.text,
                     action=self._kept(action, ACTION_LIMIT),
                     valid=step is not None and step.valid,
                     reward=self._reward(opening, step),
@@ -181,6 +183,8 @@ class _Player:
                     observation=observation.text,
                     truncated=reply.truncated,
                     played=None if step is None else step.action,
+                    thought_tokens=read.thought_tokens,
+                    unclosed=read.unclosed,
                 )
             )
             if step is not None:
@@ -205,12 +209,13 @@ class _Player:
                 stop=episode.stop,
                 episode=number,
                 num_episodes=self._config.num_episodes,
+                thinking=self._chat.thinking,
             ),
         )
         if prompt is None:
             return episode
-        reply, text = await self._generate(prompt, Phase.REFLECT, session, number)
-        remark = parse_tag(text, "remark") or None
+        reply, read = await self._generate(prompt, Phase.REFLECT, session, number)
+        remark = parse_tag(read.answer or "", "remark") or None
         reflection = Turn(
             phase=Phase.REFLECT,
             episode=number,
@@ -218,13 +223,15 @@ class _Player:
             prompt_ids=prompt,
             sampled_ids=reply.ids,
             logprobs=reply.logprobs,
-            text=text,
+            text=read.text,
             action=self._kept(remark, REMARK_LIMIT),
             valid=remark is not None,
             reward=0.0 if remark is not None else -self._config.invalid_penalty,
             anchor="",
             observation=episode.final_observation,
             truncated=reply.truncated,
+            thought_tokens=read.thought_tokens,
+            unclosed=read.unclosed,
         )
         return Episode(episode.turns, episode.stop, episode.final_observation, reflection)
 
@@ -255,8 +262,8 @@ class _Player:
 
     async def _generate(
         self, prompt: tuple[int, ...], phase: Phase, session: Session, episode: int
-    ) -> tuple[Generation, str]:
-        """A reply to `prompt`, and its text."""
+    ) -> tuple[Generation, Reading]:
+        """A reply to `prompt`, as it was sampled and as it was read."""
         began = time.perf_counter()
         seed = None if self._seeds is None else self._seeds.getrandbits(31)
         request = Request(prompt, self._max_new_tokens, phase, session.env, seed, episode)
@@ -267,7 +274,7 @@ class _Player:
             if not asked.done():
                 raise TimeoutError(f"no reply within {self._config.timeout:g} s")
             reply = asked.result()
-            text = self._chat.decode(reply.ids)
+            read = self._chat.read(reply.ids)
         except TimeoutError as error:
             raise TrialError(FailureKind.ENGINE_TIMEOUT, "generate", error) from error
         except EngineGoneError:
@@ -278,7 +285,7 @@ class _Player:
             asked.cancel()
             self.generation_seconds += time.perf_counter() - began
         self._context.replied(prompt, reply.ids)
-        return reply, text
+        return reply, read
 
     async def _reset(self, session: Session) -> Opening:
         """Begin an episode; its texts are cleaned for prompts."""

@@ -10,6 +10,12 @@ CONTEXT_HELP = "Where a new chat begins: at each turn, at each episode, or once 
 Memory: TypeAlias = Literal["history", "reflection", "both"]
 MEMORY_HELP = "Memory of earlier episodes that an episode is shown: their turns, the remarks on them, or both."
 
+THINKING_HELP = (
+    "Let the model think in <think>…</think> before it answers, as its chat template allows (on or off). Actions and "
+    "remarks are read from what follows. The limit of a reply's tokens holds thoughts and answer together; it is 4096 "
+    "by default with thinking, and 1024 without."
+)
+
 CrossEpisode: TypeAlias = Literal["paper", "chained", "difference"]
 CROSS_EPISODE_HELP = (
     "How later episodes enter a turn's return: by the paper's Eq. 4; chained, in one backward walk through the whole "

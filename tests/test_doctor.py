@@ -196,7 +196,7 @@ def folder(tmp_path: Path, tokenizer: Any) -> Path:
 
 
 def test_a_sound_model(folder: Path) -> None:
-    checks, size = model.checks(str(folder), offline=True)
+    checks, size = model.checks(str(folder), LamerConfig(), offline=True)
     assert [check.verdict for check in checks] == [OK] * 7, checks
     assert size == (folder / "model.safetensors").stat().st_size
 
@@ -235,16 +235,18 @@ def test_a_model_that_is_not_in_the_hubs_cache(tmp_path: Path, monkeypatch: pyte
 
 
 def test_chat_templates(tokenizer: Any) -> None:
-    def verdicts(template: str | None) -> dict[str, Verdict]:
+    def verdicts(template: str | None, **config: Any) -> dict[str, Verdict]:
         changed = copy.deepcopy(tokenizer)
         changed.chat_template = template
-        return {check.name: check.verdict for check in model.conversation(changed)}
+        return {check.name: check.verdict for check in model.conversation(changed, LamerConfig(**config))}
 
     sound = tokenizer.chat_template
     opening = "{% if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}"
     switched = opening.replace("{% if ", "{% if enable_thinking is not defined and ")
     assert verdicts(sound) == verdicts(sound + switched) == {model.TEMPLATE: OK, model.THINKING: OK}
     assert verdicts(sound + opening) == {model.THINKING: ERROR}
+    assert verdicts(sound + opening, thinking=True) == {model.TEMPLATE: OK, model.THINKING: OK}
+    assert verdicts(sound, thinking=True) == {model.THINKING: ERROR}
     assert verdicts(None) == verdicts("{{ 1 / 0 }}") == verdicts("x") == {model.TEMPLATE: ERROR}
 
 

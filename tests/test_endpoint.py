@@ -104,13 +104,19 @@ PROMPT = TextChat().opening("Which cell?")
 
 
 def ask(
-    fake: Fake, *prompts: tuple[int, ...], token_ids: bool = False, patience: float = 5.0, **server: Any
+    fake: Fake,
+    *prompts: tuple[int, ...],
+    token_ids: bool = False,
+    thinking: bool = False,
+    patience: float = 5.0,
+    **server: Any,
 ) -> list[Generation | BaseException]:
     """The replies to prompts that are sent at once; what was raised in place of one is in its place."""
 
     async def main() -> list[Generation | BaseException]:
         asked = Server(fake.url, "m", patience=patience, **server)
-        async with open_endpoint(asked, temperature=0.5, top_p=0.9, token_ids=token_ids) as policy:
+        sampling: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "token_ids": token_ids}
+        async with open_endpoint(asked, thinking=thinking, **sampling) as policy:
             requests = [Request(each, 48, Phase.PLAY, None, seed=7) for each in prompts or (PROMPT,)]
             return await asyncio.gather(*map(policy.generate, requests), return_exceptions=True)
 

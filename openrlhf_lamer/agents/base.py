@@ -50,7 +50,8 @@ class Agent:
         prompts: Folder of `play.j2`, `reflect.j2` and `rules.j2`; by default the one named like the environment.
             If one of the first two is missing, the package's own is used. A template may extend
             `base/play.j2` or `base/reflect.j2` and replace single blocks.
-        reasons: Whether the prompts ask the model to think before it acts; templates see it under this name.
+        reasons: Whether the prompts ask the model to think before it acts; templates see it under this name. They see
+            false where the model thinks by itself (`--lamer.thinking`): it need not think once more in its answer.
         memory_observations: Number of an attempt's latest turns that memory and reflection show with their outcome, as
             `action -> observation`. 0 suits games whose last state tells everything, such as a board.
         memory_characters: Characters that are kept of each of these observations, on one line.
@@ -140,6 +141,7 @@ class Agent:
         episode: int,
         num_episodes: int,
         turns_left: int,
+        thinking: bool = False,
     ) -> str:
         """User message before a play turn.
 
@@ -147,7 +149,7 @@ class Agent:
         `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns, as
         pairs of a turn and whether to show its state), `hidden` (number of turns before these),
         `last` (the previous turn, or None), `episode` (from 0), `num_episodes`, `turns_left`,
-        `continuing`, and the agent's `reasons`.
+        `continuing`, `thinking` (whether the model thinks before its answer), and the agent's `reasons`.
         """
         recent = list(turns)[-self.window :]
         shown = len(recent) - self.full_observations
@@ -164,7 +166,8 @@ class Agent:
             episode=episode,
             num_episodes=num_episodes,
             turns_left=turns_left,
-            reasons=self.reasons,
+            thinking=thinking,
+            reasons=self.reasons and not thinking,
         )
 
     def reflect_message(
@@ -178,8 +181,9 @@ class Agent:
         stop: Stop,
         episode: int,
         num_episodes: int,
+        thinking: bool = False,
     ) -> str:
-        """User message that asks for a reflection on the episode just lost."""
+        """User message that asks for a reflection on the episode just lost; its template sees `thinking` as well."""
         return self._render(
             "reflect.j2",
             continuing=continuing,
@@ -190,6 +194,7 @@ class Agent:
             stop=stop,
             episode=episode,
             num_episodes=num_episodes,
+            thinking=thinking,
         )
 
     def _render(self, name: str, **values: Any) -> str:

@@ -12,16 +12,16 @@ import typer
 
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.eval import (
-    RESULT,
     describe_panel,
     interruptible,
     open_player,
     panel_turns,
+    result,
     tasks_and_agents,
     try_tasks,
 )
 from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
-from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, ContextPolicy
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, THINKING_HELP, ContextPolicy
 
 if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.cross import Cell
@@ -51,11 +51,14 @@ def cross(
     samples: Annotated[int, typer.Option(min=1, help="Trials of each task in each cell.")] = 1,
     memory: Annotated[Literal["reflection", "both"], typer.Option(help=MEMORY_HELP)] = "both",
     context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP)] = "turn",
+    thinking: Annotated[bool, typer.Option("--thinking", help=THINKING_HELP)] = False,
     max_turns: Annotated[
         int | None, typer.Option(min=1, help="Turns of an attempt; by default the panel's, else the agent's.")
     ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 1024,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a reply; by default 1024, or 4096 with --thinking.")
+    ] = None,
     max_length: Annotated[
         int | None,
         typer.Option(min=2, help="Most tokens of a prompt and its reply; by default what the longest prompt needs."),
@@ -84,11 +87,12 @@ def cross(
         fail(f"--tasks {tasks}: tasks of {', '.join(agents)}; give those of one environment at a time")
     (agent,) = agents.values()
     turns = max_turns or panel_turns(tasks) or agent.max_turns
-    config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory)
+    config = LamerConfig(num_episodes=attempts, max_turns=turns, context=context, memory=memory, thinking=thinking)
+    reply = max_new_tokens or config.max_new_tokens
     try_tasks(tasks, panel, agents, config)
     folders = [tokenizer if base_endpoint else base, tokenizer if trained_endpoint else trained]
-    length = longest(agents, config, panel, max_new_tokens, max_length, *folders)
-    sampling = Sampling(temperature, 1.0, max_new_tokens, length)
+    length = longest(agents, config, panel, reply, max_length, *folders)
+    sampling = Sampling(temperature, 1.0, reply, length)
     opened = {
         name: open_player(
             model,
@@ -96,6 +100,7 @@ def cross(
             tokenizer if endpoint else None,
             None,
             sampling,
+            config,
             share=0.5,
             flags=(f"--{name}", f"--{name}-endpoint"),
         )
@@ -107,7 +112,7 @@ def cross(
         "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
         "seed": seed,
-        "config": config.model_dump(include=set(RESULT)),
+        "config": result(config),
     }
     jobs = make_jobs(panel, samples)
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.doctor import Check, Verdict
-from openrlhf_lamer.vocabulary import CONTEXT_HELP, ContextPolicy
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, THINKING_HELP, ContextPolicy
 
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "bold red"}
 
@@ -29,9 +29,8 @@ def doctor(
     context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP)] = "turn",
     num_episodes: Annotated[int, typer.Option(min=1, help="--lamer.num_episodes of the training.")] = 3,
     max_turns: Annotated[int | None, typer.Option(min=1, help="--lamer.max_turns of the training.")] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="--rollout.max_new_tokens of the training.")
-    ] = MAX_NEW_TOKENS,
+    thinking: Annotated[bool, typer.Option("--thinking", help=THINKING_HELP)] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="--rollout.max_new_tokens of the training.")] = None,
     max_len: Annotated[
         int | None, typer.Option(min=2, help="--data.max_len of the training; by default what trials need.")
     ] = None,
@@ -42,8 +41,8 @@ def doctor(
     Exit code 1 if something is an error; warnings cost time or quality. Nothing is started and nothing written; a
     Ray cluster that is running (RAY_ADDRESS, or one on this machine) is joined for a moment.
     """
-    config = LamerConfig(num_episodes=num_episodes, max_turns=max_turns, context=context)
-    checks = run(agent_func, model, config, max_new_tokens, max_len)
+    config = LamerConfig(num_episodes=num_episodes, max_turns=max_turns, context=context, thinking=thinking)
+    checks = run(agent_func, model, config, max_new_tokens or config.max_new_tokens, max_len)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
@@ -82,7 +81,7 @@ def run(
             "yes",
             "on",
         )
-        found, weights = models.checks(model, offline=offline)
+        found, weights = models.checks(model, config, offline=offline)
         checks += found
     return [*checks, *machine.checks(weights)]
 

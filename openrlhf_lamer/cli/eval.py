@@ -18,7 +18,7 @@ import typer
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
 from openrlhf_lamer.evaluation.methods import MethodName
-from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, ContextPolicy, Memory
+from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, THINKING_HELP, ContextPolicy, Memory
 
 if TYPE_CHECKING:
     from openrlhf_lamer.agents import Agent
@@ -32,7 +32,7 @@ _who, _what, _how, _sampling, _run = (
 )
 
 RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
-"""Fields of the configuration that a result depends on."""
+"""Fields of the configuration that every result depends on."""
 
 
 def evaluate(
@@ -75,12 +75,15 @@ def evaluate(
     ] = None,
     memory: Annotated[Memory | None, _how(help=f"{MEMORY_HELP} By default the method's.")] = None,
     context: Annotated[ContextPolicy, _how(help=CONTEXT_HELP)] = "turn",
+    thinking: Annotated[bool, _how("--thinking", help=THINKING_HELP)] = False,
     max_turns: Annotated[
         int | None, _how(min=1, help="Turns of an attempt; by default the panel's, else the agent's in evaluations.")
     ] = None,
     temperature: Annotated[float, _sampling(min=0.0, help="Temperature.")] = 0.7,
     top_p: Annotated[float, _sampling(min=0.01, max=1.0, help="Nucleus.")] = 1.0,
-    max_new_tokens: Annotated[int, _sampling(min=1, help="Most tokens of a reply.")] = 1024,
+    max_new_tokens: Annotated[
+        int | None, _sampling(min=1, help="Most tokens of a reply; by default 1024, or 4096 with --thinking.")
+    ] = None,
     max_length: Annotated[
         int | None,
         _sampling(
@@ -134,14 +137,16 @@ def evaluate(
         "max_turns": max_turns or panel_turns(tasks) or turns,
         "context": context,
         "memory": memory or chosen.memory or "both",
+        "thinking": thinking,
         # The trial's limit leaves room for everything that an endpoint tries when no answer comes.
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
     config = LamerConfig.load(flags)
     try_tasks(tasks, panel, agents, config)
-    length = longest(agents, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
-    sampling = Sampling(temperature, top_p, max_new_tokens, length)
-    opened, who = open_player(model, endpoint, tokenizer, player, sampling, patience, timeout)
+    reply = max_new_tokens or config.max_new_tokens
+    length = longest(agents, config, panel, reply, max_length, tokenizer if endpoint else model)
+    sampling = Sampling(temperature, top_p, reply, length)
+    opened, who = open_player(model, endpoint, tokenizer, player, sampling, config, patience, timeout)
     slow = [env for env in agents if envs.lookup(env).slow]
     if player is None and slow and not find_spec("ray"):
         fail(f"{slow[0]} plays in separate processes, which need Ray: pip install ray")
@@ -152,7 +157,7 @@ def evaluate(
         "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
         "seed": seed,
-        "config": config.model_dump(include=set(RESULT)),
+        "config": result(config),
     }
     jobs = make_jobs(panel[:first], samples)
 
@@ -183,6 +188,11 @@ def evaluate(
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
     shown = table(f"{tasks}, {method}, {model or player}", solved_by_env(trials, chosen, attempts), note)
     show(shown, summary, as_json=as_json, as_csv=as_csv)
+
+
+def result(config: LamerConfig) -> dict[str, Any]:
+    """Settings of a run that its results depend on; thinking is among them where it is on, as in older runs."""
+    return config.model_dump(include=set(RESULT)) | ({"thinking": True} if config.thinking else {})
 
 
 @contextmanager
@@ -253,6 +263,7 @@ def open_player(
     tokenizer: Path | None,
     script: str | None,
     sampling: Sampling,
+    config: LamerConfig,
     patience: float = 120.0,
     timeout: float = 600.0,
     *,
@@ -269,6 +280,8 @@ def open_player(
     if script is not None:
         if model or endpoint:
             fail("--player plays by itself; leave --model and --endpoint out")
+        if config.thinking:
+            fail("--thinking: a script does not think; leave it out")
         return nullcontext(players.scripted(script)), {"player": "script", "model": script}
     if model is None:
         fail("nobody plays: give --model, --endpoint with --model, or --player")
@@ -285,7 +298,7 @@ def open_player(
         if not find_spec("vllm"):
             fail(f"{flags[0]} needs vLLM: pip install 'openrlhf-lamer[gpu]', or ask a server with {flags[1]}")
         who = {"player": "checkpoint", "model": str(folder.resolve())}
-        return players.open_checkpoint(folder, sampling, share=share), who
+        return players.open_checkpoint(folder, sampling, config, share=share), who
     if not endpoint.startswith(("http://", "https://")):
         fail(f"{flags[1]} {endpoint}: give a URL, such as http://localhost:8000/v1")
     if tokenizer is not None and not (tokenizer / "tokenizer_config.json").is_file():
@@ -293,7 +306,7 @@ def open_player(
     server = Server(endpoint, model, os.environ.get("OPENAI_API_KEY"), patience, timeout)
     # Without the URL, so that a run can go on with a server that was started again elsewhere.
     asked = "by chat messages" if tokenizer is None else "by token ids"
-    return players.open_server(server, sampling, tokenizer), {"player": f"server, {asked}", "model": model}
+    return players.open_server(server, sampling, config, tokenizer), {"player": f"server, {asked}", "model": model}
 
 
 def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str | int]:

@@ -52,9 +52,8 @@ def _decoder(folder: str) -> Decode:
         from transformers import AutoTokenizer
     except ImportError:
         fail("--tokenizer needs transformers: pip install transformers")
-    from openrlhf_lamer.chat import Chat
-
     try:
-        return Chat(AutoTokenizer.from_pretrained(folder, local_files_only=True)).decode
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True)
     except (OSError, ValueError) as error:
         fail(f"--tokenizer {folder}: {error}")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer.chat import Chat, TemplateError, ThinkingError
-from openrlhf_lamer.doctor import Check, error, ok, warning
+from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.doctor import Check, Verdict, error, ok, told, warning
 
 FILES, TOKENIZER, TEMPLATE = "model files", "tokenizer", "chat template"
 THINKING, STOPPING, PADDING, VOCABULARY = "thinking switch", "end of a reply", "padding", "vocabulary"
@@ -96,34 +97,40 @@ def load_tokenizer(folder: Path) -> tuple[Check, Any]:
     return ok(TOKENIZER, f"{type(tokenizer).__name__} of {len(tokenizer)} tokens"), tokenizer
 
 
-def conversation(tokenizer: Any) -> list[Check]:
-    """Whether the chat template carries a trial, leaves thinking off, and ends replies with a token that stops."""
+def conversation(tokenizer: Any, config: LamerConfig) -> list[Check]:
+    """Whether the chat template carries a trial in the configured context, and thinks or not as configured."""
     try:
-        Chat(tokenizer)
+        chat = Chat(tokenizer, thinking=config.thinking, context=config.context)
     except ThinkingError as problem:
-        return [error(THINKING, str(problem), "use a model that can answer without thinking")]
+        return [told(THINKING, Verdict.ERROR, problem)]
     except TemplateError as problem:
         return [error(TEMPLATE, str(problem), "use an instruction-tuned model, or fix chat_template.jinja")]
     except Exception as problem:  # a template is a program
         return [error(TEMPLATE, f"it fails: {_first(problem)}", "fix chat_template.jinja")]
+    if config.thinking:
+        begun = "prompts end inside a thought" if chat.opened else "the model opens its thoughts itself"
+        return [ok(TEMPLATE, "carries several turns"), ok(THINKING, f"switched on: {begun}")]
     switch = "enable_thinking" in str(tokenizer.chat_template)
     off = "switched off in the rendered prompt" if switch else "the template has none, and opens no thinking"
     return [ok(TEMPLATE, "carries several turns"), ok(THINKING, off)]
 
 
-def special_tokens(tokenizer: Any, config: dict[str, Any], generation: dict[str, Any]) -> list[Check]:
+def special_tokens(
+    tokenizer: Any, config: dict[str, Any], generation: dict[str, Any], thinking: bool = False
+) -> list[Check]:
     """Whether replies can end and rows be padded.
 
     Args:
         tokenizer: The tokenizer.
         config: The model's `config.json`.
         generation: Its `generation_config.json`, or nothing.
+        thinking: Whether the model is to think.
     """
-    return [_stopping(tokenizer, generation), _padding(tokenizer), _vocabulary(tokenizer, config)]
+    return [_stopping(tokenizer, generation, thinking), _padding(tokenizer), _vocabulary(tokenizer, config)]
 
 
-def checks(model: str, *, offline: bool) -> tuple[list[Check], int]:
-    """All checks of a model, and the bytes of its weights (0 if unknown)."""
+def checks(model: str, config: LamerConfig, *, offline: bool) -> tuple[list[Check], int]:
+    """All checks of a model for a configuration, and the bytes of its weights (0 if unknown)."""
     problem, folder = find(model, offline=offline)
     if problem or folder is None:
         return [problem] if problem else [], 0
@@ -133,18 +140,18 @@ def checks(model: str, *, offline: bool) -> tuple[list[Check], int]:
     told, tokenizer = load_tokenizer(folder)
     found.append(told)
     if tokenizer is not None:
-        config, generation = (_json(folder / name) for name in ("config.json", "generation_config.json"))
-        found += [*conversation(tokenizer), *special_tokens(tokenizer, config, generation)]
+        own, generation = (_json(folder / name) for name in ("config.json", "generation_config.json"))
+        found += [*conversation(tokenizer, config), *special_tokens(tokenizer, own, generation, config.thinking)]
     return found, weights(folder)
 
 
-def _stopping(tokenizer: Any, generation: dict[str, Any]) -> Check:
+def _stopping(tokenizer: Any, generation: dict[str, Any], thinking: bool) -> Check:
     if tokenizer.eos_token_id is None:
         return error(STOPPING, "no eos token: no reply would ever end", "set eos_token in tokenizer_config.json")
     stops = generation.get("eos_token_id") or []
     stops = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
     try:
-        closing = Chat(tokenizer).end_of_reply
+        closing = Chat(tokenizer, thinking=thinking).end_of_reply
     except Exception:  # said by `conversation`
         closing = ()
     if closing and closing[0] not in stops:

@@ -109,22 +109,25 @@ def scripted(name: str) -> Player:
 
 
 @asynccontextmanager
-async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0) -> AsyncIterator[Player]:
+async def open_checkpoint(
+    model: Path, sampling: Sampling, config: LamerConfig, *, share: float = 1.0
+) -> AsyncIterator[Player]:
     """A checkpoint in Hugging Face form, on a separate vLLM engine in this process.
 
     Args:
         model: Its folder.
         sampling: Temperature and lengths.
+        config: Thinking and context, which its chat template must be fit for.
         share: Share of the device's memory that the engine may take, where several are open.
 
     Raises:
-        TemplateError: Its chat template won't do, or leaves thinking on.
+        TemplateError: Its chat template won't do.
     """
     if not cpu.cuda_available():
         cpu.enter_driver()
     # The engine serves this process only, so there is no usage to report.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    chat = load_chat(model)
+    chat = load_chat(model, config)
     import vllm
 
     engine = vllm.AsyncLLMEngine.from_engine_args(
@@ -147,25 +150,32 @@ async def open_checkpoint(model: Path, sampling: Sampling, *, share: float = 1.0
 
 
 @asynccontextmanager
-async def open_server(server: Server, sampling: Sampling, tokenizer: Path | None) -> AsyncIterator[Player]:
+async def open_server(
+    server: Server, sampling: Sampling, config: LamerConfig, tokenizer: Path | None
+) -> AsyncIterator[Player]:
     """A model behind a server, asked by token ids if its tokenizer's folder is given, else by chat messages.
 
     Raises:
         TemplateError: The tokenizer's chat template won't do.
         EngineGoneError: The server does not answer, or has no such model.
     """
-    chat = TextChat() if tokenizer is None else load_chat(tokenizer)
+    chat = TextChat(thinking=config.thinking) if tokenizer is None else load_chat(tokenizer, config)
     async with open_endpoint(
-        server, temperature=sampling.temperature, top_p=sampling.top_p, token_ids=tokenizer is not None
+        server,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        token_ids=tokenizer is not None,
+        thinking=config.thinking,
     ) as policy:
         yield Player(policy, chat)
 
 
-def load_chat(folder: Path) -> Chat:
-    """The chat of a model's tokenizer; raises `TemplateError` where it won't do."""
+def load_chat(folder: Path, config: LamerConfig) -> Chat:
+    """The chat of a model's tokenizer; raises `TemplateError` where it won't do for the configuration."""
     from transformers import AutoTokenizer
 
-    return Chat(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Chat(tokenizer, thinking=config.thinking, context=config.context)
 
 
 class _Engine:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from openrlhf_lamer.policies.base import EngineError, EngineGoneError, Generation, Request
 from openrlhf_lamer.text_chat import END, messages
+from openrlhf_lamer.thinking import written
 
 if TYPE_CHECKING:
     import httpx
@@ -37,7 +38,8 @@ THOUGHT = re.compile(r"\s*<think>\s*(?!</think>)\S")
 
 THINKING = (
     "the model at {url} thinks before it replies, and evaluation is without thinking. Serve it with "
-    """--default-chat-template-kwargs '{{"enable_thinking": false}}' (vLLM), or a model that can do without"""
+    """--default-chat-template-kwargs '{{"enable_thinking": false}}' (vLLM), or a model that can do without, or """
+    "evaluate with --thinking"
 )
 
 
@@ -65,7 +67,7 @@ class Server:
 
 @asynccontextmanager
 async def open_endpoint(
-    server: Server, *, temperature: float, top_p: float, token_ids: bool
+    server: Server, *, temperature: float, top_p: float, token_ids: bool, thinking: bool = False
 ) -> AsyncIterator[EndpointPolicy]:
     """Open a policy that asks `server`, once it answers and has the model.
 
@@ -74,6 +76,7 @@ async def open_endpoint(
         temperature: Temperature of sampling.
         top_p: Nucleus of sampling.
         token_ids: Whether prompts and replies are ids of the model's tokenizer; else they are a `TextChat`'s.
+        thinking: Whether the model is to think; else a reply with thoughts ends the run.
 
     Raises:
         EngineGoneError: The server does not answer, or has no such model.
@@ -87,7 +90,9 @@ async def open_endpoint(
         timeout=httpx.Timeout(server.timeout, connect=10.0, pool=None),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
     ) as client:
-        policy = EndpointPolicy(server, client, temperature=temperature, top_p=top_p, token_ids=token_ids)
+        policy = EndpointPolicy(
+            server, client, temperature=temperature, top_p=top_p, token_ids=token_ids, thinking=thinking
+        )
         await policy.greet()
         yield policy
 
@@ -100,9 +105,16 @@ class EndpointPolicy:
     """
 
     def __init__(
-        self, server: Server, client: httpx.AsyncClient, *, temperature: float, top_p: float, token_ids: bool
+        self,
+        server: Server,
+        client: httpx.AsyncClient,
+        *,
+        temperature: float,
+        top_p: float,
+        token_ids: bool,
+        thinking: bool,
     ) -> None:
-        self._server, self._client, self._token_ids = server, client, token_ids
+        self._server, self._client, self._token_ids, self._thinking = server, client, token_ids, thinking
         self._common: dict[str, Any] = {"model": server.model, "temperature": temperature, "top_p": top_p}
         self._answered = 0.0
         self._warned = 0.0
@@ -126,7 +138,7 @@ class EndpointPolicy:
             if self._token_ids:
                 self._common |= {"return_token_ids": True, "skip_special_tokens": False}
             else:
-                self._common["chat_template_kwargs"] = {"enable_thinking": False}
+                self._common["chat_template_kwargs"] = {"enable_thinking": self._thinking}
 
     async def generate(self, request: Request) -> Generation:
         """The server's reply."""
@@ -145,10 +157,13 @@ class EndpointPolicy:
             return Generation(tuple(ids), None, truncated=choice["finish_reason"] == "length")
         choice = await self._ask("chat/completions", body | {"messages": messages(request.prompt_ids)})
         message = choice["message"]
-        text = str(message.get("content") or "").encode("utf-8", "replace").decode("utf-8")
-        self._refuse_thinking(text, message.get("reasoning_content") or message.get("reasoning"))
-        end = (END,) if choice["finish_reason"] != "length" else ()
-        return Generation((*map(ord, text), *end), None, truncated=not end)
+        text, thought = str(message.get("content") or ""), message.get("reasoning_content") or message.get("reasoning")
+        self._refuse_thinking(text, thought)
+        cut = choice["finish_reason"] == "length"
+        if self._thinking:
+            text = written(str(thought or ""), text, cut=cut)
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        return Generation((*map(ord, text), *(() if cut else (END,))), None, truncated=cut)
 
     async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The one choice of a completion."""
@@ -207,7 +222,7 @@ class EndpointPolicy:
         return f"{self._server.url} refuses with {response.status_code}: {response.text[:500]}{remedy}"
 
     def _refuse_thinking(self, text: str | None, thought: object = None) -> None:
-        if thought or THOUGHT.match(text or ""):
+        if not self._thinking and (thought or THOUGHT.match(text or "")):
             raise EngineGoneError(THINKING.format(url=self._server.url))
 
 

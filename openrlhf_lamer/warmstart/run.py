@@ -124,7 +124,8 @@ def _model(plan: Plan, seed: int) -> tuple[Chat, Any]:
     """The model with its chat: a pretrained one, or one from scratch, whose tokenizer is trained on demonstrations."""
     if isinstance(plan.model, Path):
         tokenizer, model = load(plan.model)
-        return Chat(tokenizer), model
+        config = plan.rules.config
+        return Chat(tokenizer, thinking=config.thinking, context=config.context), model
     size, rules, text = plan.model, plan.rules, TextChat()
     crude = Rules(rules.agent, rules.config, 1 << 20, 1 << 30)  # here a token is a letter
     trials = demonstrate(_tasks(plan, CORPUS, CORPUS_TRIALS), crude, text, _player(plan, text))

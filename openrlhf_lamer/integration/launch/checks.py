@@ -10,7 +10,7 @@ from pathlib import Path
 from openrlhf_lamer import advantage, envs, room
 from openrlhf_lamer.config import ConfigError
 from openrlhf_lamer.doctor import Verdict
-from openrlhf_lamer.doctor.model import context_length, files, find
+from openrlhf_lamer.doctor.model import context_length, conversation, files, find, load_tokenizer
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.games import Game
 from openrlhf_lamer.integration.host import (
@@ -65,6 +65,7 @@ def check(line: CommandLine, played: Mapping[str, Game]) -> Tasks:
         The tasks of training and of its evaluation.
     """
     _check_model(line)
+    _check_template(line)
     _check_estimator(line)
     _check_modes(line)
     _check_lora(line)
@@ -158,6 +159,18 @@ def _check_model(line: CommandLine) -> None:
         found = files(Path(model))
         if found.verdict is Verdict.ERROR:
             raise ConfigError(f"--actor.model_name_or_path {found.found}; {found.remedy}")
+
+
+def _check_template(line: CommandLine) -> None:
+    """Refuse a chat template that won't do, if the tokenizer is on this machine."""
+    model = line["actor.model_name_or_path"]
+    _, folder = find(model, offline=True)
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return
+    _, tokenizer = load_tokenizer(folder)
+    for found in [] if tokenizer is None else conversation(tokenizer, line.config):
+        if found.verdict is Verdict.ERROR:
+            raise ConfigError(f"--actor.model_name_or_path {model}: {found.found}; {found.remedy}")
 
 
 def _check_estimator(line: CommandLine) -> None:

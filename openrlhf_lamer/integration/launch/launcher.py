@@ -107,9 +107,8 @@ def prepare(argv: Sequence[str]) -> Plan:
     names = advantage.names()
     line = parse(argv, names, {})
     cpu_mode = _cpu_mode(line.config.cpu)
-    defaults = cpu.host_defaults() if cpu_mode else {}
-    if cpu_mode:
-        line = parse(argv, names, defaults)
+    defaults = {"rollout.max_new_tokens": line.config.max_new_tokens, **(cpu.host_defaults() if cpu_mode else {})}
+    line = parse(argv, names, defaults)
     loaded = load_agents(line.agents)
     played = games({env: agent for env, (agent, _) in loaded.items()}, line.config)
     tasks = check(line, played)

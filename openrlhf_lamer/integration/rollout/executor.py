@@ -16,7 +16,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.chat import Chat
-from openrlhf_lamer.config import MAX_NEW_TOKENS, LamerConfig
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.games import games
 from openrlhf_lamer.integration.rollout.pool import Pool
 from openrlhf_lamer.policies.base import Policy
@@ -52,7 +52,7 @@ class LamerExecutor(AgentExecutorBase):
 
     def take(self, tokenizer: Any) -> None:
         """Use the chat template of `tokenizer`."""
-        self._chat = Chat(tokenizer)
+        self._chat = Chat(tokenizer, thinking=self.config.thinking, context=self.config.context)
         freeze_heap()
 
     async def play(
@@ -82,7 +82,7 @@ class LamerExecutor(AgentExecutorBase):
                 policy,
                 self._chat,
                 game.config,
-                max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
+                max_new_tokens=max_new_tokens or game.config.max_new_tokens,
                 max_length=max_length,
                 open_session=self._pool.open,
                 sample=sample,
@@ -119,10 +119,10 @@ class LamerExecutor(AgentExecutorBase):
         Raises:
             RuntimeError: The trial failed; a stock host has no way to mask it.
         """
-        if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
-            self.take(hf_tokenizer)
         if self.config.context != "trial":  # a stock host trains one row a sample, and only this context gives one
             self._use(self.config.model_copy(update={"context": "trial"}))
+        if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
+            self.take(hf_tokenizer)
         async with self._slots:
             response = await self.play(
                 prompt,
