@@ -73,8 +73,8 @@ class LamerConfig(BaseModel):
     turn_budget: int | None = Field(
         default=None,
         ge=1,
-        description="Play turns of a whole trial, over all its episodes; reflections don't count. It ends the trial, in "
-        "the middle of an episode too, which then is not won. In place of --lamer.num_episodes, or beside it.",
+        description="Play turns of a whole trial, over all its episodes; reflections don't count. When they are used "
+        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it.",
     )
     max_turns: int | None = Field(
         default=None,
@@ -248,7 +248,8 @@ class LamerConfig(BaseModel):
 
     def to_env(self) -> str:
         """This configuration as the value of the environment variable."""
-        return self.model_dump_json(exclude_unset=True)  # 3 episodes beside a budget are none by default
+        # What is not set, not what is the default: 3 episodes beside a budget are not those without a number.
+        return self.model_dump_json(exclude_unset=True)
 
 
 def no_such_option(flag: str) -> str:

@@ -34,6 +34,18 @@ _who, _what, _how, _sampling, _run = (
 RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
 """Fields of the configuration that a result depends on."""
 
+GOING_ON = frozenset({"stop_on_success", "turn_budget", "reflect_on_success"})
+"""Fields that say when a trial ends, and what follows a success."""
+
+FLAGS = {
+    "stop_on_success off": "--no-stop-on-success",
+    "reflect_on_success": "--reflect-on-success",
+    "turn_budget": "--turn-budget",
+    "memory": "--memory",
+    "num_episodes": "--attempts",
+}
+"""This command's names of options that `LamerConfig.refusal` names."""
+
 
 def evaluate(
     *,
@@ -64,7 +76,24 @@ def evaluate(
             "to the next with a memory (success@k)."
         ),
     ] = "lamer",
-    attempts: Annotated[int, _how(min=1, help="Attempts at each task (k).")] = 3,
+    attempts: Annotated[
+        int | None,
+        _how(
+            min=1,
+            help="Attempts at each task (k): by default 3, or as many as --turn-budget holds.",
+            show_default=False,
+        ),
+    ] = None,
+    stop_on_success: Annotated[
+        bool,
+        _how(help="Whether the first attempt that is won ends a trial; if not, it goes on to the last attempt."),
+    ] = True,
+    turn_budget: Annotated[
+        int | None, _how(min=1, help="Turns of all attempts of a trial together; they end it where they are used up.")
+    ] = None,
+    reflect_on_success: Annotated[
+        bool, _how("--reflect-on-success", help="With --no-stop-on-success: reflect on attempts that were won too.")
+    ] = False,
     samples: Annotated[
         int | None,
         _how(min=1, help="Trials of each task: by default 1, or one for each attempt where attempts are independent."),
@@ -111,7 +140,8 @@ def evaluate(
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
     from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
-    from openrlhf_lamer.evaluation.summary import solved, summarize, table
+    from openrlhf_lamer.evaluation.summary import going_on, solved, summarize, table
+    from openrlhf_lamer.metrics import attempts_of
 
     one_form(as_json, as_csv)
     if out.is_file():
@@ -119,6 +149,10 @@ def evaluate(
     chosen = METHODS[method]
     if chosen.memory is None and memory is not None:
         fail(f"--memory {memory}: the attempts of {method} are independent; leave it out, or choose another --method")
+    if chosen.memory is None and (turn_budget or not stop_on_success):
+        flag = "--no-stop-on-success" if turn_budget is None else f"--turn-budget {turn_budget}"
+        fail(f"{flag}: the attempts of {method} are independent; leave it out, or choose another --method")
+    attempts = attempts or turn_budget or 3
     samples = samples or (attempts if chosen.memory is None else 1)
     if chosen.memory is None and samples < attempts:
         fail(f"--samples {samples}: {method} needs one for each of the {attempts} independent attempts")
@@ -126,12 +160,17 @@ def evaluate(
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
         "max_turns": max_turns or panel_turns(tasks) or agent.max_turns,
+        "stop_on_success": stop_on_success,
+        "turn_budget": turn_budget,
+        "reflect_on_success": reflect_on_success,
         "context": context,
         "memory": memory or chosen.memory or "both",
         # The trial's limit leaves room for everything that an endpoint tries when no answer comes.
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
     config = LamerConfig.load(flags)
+    if refused := config.refusal(config.max_turns or agent.max_turns, FLAGS):
+        fail(refused)
     try_tasks(tasks, panel, agent, config)
     length = longest(agent, config, panel, max_new_tokens, max_length, tokenizer if endpoint else model)
     sampling = Sampling(temperature, top_p, max_new_tokens, length)
@@ -145,7 +184,9 @@ def evaluate(
         "panel": describe_panel(tasks, panel),
         "sampling": asdict(sampling),
         "seed": seed,
-        "config": config.model_dump(include=set(RESULT)),
+        # Options of going on are there only where they are given, so that runs without them stay what they were.
+        "config": config.model_dump(include=set(RESULT))
+        | config.model_dump(include=set(GOING_ON), exclude_defaults=True),
     }
     jobs = make_jobs(panel[:first], samples)
 
@@ -165,12 +206,14 @@ def evaluate(
 
     with interruptible(out), progress(f"trials of {agent.env}", len(jobs)) as advance:
         trials, counts_tokens = asyncio.run(play(advance))
-    summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
+    counted = attempts_of(trials, attempts, turn_budget)
+    shares = solved(trials, chosen, counted) | ({} if stop_on_success else going_on(trials, counted))
+    summary = summarize(trials, chosen, shares, config, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
     note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
     if summary["failed"]:
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
-    shown = table(f"{tasks}, {method}, {model or player}", solved(trials, chosen, attempts), note)
+    shown = table(f"{tasks}, {method}, {model or player}", shares, note)
     show(shown, summary, as_json=as_json, as_csv=as_csv)
 
 

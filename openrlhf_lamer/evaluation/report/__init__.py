@@ -79,7 +79,8 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
     trained = _told_apart([run for run in runs if run.trains])
     sections: list[Section] = []
     if methods:
-        first = [table for table in (evaluations.success_table(methods), evaluations.comparison(methods)) if table]
+        told = evaluations.success_table(methods), evaluations.comparison(methods), evaluations.single_table(methods)
+        first = [table for table in told if table]
         sections.append(Section("Success", tuple(first), tuple(evaluations.success_panels(methods))))
         if independent := evaluations.pass_table(methods):
             sections.append(Section("Independent samples", (independent,)))

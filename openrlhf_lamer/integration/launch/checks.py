@@ -9,7 +9,7 @@ from typing import Any
 
 from openrlhf_lamer import advantage, envs, room
 from openrlhf_lamer.agents.base import Agent
-from openrlhf_lamer.config import ConfigError
+from openrlhf_lamer.config import ConfigError, LamerConfig
 from openrlhf_lamer.doctor import Verdict
 from openrlhf_lamer.doctor.model import context_length, files, find
 from openrlhf_lamer.integration.host import (
@@ -46,6 +46,7 @@ def check(line: CommandLine, agent: Agent) -> tuple[Mapping[str, Any], ...]:
     _check_modes(line)
     _check_lora(line)
     _check_lengths(line)
+    _check_episodes(line, agent)
     _check_sizes(line)
     _check_environment(line, agent)
     return _check_data(line, agent)
@@ -62,10 +63,7 @@ def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]
     Raises:
         ConfigError: See `room.settle`.
     """
-    config = line.config
-    if line["eval.dataset"]:  # it is played with no fewer turns, or with more; likewise its trials
-        agent = max(agent, agent.evaluated(), key=lambda each: each.max_turns)
-        config = max(config, config.evaluated(), key=lambda each: each.num_episodes)
+    agent, config = _longest(line, agent)
     _, folder = find(line["actor.model_name_or_path"], offline=True)
     try:
         return room.settle(
@@ -79,6 +77,16 @@ def max_len(line: CommandLine, agent: Agent, options: Sequence[Mapping[str, Any]
         )
     except room.RoomError as error:
         raise ConfigError(str(error)) from error
+
+
+def _longest(line: CommandLine, agent: Agent) -> tuple[Agent, LamerConfig]:
+    """Agent and configuration of the longest trials: those of evaluations, where they have more turns or episodes."""
+    if not line["eval.dataset"]:
+        return agent, line.config
+    return (
+        max(agent, agent.evaluated(), key=lambda each: each.max_turns),
+        max(line.config, line.config.evaluated(), key=lambda each: each.num_episodes),
+    )
 
 
 def staleness(line: CommandLine) -> str | None:
@@ -197,6 +205,12 @@ def _check_lengths(line: CommandLine) -> None:
         )
 
 
+def _check_episodes(line: CommandLine, agent: Agent) -> None:
+    agent, config = _longest(line, agent)
+    if refused := config.refusal(config.max_turns or agent.max_turns):
+        raise ConfigError(refused)
+
+
 def _check_sizes(line: CommandLine) -> None:
     ranks = line["actor.num_nodes"] * line["actor.num_gpus_per_node"]
     ranks //= line["ds.ring_attn_size"] * line["ds.tensor_parallel_size"]
@@ -275,8 +289,9 @@ def _earned(line: CommandLine, agent: Agent) -> tuple[float, float]:
             "what an episode can pay"
         )
     episodes = sum(config.gamma_traj**n for n in range(config.num_episodes))
-    # A trial ends with its first success, so only one episode can pay for winning; others pay at most as much.
-    least, most = min(least * episodes, 0.0), max(most * (episodes if config.reward == "shaped" else 1.0), 0.0)
+    # A trial that ends with its first success has only one episode that pays for winning; others pay at most as much.
+    pays = episodes if config.reward == "shaped" or not config.stop_on_success else 1.0
+    least, most = min(least * episodes, 0.0), max(most * pays, 0.0)
     # A factor for trials that were cut off, or what they are given instead if it is negative.
     return min(least, line["reward.stop_properly_penalty_coef"] or 0.0), most
 
