@@ -190,7 +190,7 @@ class _BadTrial:
             for index in range(turns):
                 begins = policy == "turn" or (not index and (policy == "episode" or not episode))
                 yield _Message(self._play(begins, played[:index], turns - index), begins)
-            final = self._state(turns)
+            final = self._final(turns)
             reflection = None
             if self.config.reflects and episode < len(self.lengths) - 1:
                 begins = policy == "turn"
@@ -230,6 +230,12 @@ class _BadTrial:
         """State before turn `index`: the initial one, then the others in rotation."""
         later = self.states[1:]
         return later[(index - 1) % len(later)] if index and later else self.states[0]
+
+    def _final(self, turns: int) -> Observation:
+        """State after the last turn: under a budget attempts may end at any time, so in the longest."""
+        if self.config.turn_budget is None:
+            return self._state(turns)
+        return max(self.states, key=lambda state: estimate(state.text))
 
     def _turn(self, episode: int, index: int) -> Turn:
         return self._generated(Phase.PLAY, episode, index, ACTION, self._state(index).text)
