@@ -14,7 +14,8 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -65,7 +66,21 @@ class LamerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     num_episodes: int = Field(
-        default=3, ge=1, description="Episodes in a trial (N). 1 is ordinary RL in the same code."
+        default=3,
+        ge=1,
+        description="Most episodes in a trial (N). 1 is ordinary RL in the same code. With --lamer.turn_budget, by "
+        "default as many as it holds.",
+    )
+    stop_on_success: bool = Field(
+        default=True,
+        description="End a trial with the first episode that is won, as the paper does (on). Off: it goes on, and the "
+        "return counts all its wins, so that to win early and again pays (ORBIT, arXiv 2602.04089).",
+    )
+    turn_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Play turns of a whole trial, over all its episodes; reflections don't count. When they are used "
+        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it.",
     )
     max_turns: int | None = Field(
         default=None,
@@ -91,6 +106,11 @@ class LamerConfig(BaseModel):
     reward: RewardScheme = Field(default="sparse", description=REWARD_HELP)
     invalid_penalty: float = Field(
         default=0.5, ge=0, description="Penalty for an invalid action, or a reflection without a remark, on its turn."
+    )
+    reflect_on_success: bool = Field(
+        default=False,
+        description="Reflect on episodes that were won too, where another one follows (on or off); it needs "
+        "--lamer.stop_on_success off.",
     )
     train_reflection: bool = Field(default=True, description="Train the reflections too (on or off).")
     updates: int | None = Field(
@@ -138,7 +158,7 @@ class LamerConfig(BaseModel):
 
     @property
     def reflects(self) -> bool:
-        """Whether a lost episode is followed by a reflection."""
+        """Whether lost episodes are reflected on, where another one follows."""
         return self.memory != "history"
 
     @property
@@ -149,6 +169,31 @@ class LamerConfig(BaseModel):
     def evaluated(self) -> LamerConfig:
         """This configuration with the number of episodes of an evaluation."""
         return self.model_copy(update={"num_episodes": self.eval_episodes or self.num_episodes})
+
+    def refusal(self, turns: int, flags: Mapping[str, str] = MappingProxyType({})) -> str | None:
+        """Message about options of a trial's length that don't go together; None if they do.
+
+        Args:
+            turns: Most turns of an episode.
+            flags: The command's flags, as a user types them, for options that it does not call `--lamer.NAME`.
+        """
+        stop, reflect, budget, memory, episodes = (
+            flags.get(name, f"--lamer.{name}")
+            for name in ("stop_on_success off", "reflect_on_success", "turn_budget", "memory", "num_episodes")
+        )
+        if not self.stop_on_success and self.num_episodes == 1:
+            return f"{stop}: a trial has one episode, so that none follows a win; give more ({episodes})"
+        if self.reflect_on_success and self.stop_on_success:
+            return f"{reflect}: a trial ends with its first win, and nothing follows a reflection on it; add {stop}"
+        if self.reflect_on_success and not self.reflects:
+            return f"{reflect}: {memory} {self.memory} has no reflections; give {memory} reflection or both"
+        most = self.num_episodes * turns
+        if self.turn_budget is not None and self.turn_budget > most:
+            return (
+                f"{budget} {self.turn_budget}: {self.num_episodes} episodes of {turns} turns never use it up; give at "
+                f"most {most}, or leave {episodes} out, so that only the budget ends a trial"
+            )
+        return None
 
     def options(self, estimator: Estimator) -> dict[str, Any]:
         """Values that were given for an estimator's own options, by name."""
@@ -161,6 +206,13 @@ class LamerConfig(BaseModel):
 
         estimators = map(advantage.get, advantage.names())
         return cls.model_fields | {own.flag(name): info for own in estimators for name, info in own.fields.items()}
+
+    @model_validator(mode="after")
+    def _settle_episodes(self) -> Self:
+        """Without a number of episodes, a budget bounds it: each has at least one turn."""
+        if self.turn_budget is not None and "num_episodes" not in self.model_fields_set:
+            object.__setattr__(self, "num_episodes", self.turn_budget)  # not set: it follows from the budget
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +263,8 @@ class LamerConfig(BaseModel):
 
     def to_env(self) -> str:
         """This configuration as the value of the environment variable."""
-        return self.model_dump_json(exclude_defaults=True)
+        # What is not set, not what is the default: 3 episodes beside a budget are not those without a number.
+        return self.model_dump_json(exclude_unset=True)
 
 
 def no_such_option(flag: str) -> str:

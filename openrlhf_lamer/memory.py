@@ -47,6 +47,14 @@ def recall(episodes: Sequence[Episode], memory: Memory) -> tuple[Attempt, ...]:
     )
 
 
+def untold(episodes: Sequence[Episode], stop_on_success: bool) -> Episode | None:
+    """The latest episode, if a chat that goes on has to say how it ended because no reflection did.
+
+    Only where trials go on after a success: a model that is not told of its win could not repeat it.
+    """
+    return episodes[-1] if episodes and not stop_on_success and episodes[-1].reflection is None else None
+
+
 def shorten(text: str, limit: int) -> str:
     """`text`, cut to `limit` characters with `CUT` at its end if it is longer; clean if `text` is."""
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT

@@ -24,12 +24,30 @@ def success_at(trials: Sequence[Trial], attempts: int) -> float | None:
     return mean(float(trial.won_by(attempts)) for trial in trials if trial.failure is None)
 
 
-def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> dict[str, float]:
-    """Metrics of a batch of trials of one environment.
+def attempts_of(trials: Sequence[Trial], num_episodes: int, turn_budget: int | None) -> int:
+    """Number of attempts to count success at: `num_episodes`, under a budget at most as many as a live trial had.
+
+    A budget may allow far more than any trial plays, and success at more attempts is the same.
+    """
+    played = max((len(trial.episodes) for trial in trials if trial.failure is None), default=1)
+    return num_episodes if turn_budget is None else min(num_episodes, played)
+
+
+def summarize(
+    trials: Sequence[Trial],
+    num_episodes: int,
+    gamma_traj: float,
+    *,
+    stop_on_success: bool = True,
+    turn_budget: int | None = None,
+) -> dict[str, float]:
+    """Metrics of a batch of trials of one environment, played under these settings (see `LamerConfig`).
 
     Keys, shares of live trials or of their turns:
 
-    - `success@1` to `success@N`, `return`, `episodes`, `turns`;
+    - `success@1` to `success@N`, `return`, `episodes`, `turns`; under a budget N is that of `attempts_of`;
+    - where trials go on after a success, `won@1` to `won@N` (share of trials whose episode k was played and won) and
+      `wins` (episodes won of a trial);
     - of play turns, `malformed_replies` (none or several action tags), `refused_actions` (by the environment),
       `invalid_actions` (both of these), and `reply_tokens`;
     - of reflections, `reflection_tokens` and `reflection_valid` (a remark was found), of all and with `/n`
@@ -38,7 +56,8 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
     - of sampled tokens, `entropy/play` and `entropy/reflect`, and with `/n` those of episode n: see `token_entropy`;
     - with thinking, `thought_tokens` of play turns and `reflection_thought_tokens` of reflections (both are among
       the tokens above), and of all turns `unclosed_thoughts` (a thought never ended: a play turn is malformed too);
-    - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin.
+    - of trials, `overlong`: a prompt did not fit, so that an episode ended or the next did not begin, though neither
+      success nor the budget had ended the trial.
 
     And of all trials: `failed` (share), `failed/<kind>` and `failed_at/<stage>` (counts), `retries` (count),
     `environment_seconds` and `generation_seconds` (per trial). A metric without an observation, such as those of
@@ -48,7 +67,11 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
     turns = [turn for trial in live for turn in trial.turns]
     play = [turn for turn in turns if turn.phase is Phase.PLAY]
     reflections = [turn for turn in turns if turn.phase is Phase.REFLECT]
-    found: dict[str, float | None] = {f"success@{k}": success_at(live, k) for k in range(1, num_episodes + 1)}
+    attempts = range(1, attempts_of(live, num_episodes, turn_budget) + 1)
+    found: dict[str, float | None] = {f"success@{k}": success_at(live, k) for k in attempts}
+    if not stop_on_success:
+        found |= {f"won@{k}": mean(k in trial.wins for trial in live) for k in attempts}
+        found["wins"] = mean(len(trial.wins) for trial in live)
     found |= {
         "return": mean(trial.scalar_return(gamma_traj) for trial in live),
         "episodes": mean(len(trial.episodes) for trial in live),
@@ -63,13 +86,13 @@ def summarize(trials: Sequence[Trial], num_episodes: int, gamma_traj: float) -> 
         "thought_tokens": mean(turn.thought_tokens for turn in play if turn.thought_tokens is not None),
         "reflection_thought_tokens": mean(t.thought_tokens for t in reflections if t.thought_tokens is not None),
         "unclosed_thoughts": mean(turn.unclosed for turn in turns if turn.thought_tokens is not None),
-        "overlong": mean(_overlong(trial, num_episodes) for trial in live),
+        "overlong": mean(_overlong(trial, num_episodes, stop_on_success, turn_budget) for trial in live),
         "failed": mean(trial.failure is not None for trial in trials),
         "retries": float(sum(trial.retries for trial in trials)),
         "environment_seconds": mean(trial.environment_seconds for trial in trials),
         "generation_seconds": mean(trial.generation_seconds for trial in trials),
     }
-    for n in range(1, num_episodes):
+    for n in attempts[:-1]:
         own = [turn for turn in reflections if turn.episode == n - 1]
         found[f"reflection_tokens/{n}"] = mean(len(turn.sampled_ids) for turn in own)
         found[f"reflection_valid/{n}"] = mean(turn.valid for turn in own)
@@ -94,9 +117,10 @@ def token_entropy(turns: Iterable[Turn]) -> float | None:
     return 0.0 - sum(map(sum, given)) / count if count else None
 
 
-def _overlong(trial: Trial, num_episodes: int) -> bool:
-    cut = not trial.won and len(trial.episodes) < num_episodes
-    return cut or any(episode.stop is Stop.OVERLONG for episode in trial.episodes)
+def _overlong(trial: Trial, num_episodes: int, stop_on_success: bool, turn_budget: int | None) -> bool:
+    over = len(trial.episodes) == num_episodes or (stop_on_success and trial.won)
+    over = over or sum(len(episode.turns) for episode in trial.episodes) == turn_budget
+    return not over or any(episode.stop is Stop.OVERLONG for episode in trial.episodes)
 
 
 def diversity(trials: Sequence[Trial], groups: Sequence[int], num_episodes: int) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Phase(StrEnum):
     PLAY = "play"
     """The model acts in the environment."""
     REFLECT = "reflect"
-    """The model looks back at a lost episode; it is credited with the next episode's return."""
+    """The model looks back at an episode, as a rule a lost one; it is credited with the next episode's return."""
 
 
 class Stop(StrEnum):
@@ -48,6 +48,8 @@ class Stop(StrEnum):
     """The agent used all turns that an episode has."""
     OVERLONG = "overlong"
     """The next prompt would not have fitted into the model's context."""
+    BUDGET = "budget"
+    """The trial used all its turns (`LamerConfig.turn_budget`) in the middle of this episode, its last."""
 
 
 class FailureKind(StrEnum):
@@ -214,7 +216,8 @@ class Trial:
 
     Attributes:
         task: The task that was played.
-        episodes: The attempts; the last is won, or all N are lost.
+        episodes: The attempts. The first win is the last of them, unless trials go on after a success
+            (`LamerConfig.stop_on_success`): then any number of them may be won.
         failure: Why the trial is not to be used, or None.
         sample: Index of this trial among the task's trials, from 0.
         seed: Seed that the replies were sampled with, if any; see `policies.base.Request`.
@@ -236,6 +239,11 @@ class Trial:
     def won(self) -> bool:
         """Whether any episode was won."""
         return self.won_by(len(self.episodes))
+
+    @property
+    def wins(self) -> tuple[int, ...]:
+        """Numbers of the episodes that were won, from 1."""
+        return tuple(number for number, episode in enumerate(self.episodes, 1) if episode.won)
 
     def won_by(self, attempts: int) -> bool:
         """Success at `attempts`: won in one of the first `attempts` episodes."""

@@ -1,9 +1,10 @@
 """Most tokens of a prompt with its reply: the default length of training and evaluation, and its check.
 
 The figure comes from a trial that goes badly, rendered by its agent's templates: every attempt uses all its turns and
-is lost, and every state is as long as the environment's states get (`TextEnv.long_states`). The longest prompt of this
-trial must fit, together with a reply of full length. An earlier reply in a prompt, in a chat that goes on, counts as a
-quarter of its limit, but at least as 256 tokens (or the limit, if that is less).
+is lost, and every state is as long as the environment's states get (`TextEnv.long_states`). Under a budget of turns
+attempts may also be short and many (`_schedules`). The longest prompt of such a trial must fit, together with a reply
+of full length. An earlier reply in a prompt, in a chat that goes on, counts as a quarter of its limit, but at least as
+256 tokens (or the limit, if that is less).
 
 Tokens are estimated, because no model need be at hand: a text is cut as Qwen's tokenizers cut it, and the estimate is
 up to 15% above their count for the bundled prompts.
@@ -21,7 +22,7 @@ from openrlhf_lamer.agents.base import REMARK_LIMIT, Agent
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation
-from openrlhf_lamer.memory import recall
+from openrlhf_lamer.memory import recall, untold
 from openrlhf_lamer.records import Episode, Phase, Stop, Turn
 from openrlhf_lamer.vocabulary import ContextPolicy
 
@@ -125,15 +126,41 @@ def settle(
 def _longest_prompt(agent: Agent, config: LamerConfig, max_new_tokens: int, options: Mapping[str, Any]) -> int:
     env = registry.make(agent.env, **{**config.env_options, **options, "reward": config.reward})
     try:
-        trial = _BadTrial(agent, config, max_new_tokens, env.facts, env.long_states())
+        facts, states = env.facts, env.long_states()
     finally:
         env.close()
     reply = min(max_new_tokens, max(EARLIER, max_new_tokens // 4))
     longest = length = 0
-    for message in trial.messages():
-        length = (BEGINNING if message.begins else length + reply) + MESSAGE + estimate(message.text)
-        longest = max(longest, length)
+    for lengths in _schedules(config, config.max_turns or agent.max_turns):
+        for message in _BadTrial(agent, config, max_new_tokens, facts, states, lengths).messages():
+            length = (BEGINNING if message.begins else length + reply) + MESSAGE + estimate(message.text)
+            longest = max(longest, length)
     return longest
+
+
+def _schedules(config: LamerConfig, turns: int) -> list[list[int]]:
+    """Turns of each attempt in the trials that may have the longest prompt.
+
+    Without a budget all attempts use all their turns. A budget is used up by long attempts, which have the longest
+    prompts for reflections, or by as many attempts as it allows, of which the last is long or they are all short.
+
+    Args:
+        config: Number of attempts and budget of turns.
+        turns: Most turns of an attempt.
+    """
+    number, budget = config.num_episodes, config.turn_budget
+    if budget is None:
+        return [[turns] * number]
+    full = [min(turns, budget - used) for used in range(0, budget, turns)][:number]
+    found = [full]
+    for last in (min(turns, budget), 1):
+        earlier, left = min(number - 1, budget - last), budget - last
+        lengths = []
+        for later in reversed(range(earlier)):
+            lengths.append(min(turns, left - later))
+            left -= lengths[-1]
+        found.append([*lengths, last])
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,31 +172,34 @@ class _Message:
 
 @dataclass
 class _BadTrial:
-    """A trial whose attempts all use all their turns, are lost, and go through `states` in turn."""
+    """A trial whose attempts are lost, have these numbers of turns, and go through `states` in turn."""
 
     agent: Agent
     config: LamerConfig
     max_new_tokens: int
     facts: Mapping[str, Any]
     states: Sequence[Observation]
+    lengths: Sequence[int]
     episodes: list[Episode] = field(default_factory=list)
 
     def messages(self) -> Iterable[_Message]:
         """The user's messages, in order."""
-        turns = self.config.max_turns or self.agent.max_turns
         policy: ContextPolicy = self.config.context
-        for episode in range(self.config.num_episodes):
+        for episode, turns in enumerate(self.lengths):
             played = [self._turn(episode, index) for index in range(turns)]
             for index in range(turns):
                 begins = policy == "turn" or (not index and (policy == "episode" or not episode))
                 yield _Message(self._play(begins, played[:index], turns - index), begins)
-            final = self._state(turns)
-            if self.config.reflects and episode < self.config.num_episodes - 1:
+            final = self._final(turns)
+            reflection = None
+            if self.config.reflects and episode < len(self.lengths) - 1:
                 begins = policy == "turn"
                 yield _Message(self._reflect(begins, played, final), begins)
-            self.episodes.append(Episode(tuple(played), Stop.MAX_TURNS, final.text, self._reflection(episode)))
+                reflection = self._reflection(episode)
+            self.episodes.append(Episode(tuple(played), Stop.MAX_TURNS, final.text, reflection))
 
     def _play(self, begins: bool, turns: Sequence[Turn], left: int) -> str:
+        budget, earlier = self.config.turn_budget, sum(len(episode.turns) for episode in self.episodes)
         return self.agent.play_message(
             continuing=not begins,
             env=self.facts,
@@ -181,6 +211,8 @@ class _BadTrial:
             num_episodes=self.config.num_episodes,
             turns_left=left,
             thinking=self.config.thinking,
+            budget_left=None if budget is None else budget - earlier - len(turns),
+            ended=untold(self.episodes, self.config.stop_on_success),
         )
 
     def _reflect(self, begins: bool, turns: Sequence[Turn], final: Observation) -> str:
@@ -200,6 +232,12 @@ class _BadTrial:
         """State before turn `index`: the initial one, then the others in rotation."""
         later = self.states[1:]
         return later[(index - 1) % len(later)] if index and later else self.states[0]
+
+    def _final(self, turns: int) -> Observation:
+        """State after the last turn: under a budget attempts may end at any time, so in the longest."""
+        if self.config.turn_budget is None:
+            return self._state(turns)
+        return max(self.states, key=lambda state: estimate(state.text))
 
     def _turn(self, episode: int, index: int) -> Turn:
         return self._generated(Phase.PLAY, episode, index, ACTION, self._state(index).text)

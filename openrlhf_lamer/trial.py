@@ -22,7 +22,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.context import Context
 from openrlhf_lamer.envs.base import Observation, Step
 from openrlhf_lamer.envs.session import Opening, OpenSession, Session, open_inline
-from openrlhf_lamer.memory import recall, shorten
+from openrlhf_lamer.memory import recall, shorten, untold
 from openrlhf_lamer.offload import off_loop
 from openrlhf_lamer.policies.base import EngineGoneError, Generation, Policy, Request
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial, Turn
@@ -110,7 +110,7 @@ class _Player:
         self.generation_seconds = 0.0
 
     async def play(self) -> tuple[Episode, ...]:
-        """All episodes in order, up to and including the first success."""
+        """All episodes in order, up to the last one that success, their number or the budget of turns allows."""
         config = self._config
         self._session = session = await self._guard("make", self._open())
         episodes: list[Episode] = []
@@ -119,15 +119,21 @@ class _Player:
             episode = await self._episode(session, opening, episodes)
             if episode is None:
                 break
-            last = number == config.num_episodes - 1
-            if not episode.won and not last and config.reflects:
+            last = number == config.num_episodes - 1 or self._budget_left([*episodes, episode]) == 0
+            last = last or (episode.won and config.stop_on_success)
+            if not last and config.reflects and (config.reflect_on_success or not episode.won):
                 episode = await self._reflect(session, opening, episode, number)
             episodes.append(episode)
-            if episode.won:
+            if last:
                 break
         if not episodes:
             raise TrialError(FailureKind.OVERLONG, "render", ValueError("the first prompt leaves no room for a reply"))
         return tuple(episodes)
+
+    def _budget_left(self, episodes: list[Episode]) -> int | None:
+        """Play turns that the trial has left after `episodes`; None without a budget."""
+        budget = self._config.turn_budget
+        return None if budget is None else budget - sum(len(episode.turns) for episode in episodes)
 
     async def _open(self) -> Session:
         config, task = self._config, self._task
@@ -141,8 +147,10 @@ class _Player:
         observation = initial = opening.observation
         anchor = opening.anchor
         turns: list[Turn] = []
-        stop = Stop.MAX_TURNS
-        while len(turns) < self._max_turns:
+        budget = self._budget_left(earlier)
+        limit = self._max_turns if budget is None else min(self._max_turns, budget)
+        stop = Stop.MAX_TURNS if limit == self._max_turns else Stop.BUDGET
+        while len(turns) < limit:
             continuing = self._context.continues(episode_begins=not turns)
             prompt = await self._prompt(
                 continuing,
@@ -155,7 +163,9 @@ class _Player:
                     observation=observation,
                     episode=len(earlier),
                     num_episodes=self._config.num_episodes,
-                    turns_left=self._max_turns - len(turns),
+                    turns_left=limit - len(turns),
+                    budget_left=None if budget is None else budget - len(turns),
+                    ended=untold(earlier, self._config.stop_on_success),
                     thinking=self._chat.thinking,
                 ),
             )
@@ -195,7 +205,7 @@ class _Player:
         return Episode(tuple(turns), stop, observation.text) if turns else None
 
     async def _reflect(self, session: Session, opening: Opening, episode: Episode, number: int) -> Episode:
-        """The lost episode with the model's reflection on it, if the prompt for one fits."""
+        """The episode with the model's reflection on it, if the prompt for one fits."""
         continuing = self._context.continues(episode_begins=False)
         initial = Observation(episode.turns[0].observation)
         prompt = await self._prompt(

@@ -29,7 +29,7 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 PLAY = 0
 """Phase of a turn in which the model acts in the environment."""
 REFLECT = 1
-"""Phase of a turn in which the model looks back at a lost episode."""
+"""Phase of a turn in which the model looks back at an episode."""
 
 
 @dataclass(frozen=True, slots=True)

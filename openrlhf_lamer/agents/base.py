@@ -21,7 +21,7 @@ from openrlhf_lamer import LamerError
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.envs.base import Observation, TextEnv
 from openrlhf_lamer.memory import Attempt, with_outcomes
-from openrlhf_lamer.records import Stop, Task, Turn
+from openrlhf_lamer.records import Episode, Stop, Task, Turn
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 
@@ -142,14 +142,18 @@ class Agent:
         num_episodes: int,
         turns_left: int,
         thinking: bool = False,
+        budget_left: int | None = None,
+        ended: Episode | None = None,
     ) -> str:
         """User message before a play turn.
 
         The template sees `env` (`TextEnv.facts`, so `env.size` is an option), `initial` and `observation` (both with
         `text` and `admissible`), `memory` (attempts so far), `history` (the latest turns, as
         pairs of a turn and whether to show its state), `hidden` (number of turns before these),
-        `last` (the previous turn, or None), `episode` (from 0), `num_episodes`, `turns_left`,
-        `continuing`, `thinking` (whether the model thinks before its answer), and the agent's `reasons`.
+        `last` (the previous turn, or None), `episode` (from 0), `num_episodes`, `turns_left` (in this attempt),
+        `budget_left` (turns left in all attempts together, or None without a budget), `ended` (the episode before,
+        where the chat goes on and has to say how it ended, or None), `continuing`,
+        `thinking` (whether the model thinks before its answer), and the agent's `reasons`.
         """
         recent = list(turns)[-self.window :]
         shown = len(recent) - self.full_observations
@@ -166,6 +170,8 @@ class Agent:
             episode=episode,
             num_episodes=num_episodes,
             turns_left=turns_left,
+            budget_left=budget_left,
+            ended=ended,
             thinking=thinking,
             reasons=self.reasons and not thinking,
         )
@@ -183,7 +189,7 @@ class Agent:
         num_episodes: int,
         thinking: bool = False,
     ) -> str:
-        """User message that asks for a reflection on the episode just lost; its template sees `thinking` as well."""
+        """User message that asks for a reflection on the episode that just ended; its template sees `thinking` too."""
         return self._render(
             "reflect.j2",
             continuing=continuing,

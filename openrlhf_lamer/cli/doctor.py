@@ -27,7 +27,10 @@ def doctor(
         str | None, typer.Option(help="Model to check: a folder, or a name on the Hugging Face hub.")
     ] = None,
     context: Annotated[ContextPolicy, typer.Option(help=CONTEXT_HELP)] = "turn",
-    num_episodes: Annotated[int, typer.Option(min=1, help="--lamer.num_episodes of the training.")] = 3,
+    num_episodes: Annotated[
+        int | None, typer.Option(min=1, help="--lamer.num_episodes of the training; by default 3, or by the budget.")
+    ] = None,
+    turn_budget: Annotated[int | None, typer.Option(min=1, help="--lamer.turn_budget of the training.")] = None,
     max_turns: Annotated[int | None, typer.Option(min=1, help="--lamer.max_turns of the training.")] = None,
     thinking: Annotated[bool, typer.Option("--thinking", help=THINKING_HELP)] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="--rollout.max_new_tokens of the training.")] = None,
@@ -41,7 +44,13 @@ def doctor(
     Exit code 1 if something is an error; warnings cost time or quality. Nothing is started and nothing written; a
     Ray cluster that is running (RAY_ADDRESS, or one on this machine) is joined for a moment.
     """
-    config = LamerConfig(num_episodes=num_episodes, max_turns=max_turns, context=context, thinking=thinking)
+    config = LamerConfig(
+        num_episodes=num_episodes or turn_budget or 3,
+        turn_budget=turn_budget,
+        max_turns=max_turns,
+        context=context,
+        thinking=thinking,
+    )
     checks = run(agent_func, model, config, max_new_tokens or config.max_new_tokens, max_len)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1))

@@ -34,6 +34,18 @@ _who, _what, _how, _sampling, _run = (
 RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", "invalid_penalty", "env_options"})
 """Fields of the configuration that every result depends on."""
 
+OPTIONAL = frozenset({"stop_on_success", "turn_budget", "reflect_on_success", "thinking"})
+"""Fields that are named where they are given, so that runs without them stay the same."""
+
+FLAGS = {
+    "stop_on_success off": "--no-stop-on-success",
+    "reflect_on_success": "--reflect-on-success",
+    "turn_budget": "--turn-budget",
+    "memory": "--memory",
+    "num_episodes": "--attempts",
+}
+"""This command's names of options that `LamerConfig.refusal` names."""
+
 
 def evaluate(
     *,
@@ -68,7 +80,24 @@ def evaluate(
             "to the next with a memory (success@k)."
         ),
     ] = "lamer",
-    attempts: Annotated[int, _how(min=1, help="Attempts at each task (k).")] = 3,
+    attempts: Annotated[
+        int | None,
+        _how(
+            min=1,
+            help="Attempts at each task (k): by default 3, or as many as --turn-budget holds.",
+            show_default=False,
+        ),
+    ] = None,
+    stop_on_success: Annotated[
+        bool,
+        _how(help="Whether the first attempt that is won ends a trial; if not, it goes on to the last attempt."),
+    ] = True,
+    turn_budget: Annotated[
+        int | None, _how(min=1, help="Turns of all attempts of a trial together; they end it where they are used up.")
+    ] = None,
+    reflect_on_success: Annotated[
+        bool, _how("--reflect-on-success", help="With --no-stop-on-success: reflect on attempts that were won too.")
+    ] = False,
     samples: Annotated[
         int | None,
         _how(min=1, help="Trials of each task: by default 1, or one for each attempt where attempts are independent."),
@@ -118,7 +147,7 @@ def evaluate(
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
     from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
-    from openrlhf_lamer.evaluation.summary import solved_by_env, summarize, table
+    from openrlhf_lamer.evaluation.summary import figures, summarize, table
 
     one_form(as_json, as_csv)
     if out.is_file():
@@ -126,6 +155,10 @@ def evaluate(
     chosen = METHODS[method]
     if chosen.memory is None and memory is not None:
         fail(f"--memory {memory}: the attempts of {method} are independent; leave it out, or choose another --method")
+    if chosen.memory is None and (turn_budget or not stop_on_success):
+        flag = "--no-stop-on-success" if turn_budget is None else f"--turn-budget {turn_budget}"
+        fail(f"{flag}: the attempts of {method} are independent; leave it out, or choose another --method")
+    attempts = attempts or turn_budget or 3
     samples = samples or (attempts if chosen.memory is None else 1)
     if chosen.memory is None and samples < attempts:
         fail(f"--samples {samples}: {method} needs one for each of the {attempts} independent attempts")
@@ -135,6 +168,9 @@ def evaluate(
     flags = {
         "num_episodes": 1 if chosen.memory is None else attempts,
         "max_turns": max_turns or panel_turns(tasks) or turns,
+        "stop_on_success": stop_on_success,
+        "turn_budget": turn_budget,
+        "reflect_on_success": reflect_on_success,
         "context": context,
         "memory": memory or chosen.memory or "both",
         "thinking": thinking,
@@ -142,6 +178,9 @@ def evaluate(
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
     config = LamerConfig.load(flags)
+    for agent in agents.values():
+        if refused := config.refusal(config.max_turns or agent.max_turns, FLAGS):
+            fail(refused)
     try_tasks(tasks, panel, agents, config)
     reply = max_new_tokens or config.max_new_tokens
     length = longest(agents, config, panel, reply, max_length, tokenizer if endpoint else model)
@@ -181,18 +220,18 @@ def evaluate(
 
     with interruptible(out), progress(f"trials of {', '.join(agents)}", len(jobs)) as advance:
         trials, counts_tokens = asyncio.run(play(advance))
-    summary = summarize(trials, chosen, attempts, gamma_traj=config.gamma_traj, counts_tokens=counts_tokens)
+    summary = summarize(trials, chosen, attempts, config, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)
     note = f"{summary['tasks']} tasks, {len(trials)} trials, temperature {temperature:g}, 95% intervals"
     if summary["failed"]:
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
-    shown = table(f"{tasks}, {method}, {model or player}", solved_by_env(trials, chosen, attempts), note)
+    shown = table(f"{tasks}, {method}, {model or player}", figures(trials, chosen, attempts, config), note)
     show(shown, summary, as_json=as_json, as_csv=as_csv)
 
 
 def result(config: LamerConfig) -> dict[str, Any]:
-    """Settings of a run that its results depend on; thinking is among them where it is on, as in older runs."""
-    return config.model_dump(include=set(RESULT)) | ({"thinking": True} if config.thinking else {})
+    """Settings of a run that its results depend on."""
+    return config.model_dump(include=set(RESULT)) | config.model_dump(include=set(OPTIONAL), exclude_defaults=True)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         task: The task.
         failure: Why it has no result, or None.
-        won_at: The episode that was won, from 1, or None.
+        wins: Numbers of the episodes that were won, from 1.
         paths: For each episode, a number that is equal for equal actions in equal states.
         step: The training step, or None in an evaluation.
         group: The group in its step; None as for `step`.
@@ -38,7 +38,7 @@ class Outcome:
 
     task: Task
     failure: Failure | None
-    won_at: int | None
+    wins: tuple[int, ...]
     paths: tuple[int, ...]
     step: int | None = None
     group: int | None = None
@@ -50,7 +50,12 @@ class Outcome:
 
     def won_by(self, attempts: int) -> bool:
         """Success at `attempts`, as in `Trial.won_by`."""
-        return self.won_at is not None and self.won_at <= attempts
+        return bool(self.wins) and self.wins[0] <= attempts
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an episode follows one that was won."""
+        return bool(self.wins) and self.wins[0] < len(self.paths)
 
     @classmethod
     def of(cls, trial: Trial, step: int | None = None, group: int | None = None) -> Outcome:
@@ -60,7 +65,7 @@ class Outcome:
         return cls(
             task=trial.task,
             failure=trial.failure,
-            won_at=next((n for n, episode in enumerate(trial.episodes, 1) if episode.won), None),
+            wins=trial.wins,
             # Hashes of 64 bits: among a million different paths two are taken for equal once in 40 million files.
             paths=tuple(hash(path) for path in metrics.paths_of(trial)),
             step=step,
@@ -129,9 +134,10 @@ class Run:
 
     @property
     def attempts(self) -> int:
-        """Most episodes of a trial: as its settings say, or else the most that one had."""
+        """Most episodes of a trial: as its settings say, or else the most that one had, as under a budget of turns."""
         config = self.settings.get("config")
-        said = config.get("num_episodes") if isinstance(config, dict) else None
+        known = config if isinstance(config, dict) else {}
+        said = None if known.get("turn_budget") else known.get("num_episodes")
         return said if isinstance(said, int) else max((len(outcome.paths) for outcome in self.live), default=0)
 
     @classmethod

@@ -1,7 +1,8 @@
 """Content of reflections, and whether the next episode heeds them: pure functions over trials.
 
-Failed trials are left out. Every figure is a mean over tasks, with an interval for tasks like these: the many
-reflections on one task, which depend on each other, count as one task.
+Failed trials are left out, and so are reflections on episodes that were won, which have no mistake. Every figure is a
+mean over tasks, with an interval for tasks like these: the many reflections on one task, which depend on each other,
+count as one task.
 """
 
 from __future__ import annotations
@@ -168,6 +169,9 @@ def _cases(trial: Trial, read: type[TextEnv]) -> Iterable[_Case]:
         reflection, remark = episode.reflection, episode.remark
         seen |= _shown(episode)
         own = grams(remark) if remark is not None else frozenset()
+        if episode.won:
+            seen |= own
+            continue
         said, faced, repeated = _heeded(read, remark, now, then)
         yield _Case(
             task=trial.task.id,

@@ -5,16 +5,17 @@ other, and so do runs of one method on the same panel. Every interval is at 95%,
 and where runs of several seeds are pooled, for seeds like these too.
 
 Two measures are called success at k. `success` is sequential: the attempts of a trial follow and learn from each
-other, and one of the first k was won. `pass_at_k` is for k independent samples.
+other, and one of the first k was won. `pass_at_k` is for k independent samples. Where trials go on after a success,
+`single` tells of one attempt whether it was won.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -85,16 +86,37 @@ class Played(Protocol):
     @property
     def failure(self) -> Failure | None: ...
 
+    @property
+    def wins(self) -> tuple[int, ...]: ...
+
     def won_by(self, attempts: int) -> bool: ...
+
+
+P = TypeVar("P", bound=Played)
+
+
+def measured(trials: Iterable[P], value: Callable[[P], float]) -> dict[str, list[float]]:
+    """By task, a value of each trial; failed trials are left out."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.failure is None:
+            found.setdefault(trial.task.id, []).append(float(value(trial)))
+    return found
 
 
 def won(trials: Iterable[Played], attempts: int) -> dict[str, list[float]]:
     """By task, whether each trial was won in one of the first `attempts` episodes; failed trials are left out."""
-    found: dict[str, list[float]] = {}
-    for trial in trials:
-        if trial.failure is None:
-            found.setdefault(trial.task.id, []).append(float(trial.won_by(attempts)))
-    return found
+    return measured(trials, lambda trial: trial.won_by(attempts))
+
+
+def single(trials: Iterable[Played], attempt: int) -> dict[str, list[float]]:
+    """By task, whether each trial won this very attempt; one that it did not get to was not won."""
+    return measured(trials, lambda trial: attempt in trial.wins)
+
+
+def wins(trials: Iterable[Played]) -> dict[str, list[float]]:
+    """By task, the number of attempts that each trial won."""
+    return measured(trials, lambda trial: len(trial.wins))
 
 
 def success(trials: Iterable[Played], attempts: int) -> Estimate:

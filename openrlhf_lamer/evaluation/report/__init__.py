@@ -79,9 +79,10 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
     trained = _told_apart([run for run in runs if run.trains])
     sections: list[Section] = []
     if methods:
-        compared = [table for own in _games(methods) if (table := evaluations.comparison(own))]
-        tables = (evaluations.success_table(methods), *compared)
-        sections.append(Section("Success", tables, tuple(evaluations.success_panels(methods))))
+        compared = [evaluations.comparison(own) for own in _games(methods)]
+        told = evaluations.success_table(methods), *compared, evaluations.single_table(methods)
+        first = [table for table in told if table]
+        sections.append(Section("Success", tuple(first), tuple(evaluations.success_panels(methods))))
         if independent := evaluations.pass_table(methods):
             sections.append(Section("Independent samples", (independent,)))
         if several := evaluations.diversity_table(methods):

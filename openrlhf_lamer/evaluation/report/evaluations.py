@@ -15,9 +15,13 @@ from openrlhf_lamer.evaluation.statistics import (
     difference,
     exactly,
     mcnemar,
+    mean,
+    measured,
     pass_at_k,
     passed,
     share,
+    single,
+    wins,
     won,
 )
 from openrlhf_lamer.evaluation.tables import Cell, Table
@@ -67,7 +71,7 @@ class Method:
     def knows(self, k: int) -> bool:
         """Whether k attempts were made at every task that fewer did not solve."""
         live = [outcome for run in self.runs for outcome in run.live]
-        return bool(live) and (k <= self.attempts or all(outcome.won_at for outcome in live))
+        return bool(live) and (k <= self.attempts or all(outcome.wins for outcome in live))
 
     def won(self, k: int) -> list[Samples]:
         """By run and task, which trials were won in their first k episodes."""
@@ -82,6 +86,15 @@ class Method:
         if not self.knows(k):
             return None
         return pass_at_k(self.won(1), min(k, self.samples)) if self.independent else share(self.won(k))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether trials go on after a success: one did."""
+        return any(outcome.goes_on for run in self.runs for outcome in run.live)
+
+    def single(self, attempt: int) -> Estimate:
+        """The share of trials that won this very attempt, pooled over the runs."""
+        return share([single(run.outcomes, attempt) for run in self.runs])
 
     def diversity(self, attempt: int) -> Diversity | None:
         """Diversity of one attempt over the samples of a task."""
@@ -159,6 +172,34 @@ def comparison(methods: Sequence[Method]) -> Table | None:
     return Table("comparison", title, heads, tuple(rows), note)
 
 
+def single_table(methods: Sequence[Method]) -> Table | None:
+    """Attempts one by one, where trials go on after a success; None where all end with one."""
+    several = [method for method in methods if method.goes_on]
+    if not several:
+        return None
+    attempts = range(1, max(method.attempts for method in several) + 1)
+    rows = [
+        (
+            each.label,
+            *(each.single(k) if k <= each.attempts else None for k in attempts),
+            mean([wins(run.outcomes) for run in each.runs], reach=each.attempts).within(0, each.attempts),
+            mean(
+                [measured(run.outcomes, lambda outcome: len(outcome.paths)) for run in each.runs],
+                reach=each.attempts - 1,
+            ).within(1, each.attempts),
+        )
+        for each in several
+    ]
+    return Table(
+        "single",
+        "Attempts one by one, of trials that go on after a success",
+        ("method", *(f"won@{k}" for k in attempts), "wins", "episodes"),
+        tuple(rows),
+        "won@k is the share of trials that won attempt k itself; one that a trial did not get to, because a budget of "
+        "turns had ended it, is not won. Wins and episodes are of a trial. 95% intervals as above.",
+    )
+
+
 def pass_table(methods: Sequence[Method]) -> Table | None:
     """pass@k from the first attempts of a task's samples; None where that says nothing more than `success_table`."""
     several = [method for method in methods if method.samples > 1]
@@ -195,7 +236,7 @@ def diversity_table(methods: Sequence[Method]) -> Table | None:
         tuple(rows),
         "Samples are alike if they took the same actions in the same states. The plain entropy grows with the number "
         "of samples, to its logarithm at most; the corrected one (Chao and Shen) estimates it for samples without end. "
-        "Later attempts are those of samples that lost the earlier ones. 95% intervals for tasks and seeds like these.",
+        "Later attempts are those of samples that got there. 95% intervals for tasks and seeds like these.",
     )
 
 
@@ -219,6 +260,12 @@ def success_panels(methods: Sequence[Method]) -> list[Panel]:
         sizes = [k for k in attempts if any(k <= method.samples for method in several)]
         values = [Series(each.label, sizes, [pass_at_k(each.won(1), k) for k in sizes], True) for each in several]
         panels.append(Panel("First attempts of independent trials", "trials k", "pass@k (%)", values, share=True))
+    if several := [method for method in methods if method.goes_on]:
+        values = [
+            Series(each.label, range(1, each.attempts + 1), [each.single(k) for k in range(1, each.attempts + 1)])
+            for each in several
+        ]
+        panels.append(Panel("Attempts one by one", "attempt k", "won@k (%)", values, share=True))
     return panels if series else []
 
 

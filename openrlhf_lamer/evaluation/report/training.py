@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from openrlhf_lamer.evaluation.diversity import diversity
 from openrlhf_lamer.evaluation.outcomes import Outcome, Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
-from openrlhf_lamer.evaluation.statistics import Estimate, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, share, single, won
 from openrlhf_lamer.evaluation.tables import Table
 
 POINTS = 24
@@ -38,6 +38,10 @@ class Stretch:
         """Sequential success of its trials; trials of one task depend on each other."""
         return share([won(self.outcomes, attempts)])
 
+    def single(self, attempt: int) -> Estimate:
+        """The share of its trials that won this very attempt."""
+        return share([single(self.outcomes, attempt)])
+
     def diversity(self, attempt: int) -> Estimate | None:
         """Plain diversity of the groups, as training logs it."""
         live = [each for each in self.outcomes if each.failure is None]
@@ -60,6 +64,8 @@ def stretches(run: Run, points: int = POINTS) -> list[Stretch]:
 def table(runs: Sequence[Run]) -> Table:
     """Success in the first and the last tenth of each run's steps."""
     attempts = range(1, max(1, *(run.attempts for run in runs)) + 1)
+    # Where no trial goes on after a success, single attempts say nothing more than success at k.
+    singles = attempts if any(outcome.goes_on for run in runs for outcome in run.live) else range(0)
     rows = []
     for run in runs:
         ends = stretches(run, 10)
@@ -70,15 +76,17 @@ def table(runs: Sequence[Run]) -> Table:
                     f"{run.label}, {steps}",
                     len(part.outcomes),
                     *(part.success(k) for k in attempts),
+                    *(part.single(k) for k in singles),
                     part.diversity(1),
                 )
             )
     return Table(
         "training",
         "Training trials, at the beginning and at the end",
-        ("steps", "trials", *(f"success@{k}" for k in attempts), "diversity@1"),
+        ("steps", "trials", *(f"success@{k}" for k in attempts), *(f"won@{k}" for k in singles), "diversity@1"),
         tuple(rows),
-        "On the tasks and at the temperature of training: not an evaluation. Diversity is the plain entropy in nats.",
+        "On the tasks and at the temperature of training: not an evaluation. Diversity is the plain entropy in nats."
+        + (" won@k is the share of trials that won attempt k itself." if singles else ""),
     )
 
 

@@ -126,7 +126,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "env": trial.task.env,
         "step": entry.step,
         "group": entry.group,
-        "won": next((n for n, episode in enumerate(trial.episodes, 1) if episode.won), None),
+        "wins": list(trial.wins),
         "failure": None if trial.failure is None else trial.failure.kind,
         "stops": [episode.stop for episode in trial.episodes],
         "turns": len(trial.turns),

@@ -33,12 +33,12 @@ const end = (entry) => entry.failure ?? entry.stops[entry.stops.length - 1];
 
 function resultOf(entry) {
   if (entry.failure) return "failed";
-  return entry.won ? String(entry.won) : "lost";
+  return entry.wins.length ? String(entry.wins[0]) : "lost";
 }
 
 function resultBadge(entry) {
   if (entry.failure) return element("span", "badge warn", "failed");
-  if (entry.won) return element("span", "badge good", `won at ${entry.won}`);
+  if (entry.wins.length) return element("span", "badge good", `won at ${entry.wins.join(", ")}`);
   return element("span", "badge bad", "lost");
 }
 

@@ -23,17 +23,9 @@ from openrlhf_lamer.games import games
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
-from openrlhf_lamer.integration.launch.checks import (
-    check,
-    clip_range,
-    filtering_range,
-    max_len,
-    needs_critic,
-    needs_reference,
-    staleness,
-    unplayed,
-)
+from openrlhf_lamer.integration.launch.checks import check, filtering_range, needs_critic, needs_reference, staleness
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
+from openrlhf_lamer.integration.launch.tasks import check_tasks, clip_range, max_len, unplayed
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
 
@@ -109,9 +101,10 @@ def prepare(argv: Sequence[str]) -> Plan:
     cpu_mode = _cpu_mode(line.config.cpu)
     defaults = {"rollout.max_new_tokens": line.config.max_new_tokens, **(cpu.host_defaults() if cpu_mode else {})}
     line = parse(argv, names, defaults)
+    check(line)
     loaded = load_agents(line.agents)
     played = games({env: agent for env, (agent, _) in loaded.items()}, line.config)
-    tasks = check(line, played)
+    tasks = check_tasks(line, played)
     length, short = max_len(line, played, tasks)
     for warning in filter(None, (short, staleness(line), unplayed(line, played, tasks))):
         warnings.warn(warning, stacklevel=2)

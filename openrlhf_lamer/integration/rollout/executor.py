@@ -96,7 +96,10 @@ class LamerExecutor(AgentExecutorBase):
             "images": None,
             "mm_train_inputs": None,
             "reward": trial.scalar_return(self.config.gamma_traj),
-            "scores": float(trial.won),
+            # The host filters groups by it: trials that go on after a success differ in how often they win.
+            "scores": float(trial.won)
+            if self.config.stop_on_success
+            else len(trial.wins) / max(1, len(trial.episodes)),
             "truncated": any(turn.truncated for turn in trial.turns),
             "extra_logs": {},
             "trial": trial,

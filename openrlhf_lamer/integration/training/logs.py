@@ -22,7 +22,11 @@ def trial_metrics(trials: Sequence[Trial], config: LamerConfig) -> dict[str, flo
         f"{env}/{key}": value
         for env in _envs(trials)
         for key, value in metrics.summarize(
-            [trial for trial in trials if trial.task.env == env], config.num_episodes, config.gamma_traj
+            [trial for trial in trials if trial.task.env == env],
+            config.num_episodes,
+            config.gamma_traj,
+            stop_on_success=config.stop_on_success,
+            turn_budget=config.turn_budget,
         ).items()
     }
 
