@@ -16,7 +16,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.games import games
-from openrlhf_lamer.integration.launch import checks
+from openrlhf_lamer.integration.launch import tasks as launch_tasks
 from openrlhf_lamer.integration.launch.dataset import Dataset
 from openrlhf_lamer.integration.remote import plain_class
 from openrlhf_lamer.integration.training import trainer as training
@@ -83,8 +83,8 @@ def test_prompts_have_room_for_the_larger_number_of_episodes(
     episodes = most if has_set else trained
     expected = room.needed(agent, config.model_copy(update={"num_episodes": episodes}), 512)
     dataset = Dataset(1, {"sokoban": [{}]})
-    tasks = checks.Tasks(dataset, dataset if has_set else Dataset())
-    assert checks.max_len(line, games({"sokoban": agent}, config), tasks) == (expected, "")
+    tasks = launch_tasks.Tasks(dataset, dataset if has_set else Dataset())
+    assert launch_tasks.max_len(line, games({"sokoban": agent}, config), tasks) == (expected, "")
     if evaluated == 8 and has_set:
         assert expected > room.needed(agent, config, 512)
 

@@ -103,16 +103,6 @@ def unplayed(line: CommandLine, played: Mapping[str, Game], tasks: Tasks) -> str
     )
 
 
-def _longest(line: CommandLine, agent: Agent) -> tuple[Agent, LamerConfig]:
-    """Agent and configuration of the longest trials: those of evaluations, where they have more turns or episodes."""
-    if not line["eval.dataset"]:
-        return agent, line.config
-    return (
-        max(agent, agent.evaluated(), key=lambda each: each.max_turns),
-        max(line.config, line.config.evaluated(), key=lambda each: each.num_episodes),
-    )
-
-
 def clip_range(line: CommandLine, trained: Sequence[Game]) -> tuple[int, int] | None:
     """The host's default `--reward.clip_range`, widened until it clips nothing that can be earned in training.
 
