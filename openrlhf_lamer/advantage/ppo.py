@@ -54,8 +54,8 @@ def chain_discounts(table: TurnTable, config: CreditConfig) -> FloatArray:
 
 def gae(table: TurnTable, config: CreditConfig) -> FloatArray:
     """A of every turn, not normalised; [turns]."""
-    assert table.values is not None  # the registry has seen to it
     table = credited(table, config)
+    assert table.values is not None  # the registry has seen to it
     discount = chain_discounts(table, config)
     taken_back = discount * _next(np.where(table.plays, 0.0, table.reward))
     delta = table.reward - taken_back + discount * _next(table.values) - table.values
