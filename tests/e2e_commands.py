@@ -57,5 +57,11 @@ RUNS: dict[str, tuple[str, ...]] = {
         ),
         *("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"),
     ),
+    "two games that think and go on": (
+        *("--lamer.num_episodes", "3", "--lamer.turn_budget", "5", "--lamer.stop_on_success", "off"),
+        *("--lamer.reflect_on_success", "on", "--lamer.thinking", "on", "--lamer.memory", "both"),
+        *("--lamer.cross_episode", "difference", "--lamer.gigpo.similarity", "0.9"),
+        *("--lamer.task_sampling", "learnable", "--eval.steps", "2", "--rollout.max_new_tokens", "64"),
+    ),
 }
 """Flags by the run's name."""

@@ -121,7 +121,7 @@ def check(
     steps: int | None,
     *,
     config: LamerConfig,
-    env: str,
+    env: str | None,
     trials: int | None = 16,
     frozen: int = 0,
     epochs: int = 1,
@@ -129,8 +129,9 @@ def check(
 ) -> None:
     """Check what holds for every run: sound weights in the engine, nothing lost, nothing doubled, true metrics.
 
-    `steps` and `trials` are None where the run itself decides on them; in the first `frozen` steps the
-    only the critic learns; `engine_kl` is how far engine and trainer may differ, None where it isn't logged.
+    `steps` and `trials` are None where the run itself decides on them, `env` where trials are of several games. In the
+    first `frozen` steps only the critic learns. `engine_kl` is how far engine and trainer may differ, None where it
+    isn't logged.
     """
     assert len(run.steps) == steps if steps else run.steps
     numbers = [record["step"] for record in run.records]
@@ -142,8 +143,10 @@ def check(
         rows = [row for trial in own for row in trial_rows(trial, train_reflection=config.train_reflection)]
         trained = [u for trial in own for u in trial.turns if config.train_reflection or u.phase is Phase.PLAY]
         assert status["lamer/rows"] == len(rows)
-        for k in range(1, config.num_episodes + 1):
-            assert status[f"lamer/{env}/success@{k}"] == pytest.approx(success(own, k).value)
+        for name in {trial.task.env for trial in own} if env is None else {env}:
+            played = [trial for trial in own if trial.task.env == name]
+            for k in range(1, config.num_episodes + 1):
+                assert status[f"lamer/{name}/success@{k}"] == pytest.approx(success(played, k).value)
         if number - first < frozen:
             assert "lamer/rows_trained" not in status
             continue

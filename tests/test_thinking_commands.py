@@ -195,7 +195,7 @@ def test_a_tiny_model_learns_to_think_before_it_answers(tmp_path: Path, mineswee
     options: dict[str, Any] = {"size": 4, "mines": 2}
     config = LamerConfig(thinking=True, num_episodes=2, max_turns=2, env_options=options)
     tasks = seeded_tasks("minesweeper", "train", 100, first=1000, options=options)
-    chat = make_model(tmp_path, minesweeper, tasks, config)
+    chat = make_model(tmp_path, [(minesweeper, tasks)], config)
     limits: dict[str, Any] = {"max_new_tokens": 400, "max_length": 2048}
     trial = asyncio.run(run_trial(tasks[0], minesweeper, Thinker(chat, 0), chat, config, **limits))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)

@@ -16,7 +16,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.policies.scripted import ScriptedPolicy
-from openrlhf_lamer.records import Task
+from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.thinking import CLOSE, OPEN
 
 _USER = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -99,8 +99,7 @@ class Thinker(ScriptedPolicy):
 
 def make_model(
     folder: Path,
-    agent: Agent,
-    demonstrated: Iterable[Task],
+    games: Iterable[tuple[Agent, Iterable[Task]]],
     config: LamerConfig,
     *,
     template: str = SWITCHED,
@@ -111,8 +110,8 @@ def make_model(
 
     Args:
         folder: Where it goes.
-        agent: The agent that is played.
-        demonstrated: Tasks of the demonstrations, one trial each; the first ten also make the tokenizer.
+        games: Agents, each with the tasks of its demonstrations, one trial each; the first ten of each also make the
+            tokenizer.
         config: Configuration of the demonstrations, with `thinking`.
         template: Chat template of the model.
         passes: Passes over the demonstrations.
@@ -126,12 +125,19 @@ def make_model(
         tokenizer = thinking(build_tokenizer(corpus, vocabulary, max_length), template)
         return Chat(tokenizer, thinking=config.thinking, context=config.context)
 
-    tasks, rules = list(demonstrated), Rules(agent, config, 400, 1 << 20)
+    def shown(chat: Chat, number: int | None = None) -> list[Trial]:
+        return [
+            trial
+            for agent, tasks in played
+            for trial in demonstrate(
+                tasks[:number], Rules(agent, config, 400, 1 << 20), chat, lambda seed: Thinker(chat, seed)
+            )
+        ]
+
+    played = [(agent, list(tasks)) for agent, tasks in games]
     crude = chat_of(["x"], 300)
-    read = demonstrate(tasks[:10], rules, crude, lambda number: Thinker(crude, number))
-    chat = chat_of([crude.decode(turn.ids) for trial in read for turn in trial.turns], 768)
-    trials = demonstrate(tasks, rules, chat, lambda number: Thinker(chat, number))
+    chat = chat_of([crude.decode(turn.ids) for trial in shown(crude, 10) for turn in trial.turns], 768)
     model = build_model(chat.tokenizer, hidden=64, layers=2, heads=2, max_length=max_length, seed=0)
-    imitate(model, trials, Imitation(passes=passes, learning_rate=5e-3, prompt_weight=3))
+    imitate(model, shown(chat), Imitation(passes=passes, learning_rate=5e-3, prompt_weight=3))
     save(model, chat.tokenizer, folder)
     return chat
