@@ -178,9 +178,8 @@ def evaluate(
         "timeout": timeout if endpoint is None else 2 * timeout + patience,
     }
     config = LamerConfig.load(flags)
-    for agent in agents.values():
-        if refused := config.refusal(config.max_turns or agent.max_turns, FLAGS):
-            fail(refused)
+    if refused := config.refusal(config.max_turns or max(agent.max_turns for agent in agents.values()), FLAGS):
+        fail(refused)
     try_tasks(tasks, panel, agents, config)
     reply = max_new_tokens or config.max_new_tokens
     length = longest(agents, config, panel, reply, max_length, tokenizer if endpoint else model)

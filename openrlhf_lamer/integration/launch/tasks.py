@@ -157,10 +157,11 @@ def _check_data(line: CommandLine, played: Mapping[str, Game]) -> Tasks:
 
 
 def _check_episodes(played: Mapping[str, Game], tasks: Tasks) -> None:
-    for env in sorted(tasks.environments):
-        agent, config = _longest(played[env], env, tasks)
-        if refused := config.refusal(config.max_turns or agent.max_turns):
-            raise ConfigError(refused)
+    # A budget of turns may be of use in one game only.
+    longest = [_longest(played[env], env, tasks) for env in sorted(tasks.environments)]
+    config = max((config for _, config in longest), key=lambda each: each.num_episodes)
+    if refused := config.refusal(max(config.max_turns or agent.max_turns for agent, config in longest)):
+        raise ConfigError(refused)
 
 
 def _check_environments(played: Mapping[str, Game], tasks: Tasks) -> None:
