@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
-from openrlhf_lamer import room
+from openrlhf_lamer import envs, room
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
@@ -108,6 +109,16 @@ def played(agent: Agent, config: LamerConfig, said: Sequence[str], reply: int) -
     trial = run_trial(task, agent, replies, Counted(said), config, max_new_tokens=reply, max_length=1 << 30)
     assert asyncio.run(trial).failure is None
     return replies.prompts
+
+
+def prize_behind(door: str, doors: int) -> Task:
+    """The first task of `doors` whose prize is behind this door."""
+    for seed in range(1000):
+        with closing(envs.make("doors", doors=doors)) as env:
+            env.reset(task := Task("doors", seed=seed))
+            if env.oracle() == door:
+                return task
+    raise AssertionError(f"no prize is behind {door}")
 
 
 def tokens_with_a_meaning(chat: Chat) -> dict[int, str]:

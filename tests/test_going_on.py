@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import Any
 
 import pytest
-from stand_ins import Typed
+from stand_ins import Typed, prize_behind
 
 from openrlhf_lamer import envs, metrics
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, with_returns
@@ -24,6 +23,8 @@ from openrlhf_lamer.trial import run_trial
 from openrlhf_lamer.vocabulary import CrossEpisode, Memory
 
 WON, LOST, BUDGET, MAX_TURNS = Stop.WON, Stop.LOST, Stop.BUDGET, Stop.MAX_TURNS
+
+TASK = prize_behind("d4", doors=4)
 
 GAMES = envs.names(plugins=False)
 
@@ -41,27 +42,16 @@ class Seen(Typed):
         return await super().generate(request)
 
 
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """A task of four doors with the prize behind the last."""
-    for seed in range(100):
-        with closing(envs.make("doors", doors=4)) as env:
-            env.reset(found := Task("doors", seed=seed))
-            if env.oracle() == "d4":
-                return found
-    raise AssertionError("no prize is behind door 4")
-
-
 @pytest.fixture
-def play(task: Task) -> Callable[..., tuple[Trial, list[str], list[str]]]:
-    """A trial of that task with these actions: the trial, the prompts for its turns, those for its reflections."""
+def play() -> Callable[..., tuple[Trial, list[str], list[str]]]:
+    """A trial at four doors, the prize behind the last: the record, the prompts for turns, those for reflections."""
 
     def run(actions: str, **config: Any) -> tuple[Trial, list[str], list[str]]:
         player = Seen(chat := TextChat(), actions.split())
         player.prompts = {phase: [] for phase in Phase}
         agent, _ = load_agent("openrlhf_lamer.agents.doors")
         settings = LamerConfig.load({"env_options": {"doors": 4}, "max_turns": 3, **config})
-        trial = asyncio.run(run_trial(task, agent, player, chat, settings, max_new_tokens=99, max_length=1 << 30))
+        trial = asyncio.run(run_trial(TASK, agent, player, chat, settings, max_new_tokens=99, max_length=1 << 30))
         assert trial.failure is None, trial.failure
         return trial, player.prompts[Phase.PLAY], player.prompts[Phase.REFLECT]
 

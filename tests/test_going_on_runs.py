@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins import LONG, Long
+from stand_ins import LONG, Long, Typed, prize_behind
 from typer.testing import CliRunner
 
 from openrlhf_lamer import room
 from openrlhf_lamer.cli.main import app
-from openrlhf_lamer.config import ConfigError, LamerConfig
+from openrlhf_lamer.config import ENV_VAR, ConfigError, LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.outcomes import Outcome
@@ -24,6 +27,7 @@ from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.evaluation.statistics import mean, share, single, success, wins
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.text_chat import TextChat
 
 ENDS = {"w": Stop.WON, "l": Stop.LOST, "b": Stop.BUDGET}
 
@@ -302,6 +306,47 @@ class TestTraining:
         with pytest.raises(ConfigError, match="give more"):
             launcher.prepare(line)
         launcher.prepare([*line, "--eval.dataset", str(tmp_path / "train.jsonl")])
+
+    def test_orbits_setting_is_taken_as_it_stands_in_the_docs(self, base: list[str]) -> None:
+        from openrlhf_lamer.integration.launch import launcher
+
+        page = (Path(__file__).parent.parent / "docs" / "credit.md").read_text("utf-8")
+        (block,) = (text for text in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "--lamer.turn_budget" in text)
+        words = shlex.split(block.replace("\\\n", " "))
+        assert words[:3] == ["python", "-m", "openrlhf.cli.train_ppo_ray"]
+        plan = launcher.prepare([*words[3:], *base[2:]])  # with this model and these tasks
+        config = plan.line.config
+        assert (config.num_episodes, config.turn_budget, config.stop_on_success, config.reflects) == (
+            24,
+            24,
+            False,
+            False,
+        )
+        assert (plan.line["rollout.batch_size"], plan.line["rollout.n_samples_per_prompt"]) == (32, 8)
+
+    def test_a_group_is_filtered_by_how_often_its_trials_win(
+        self, base: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Three wins of three, and one of three: both have a win, and the host must not take them for the same."""
+        from openrlhf_lamer.agents import load_agent
+        from openrlhf_lamer.integration.rollout.executor import executor_class
+
+        agent, _ = load_agent("openrlhf_lamer.agents.doors")
+        for stop, actions, score in (("off", "d4 d4 d4", 1.0), ("off", "d1 d4 d2", 1 / 3), ("on", "d1 d4", 1.0)):
+            config = LamerConfig.load({"stop_on_success": stop, "env_options": {"doors": 4}})
+            monkeypatch.setenv(ENV_VAR, config.to_env())
+            executor = executor_class(agent)()
+            executor._chat = chat = TextChat()
+            played = executor.play(
+                "",
+                prize_behind("d4", doors=4),
+                Typed(chat, actions.split()),
+                sample=0,
+                seed=None,
+                max_new_tokens=99,
+                max_length=1 << 30,
+            )
+            assert asyncio.run(played)["scores"] == pytest.approx(score)
 
     def test_the_hosts_clipping_leaves_room_for_a_win_in_every_episode(self, base: list[str]) -> None:
         """10 · (1 + 0.6 + 0.36) = 19.6, and at worst as before."""
