@@ -77,9 +77,9 @@ def advantages(reward: FloatArray, group: IntArray, k: int) -> FloatArray:
 def estimate(table: TurnTable, config: CreditConfig, options: PkpoOptions) -> FloatArray:
     """A of the turn's trial; [turns]."""
     trial = codes(table.trial)
-    reward = np.bincount(trial, weights=config.gamma_traj**table.episode * table.reward)
+    reward = np.bincount(trial, weights=config.gamma_traj**table.episode * table.reward).astype(np.float64, copy=False)
     group = codes(table.group[np.diff(table.trial, prepend=table.trial[:1] - 1) != 0])
-    advantage = advantages(reward.astype(np.float64), group, options.k)
+    advantage = advantages(reward, group, options.k)
     if config.norm == "mean_std":
         advantage /= std(reward, group, np.ones(len(reward))) + EPS
     return advantage[trial]
