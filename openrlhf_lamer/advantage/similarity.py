@@ -104,12 +104,14 @@ def likeness(texts: Sequence[str]) -> FloatArray:
     pair, text = np.repeat(pair, count), np.repeat(text, count)
     again = number > 0
     pair[again] = codes(pair[again], number[again]) + pair.max(initial=0) + 1
-    several = np.bincount(pair)[pair] > 1
-    text, column = text[several], codes(pair[several])
+    shared = np.bincount(pair) > 1
+    several = shared[pair]
+    text, column, columns = text[several], (np.cumsum(shared) - 1)[pair[several]], int(shared.sum())
     common = np.zeros((len(texts), len(texts)), dtype=np.float32)
-    for begin in range(0, int(column.max(initial=-1)) + 1, _BLOCK):
-        has = np.zeros((len(texts), _BLOCK), dtype=np.float32)
-        inside = (column >= begin) & (column < begin + _BLOCK)
+    for begin in range(0, columns, _BLOCK):
+        end = min(begin + _BLOCK, columns)
+        has = np.zeros((len(texts), end - begin), dtype=np.float32)
+        inside = (column >= begin) & (column < end)
         has[text[inside], column[inside] - begin] = 1
         common += has @ has.T
     np.fill_diagonal(common, size)
