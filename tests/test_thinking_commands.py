@@ -199,7 +199,7 @@ def test_a_tiny_model_learns_to_think_before_it_answers(tmp_path: Path, mineswee
     limits: dict[str, Any] = {"max_new_tokens": 400, "max_length": 2048}
     trial = asyncio.run(run_trial(tasks[0], minesweeper, Thinker(chat, 0), chat, config, **limits))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     prompt = torch.tensor([trial.turns[0].prompt_ids])
     reply = model.generate(prompt, max_new_tokens=60, do_sample=False)[0, prompt.shape[1] :].tolist()
     read = Chat(tokenizer, thinking=True).read(reply)
