@@ -22,9 +22,11 @@ from pathlib import Path
 from openrlhf_lamer import LamerError, advantage
 from openrlhf_lamer.integration.launch import launcher
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.warmstart.model import build_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from e2e_commands import RUNS
+from thinking_model import SWITCHED, thinking
 
 CONTEXTS = ("turn", "episode", "trial")
 HOSTS = ("group_norm", "rloo", "gae")
@@ -43,6 +45,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "shaped rewards": ("--lamer.reward", "shaped"),
     "returns `paper`": ("--lamer.cross_episode", "paper"),
     "returns `chained`": ("--lamer.cross_episode", "chained"),
+    "returns `difference`": ("--lamer.cross_episode", "difference"),
+    "trials that go on after a success": ("--lamer.stop_on_success", "off"),
+    "a budget of turns": ("--lamer.turn_budget", "5"),
+    "reflections on won episodes": ("--lamer.stop_on_success", "off", "--lamer.reflect_on_success", "on"),
+    "thinking, a template that forgets thoughts": ("--lamer.thinking", "on"),
+    "anchors by similarity (`lamer_gigpo`)": ("--lamer.gigpo.similarity", "0.9"),
     "divided by the spread": ("--lamer.norm", "mean_std"),
     "quirks of the reference code": ("--lamer.reference",),
     "equal weight of turns": ("--lamer.loss_weight", "turn"),
@@ -98,13 +106,19 @@ def cells() -> list[Cell]:
 
 
 def refusal(cell: Cell, base: Sequence[str]) -> str | None:
-    """The message with which a command is refused; None if it passes every check."""
+    """The message with which a command is refused, without names of this command; None if it passes every check.
+
+    Args:
+        cell: The options.
+        base: The rest of the command; the model's folder comes last.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             launcher.prepare([*base, *cell.flags])
     except LamerError as error:
-        return str(error)
+        said = str(error).replace(base[-1], "MODEL").replace(f"the host's {cell.estimator}", "this estimator")
+        return said.replace(cell.estimator, "this estimator")
     return None
 
 
@@ -113,15 +127,21 @@ def stage() -> Iterator[list[str]]:
     """Files that a command needs, and the part of it that names them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_dataset(folder / "train.jsonl", seeded_tasks("doors", "train", 16))
+        write_dataset(folder / "train.jsonl", seeded_tasks("sokoban", "train", 16))
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text(json.dumps({"max_position_embeddings": 32768}))
         (folder / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+        thinking(build_tokenizer(["x"], 300, 32768), SWITCHED).save_pretrained(folder / "model")
         before = {key: os.environ.get(key) for key in ("RAY_TMPDIR", "RAY_ADDRESS")}
         os.environ |= {"RAY_TMPDIR": name, "RAY_ADDRESS": "local"}
         try:
             yield [
-                *("--agent_func", "openrlhf_lamer.agents.doors", "--data.prompt_dataset", str(folder / "train.jsonl")),
+                *(
+                    "--agent_func",
+                    "openrlhf_lamer.agents.sokoban",
+                    "--data.prompt_dataset",
+                    str(folder / "train.jsonl"),
+                ),
                 *("--actor.model_name_or_path", str(folder / "model")),
             ]
         finally:
@@ -138,7 +158,7 @@ def table(found: Mapping[Cell, str | None]) -> str:
         reason = found[cell]
         if reason is None:
             return TESTED if cell.tested else WORKS
-        return str(notes.setdefault(reason.replace(cell.estimator, "this estimator"), len(notes) + 1))
+        return str(notes.setdefault(reason, len(notes) + 1))
 
     estimators = list(dict.fromkeys(cell.estimator for cell in found))
     lines = [f"| option | {' | '.join(f'`{each}`' for each in estimators)} |", "|---|" + "---|" * len(estimators)]

@@ -22,6 +22,7 @@ from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.policies import Policy
 from openrlhf_lamer.records import Task, Trial
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.trial import run_trial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -140,6 +141,22 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
         )
 
     return run
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The least command line that is right."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a Ray that runs on this machine is not to be joined
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    write_dataset(tmp_path / "train.jsonl", seeded_tasks("minesweeper", "train", 32))
+    return [
+        *("--agent_func", "openrlhf_lamer.agents.minesweeper"),
+        *("--actor.model_name_or_path", str(tmp_path / "model")),
+        *("--data.prompt_dataset", str(tmp_path / "train.jsonl")),
+    ]
 
 
 @pytest.fixture

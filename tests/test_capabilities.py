@@ -38,12 +38,12 @@ def test_every_option_estimator_and_context_is_on_the_page() -> None:
 def test_a_part_of_the_cells_is_as_the_checks_say() -> None:
     notes = dict(re.findall(r"^(\d+)\. (.*)$", PAGE, re.MULTILINE))
     with capabilities.stage() as base:
-        for cell, mark in list(shown().items())[::7]:
+        for cell, mark in list(shown().items())[::11]:
             reason = capabilities.refusal(cell, base)
             if reason is None:
                 assert mark == (capabilities.TESTED if cell.tested else capabilities.WORKS), cell
             else:
-                assert notes[mark] == reason.replace(cell.estimator, "this estimator"), cell
+                assert notes[mark] == reason, cell
 
 
 def test_what_is_marked_as_tested_is_in_a_run() -> None:
