@@ -62,6 +62,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("--lamer.reflect_on_success", "on", "--lamer.thinking", "on", "--lamer.memory", "both"),
         *("--lamer.cross_episode", "difference", "--lamer.gigpo.similarity", "0.9"),
         *("--lamer.task_sampling", "learnable", "--eval.steps", "2", "--rollout.max_new_tokens", "64"),
+        *("--actor.adam.lr", "1e-4"),
     ),
 }
 """Flags by the run's name."""
