@@ -194,7 +194,7 @@ def test_it_is_the_plain_clustering(trials: Any, similarity: float) -> None:
     assert clusters(merged(table, similarity)) == plain_clusters(table, similarity)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(TRIALS, LEVELS, st.randoms(use_true_random=False))
 def test_the_order_of_trials_is_immaterial(trials: Any, similarity: float, rng: Any) -> None:
     """Also for the advantages, of both estimators."""
