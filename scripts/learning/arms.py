@@ -57,6 +57,7 @@ _GAMMAS = tuple(
     Arm(f"lamer-gamma-{gamma}", f"γ_traj {gamma}", (*_LAMER.flags, "--lamer.gamma_traj", gamma))
     for gamma in ("0", "0.9")
 )
+_DIFFERENCE = ("--lamer.cross_episode", "difference")
 _FIXED = Arm(
     "lamer-fixed-reflections", "reflections are not trained", (*_LAMER.flags, "--lamer.train_reflection", "off")
 )
@@ -71,6 +72,33 @@ _ESTIMATORS = tuple(
     for name in (*advantage.names(), "group_norm", "rloo")
     if name != "lamer_hgpo"
 )
+
+_ORBIT = Arm(
+    "orbit",
+    "trials that go on after a success, for all wins alike, and the host's group_norm (ORBIT)",
+    (*("--algo.advantage.estimator", "group_norm"), *("--lamer.stop_on_success", "off", "--lamer.gamma_traj", "1")),
+)
+_MAGE = Arm("mage", "an episode is paid what it earns above the one before (MAGE)", (*_LAMER.flags, *_DIFFERENCE))
+_GRPO = Arm("grpo", "single attempts, the host's group_norm", ("--algo.advantage.estimator", "group_norm"), single=True)
+
+
+def _methods(game: Game) -> Experiment:
+    """Ways to train across attempts, and those that do without."""
+    k = str(game.attempts)
+    best = Arm(
+        "pkpo",
+        f"single attempts, the best of {k} of a group (lamer_pkpo)",
+        ("--algo.advantage.estimator", "lamer_pkpo", "--lamer.pkpo.k", k),
+        single=True,
+    )
+    return Experiment(
+        f"{game.name}-methods",
+        game,
+        (_LAMER, _ORBIT, _MAGE, best, _GRPO),
+        "What published methods learn with equal numbers of episodes: LaMer, ORBIT's trials, MAGE's credit, the best "
+        "of k, and GRPO that has its memory in evaluations only.",
+    )
+
 
 EXPERIMENTS = {
     each.name: each
@@ -117,6 +145,7 @@ EXPERIMENTS = {
             "Which estimator of credit learns to burn the lamp, and how soon: steps to 90% of the optimum, and the "
             "value at the end. group_norm and rloo are the host's, on the trial's return.",
         ),
+        *(_methods(GAMES[name]) for name in ("doors-lamp", "doors", "darkroom")),
     )
 }
 """Experiments by name. Those of one game share its warm starts, and trainings of the same arm."""
