@@ -62,4 +62,6 @@ class _Lines:
 
     def _tell(self, done: int, text: str) -> None:
         seconds = time.monotonic() - self._began
-        self._console.print(f"{text}: {done} of {self._total}, {seconds:.0f} s", soft_wrap=True, highlight=False)
+        self._console.print(
+            f"{text}: {done} of {self._total}, {seconds:.0f} s", markup=False, soft_wrap=True, highlight=False
+        )

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -26,7 +27,7 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.evaluation.methods import METHODS
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.records import Phase
-from openrlhf_lamer.tasks import write_dataset
+from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.text_chat import TextChat
 
 SMALL = ("--tasks", "minesweeper/3-mines", "--first", "6")
@@ -231,6 +232,27 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert 'panel.name is "minesweeper/3-mines" there' in evaluate(*line, "--tasks", "minesweeper/4-mines", code=2)
     evaluate(*line, "--concurrency", "2", "--first", "8")
     assert len(read_trials(tmp_path)) == 8
+
+
+def test_a_run_without_any_result_fails_with_the_commonest_reason(tmp_path: Path) -> None:
+    agent = tmp_path / "broken.py"
+    agent.write_text(
+        "from openrlhf_lamer.agents.base import Agent\n"
+        "from openrlhf_lamer.envs import register\n"
+        "from openrlhf_lamer.envs.minesweeper import MineSweeper\n"
+        "class Broken(MineSweeper):\n"
+        "    name = 'broken_minesweeper'\n"
+        "    def step(self, action):\n"
+        "        raise OSError('the server of boards is away')\n"
+        "register(Broken.name, Broken)\n"
+        "agent = Agent(Broken.name, max_turns=3, rules='Open all cells without a mine.')\n"
+    )
+    tasks = [replace(task, env="broken_minesweeper") for task in seeded_tasks("minesweeper", "eval", 3)]
+    write_dataset(tmp_path / "tasks.jsonl", tasks)
+    words = ("--tasks", str(tmp_path / "tasks.jsonl"), "--agent-func", str(agent), "--player", "random")
+    said = evaluate(*words, "--out", str(tmp_path / "out"), code=1)
+    assert "error: all 3 trials failed. Most often (3 of 3), environment at step: OSError: the server of boards" in said
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 3
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:

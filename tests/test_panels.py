@@ -359,6 +359,17 @@ class TestCommands:
         (row,) = map(json.loads, result.stdout.splitlines())
         assert (result.exit_code, row["panel"], row["status"]) == (0, "sokoban/2-boxes", "ok")
 
+    @pytest.mark.parametrize("extra", ["alfworld", "webshop"])
+    def test_a_remedy_is_shown_as_it_is_typed(self, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(panel: Panel, advance: object) -> list[str]:
+            raise TaskError(f"pip install 'openrlhf-lamer[{extra}]'")
+
+        monkeypatch.setattr(panels, "verify", missing)
+        said = command("tasks", "sokoban/2-boxes", "--verify", "--json").output
+        assert f"openrlhf-lamer[{extra}]" in said
+        monkeypatch.setenv("COLUMNS", "200")
+        assert f"pip install 'openrlhf-lamer[{extra}]'" in command("tasks", "sokoban/2-boxes", "--verify").output
+
     def test_an_unknown_panel_is_answered_with_a_guess(self) -> None:
         result = command("tasks", "sokoban/2-boxs")
         assert result.exit_code == 2

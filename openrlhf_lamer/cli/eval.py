@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.cli.errors import fail
 from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
 from openrlhf_lamer.evaluation.methods import MethodName
@@ -226,6 +228,21 @@ def evaluate(
         note += f"; {summary['failed']} trials failed and are left out (see summary.json)"
     shown = table(f"{tasks}, {method}, {model or player}", figures(trials, chosen, attempts, config), note)
     show(shown, summary, as_json=as_json, as_csv=as_csv)
+    if summary["failed"] == len(trials):
+        raise FailedError(f"all {len(trials)} trials failed. {commonest_failure(trials)}")
+
+
+class FailedError(LamerError):
+    """No trial of a run has a result; the message gives the commonest reason."""
+
+    exit_code = 1
+
+
+def commonest_failure(trials: Sequence[Trial]) -> str:
+    """The failure that most of the failed trials have, and how many do."""
+    failures = [(trial.failure.kind, trial.failure.stage, trial.failure.message) for trial in trials if trial.failure]
+    (kind, stage, message), count = Counter(failures).most_common(1)[0]
+    return f"Most often ({count} of {len(failures)}), {kind} at {stage}: {message}"
 
 
 def result(config: LamerConfig) -> dict[str, Any]:

@@ -218,6 +218,7 @@ def _numbered(actions: Iterable[str]) -> Iterator[str]:
 
 def _summary(console: Console, outcomes: list[Outcome]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if not outcomes:
         return
@@ -225,5 +226,5 @@ def _summary(console: Console, outcomes: list[Outcome]) -> None:
     for heading in ("task", "won", "score", "turns"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for outcome in outcomes:
-        table.add_row(outcome.task, "yes" if outcome.won else "no", f"{outcome.score:g}", str(outcome.turns))
+        table.add_row(Text(outcome.task), "yes" if outcome.won else "no", f"{outcome.score:g}", str(outcome.turns))
     console.print(table)

@@ -43,5 +43,5 @@ def quickstart(
     console = Console()
     result = run(out.absolute(), settings, console)
     console.print(result.table.to_rich(console.width))
-    console.print(result.verdict)
-    console.print(f"It took {result.cost}. Report: {out / 'report.md'}")
+    console.print(result.verdict, markup=False)
+    console.print(f"It took {result.cost}. Report: {out / 'report.md'}", markup=False)

@@ -76,6 +76,7 @@ def _verdict(panel: Panel, advance) -> Verdict:
 def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Frozen evaluation panels")
     numbers = ("version", "tasks", "turns", "at most", "by odds")
@@ -89,5 +90,6 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
             (str(known.turns), (known.clairvoyant, known.exact_probability)) if known else ("", (None, None))
         )
         won = ("" if share is None else f"{share:.1%}" for share in shares)
-        table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, shown)
+        # As a text: a remedy such as `pip install 'openrlhf-lamer[alfworld]'` is no markup.
+        table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, Text(shown))
     Console().print(table)

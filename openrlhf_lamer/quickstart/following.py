@@ -36,7 +36,7 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
         StageError: The command failed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"[dim]$ {shlex.join(command)}\n  (log: {log})", soft_wrap=True, highlight=False)
+    _say(console, f"$ {shlex.join(command)}\n  (log: {log})")
     with log.open("a") as output, bars(console) as bar:
         advance = bar(unit, total)
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -56,10 +56,15 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
 
 def watch(console: Console, command: Sequence[str]) -> None:
     """Run a command that shows its own progress; raises `StageError` if it fails."""
-    console.print(f"[dim]$ {shlex.join(command)}", soft_wrap=True, highlight=False)
+    _say(console, f"$ {shlex.join(command)}")
     code = subprocess.run(command, env={"PYTHONWARNINGS": "ignore", **os.environ}, check=False).returncode
     if code:
         raise StageError(f"{command[2]} ended with code {code}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a command, which may have brackets that are no markup."""
+    console.print(text, style="dim", markup=False, soft_wrap=True, highlight=False)
 
 
 class _LineCount:

@@ -64,6 +64,7 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
     """Count the official games and print a table; fails where a split is incomplete or a file broken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     folder = data / catalogue.FOLDER
     if not folder.is_dir():
@@ -73,7 +74,7 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
         )
     with Console(stderr=True).status(f"reading the games in {folder}"):
         findings = list(survey(folder))
-    table = Table(title=f"{folder}: games found, of those in the official split")
+    table = Table(title=Text(f"{folder}: games found, of those in the official split"))
     table.add_column("task type")
     for finding in findings:
         table.add_column(finding.split, justify="right")
