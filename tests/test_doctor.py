@@ -195,6 +195,21 @@ def folder(tmp_path: Path, tokenizer: Any) -> Path:
     return tmp_path
 
 
+def test_a_model_of_the_hub_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def asked(self: Any, model: str, timeout: float) -> None:
+        if model != "somebody/something":
+            raise OSError("404 there")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", asked)
+    assert model.reach("somebody/something", offline=False).verdict is Verdict.OK
+    found = model.reach("nobody/nothing", offline=False)
+    assert found.verdict is Verdict.ERROR
+    assert found.found == "nobody/nothing is no folder, not in the cache, and could not be found on the hub (404 there)"
+    assert model.reach("somebody/something", offline=True).verdict is Verdict.ERROR
+
+
 def test_a_sound_model(folder: Path) -> None:
     checks, size = model.checks(str(folder), LamerConfig(), offline=True)
     assert [check.verdict for check in checks] == [OK] * 7, checks

@@ -303,6 +303,16 @@ def test_cpu_mode_is_refused_where_cuda_is(base: list[str], monkeypatch: pytest.
     assert not launcher.prepare(base).cpu
 
 
+def test_a_model_that_no_worker_would_find_is_refused_at_once(base: list[str]) -> None:
+    result = command([*base, "--actor.model_name_or_path", "nobody/nothing"], HF_HUB_OFFLINE="1")
+    assert result.returncode == 2
+    *said, last = result.stderr.splitlines()
+    assert last.startswith("openrlhf-lamer: error: --actor.model_name_or_path nobody/nothing is not in the cache, and ")
+    assert last.endswith("; hf download nobody/nothing")
+    if not cpu.cuda_available():
+        assert "openrlhf-lamer: CPU mode: this machine has no CUDA device, so everything runs on the CPU." in said[-1]
+
+
 def test_the_command_leaves_with_2_and_one_line_and_starts_nothing(base: list[str]) -> None:
     result = command([*base, "--lamer.num_episodes", "0"])
     assert result.returncode == 2

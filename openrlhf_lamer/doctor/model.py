@@ -16,6 +16,9 @@ THINKING, STOPPING, PADDING, VOCABULARY = "thinking switch", "end of a reply", "
 INSTALL = "install the host: pip install 'openrlhf-lamer[gpu]'"
 INDEX = "model.safetensors.index.json"
 
+HUB_SECONDS = 10.0
+"""Seconds that the hub may take to say whether it has a model."""
+
 
 def files(folder: Path) -> Check:
     """Whether a folder holds a configuration and all of the weights."""
@@ -59,6 +62,29 @@ def find(model: str, *, offline: bool) -> tuple[Check | None, Path | None]:
         if offline:
             return error(FILES, f"{model} is not in the cache, and it is offline ({_first(problem)})", remedy), None
         return warning(FILES, f"{model} is not in the cache: every node downloads it at the start", remedy), None
+
+
+def reach(model: str, *, offline: bool) -> Check:
+    """Whether a run can load a model: it is a folder, or in the hub's cache, or on the hub, which is asked.
+
+    Args:
+        model: Its path, or its name on the hub.
+        offline: Whether the run's processes will not ask the hub.
+    """
+    problem, folder = find(model, offline=offline)
+    if folder is not None:
+        return ok(FILES, str(folder))
+    if problem is not None and (offline or problem.verdict is Verdict.ERROR):
+        return problem
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(model, timeout=HUB_SECONDS)
+    except Exception as failure:  # no such model, no permission, no network
+        found = f"{model} is no folder, not in the cache, and could not be found on the hub ({_first(failure)})"
+        remedy = "check its name, log in for a gated model (hf auth login), or give a folder"
+        return error(FILES, found, remedy)
+    return ok(FILES, f"{model} is on the hub")
 
 
 def weights(folder: Path) -> int:

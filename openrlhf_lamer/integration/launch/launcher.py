@@ -19,6 +19,8 @@ from typing import Any
 from openrlhf_lamer import LamerError, advantage
 from openrlhf_lamer.agents.loading import AGENTS_VAR, load_agents
 from openrlhf_lamer.config import ENV_VAR, ConfigError
+from openrlhf_lamer.doctor import Verdict
+from openrlhf_lamer.doctor.model import reach
 from openrlhf_lamer.games import games
 from openrlhf_lamer.integration import cluster, cpu
 from openrlhf_lamer.integration.cluster import Cluster
@@ -123,11 +125,14 @@ def launch(plan: Plan) -> None:
     """Start or join Ray, put our classes where the host looks for its own, and run the host's command.
 
     Raises:
+        ConfigError: The model is neither here nor on the hub.
         StartError: Ray did not start.
         EngineDiedError: A rollout engine died meanwhile.
         WorkerKilledError: Another worker was killed for memory.
     """
     env = _worker_env(plan)
+    _say_mode(plan, env)
+    _find_model(plan, env)
     os.environ.update(env)
     if plan.cpu:
         cpu.enter_driver()
@@ -160,6 +165,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     except LamerError as error:
         print(f"openrlhf-lamer: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _say_mode(plan: Plan, env: Mapping[str, str]) -> None:
+    """Say that no GPU is used, and what follows."""
+    if not plan.cpu:
+        return
+    why = "--lamer.cpu is on" if plan.line.config.cpu else "this machine has no CUDA device"
+    hub = "" if env["HF_HUB_OFFLINE"] == "0" else " The hub is not asked for models (HF_HUB_OFFLINE=0 changes that)."
+    print(f"openrlhf-lamer: CPU mode: {why}, so everything runs on the CPU.{hub}", file=sys.stderr)
+
+
+def _find_model(plan: Plan, env: Mapping[str, str]) -> None:
+    """Refuse a model that workers would look for in vain, minutes later."""
+    offline = {**os.environ, **env}.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    found = reach(plan.line["actor.model_name_or_path"], offline=offline)
+    if found.verdict is Verdict.ERROR:
+        raise ConfigError(f"--actor.model_name_or_path {found.found}; {found.remedy}")
 
 
 def _remedy(line: CommandLine) -> str:
