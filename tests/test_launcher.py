@@ -93,6 +93,16 @@ def test_asynchronous_training_needs_gpus_for_its_engines_even_if_the_rest_is_co
     assert apart.gpus == together.gpus + apart.line["vllm.num_engines"]
 
 
+def test_the_key_of_a_logger_is_no_argument_of_the_host(base: list[str]) -> None:
+    for given in (["--logger.wandb.key", "secret"], ["--logger.wandb.key=secret"]):
+        plan = launcher.prepare([*base, *given])
+        assert not [argument for argument in plan.host_argv if "secret" in argument]
+        assert host.host_parser().parse_args(plan.host_argv).__dict__["logger.wandb.key"] == "WANDB_API_KEY"
+        assert launcher._worker_env(plan)["WANDB_API_KEY"] == "secret"
+    named = launcher.prepare([*base, "--logger.wandb.key", "WANDB_API_KEY"])
+    assert "WANDB_API_KEY" not in launcher._worker_env(named)
+
+
 def test_the_hosts_way_to_name_an_agent_works_too(base: list[str]) -> None:
     _, file = load_agent("openrlhf_lamer.agents.minesweeper")
     assert launcher.prepare(["--train.agent_func_path", str(file), *base[2:]]).agent_file == file

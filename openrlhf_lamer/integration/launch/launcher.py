@@ -39,6 +39,11 @@ SEVERAL = Path(__file__).resolve().parents[1] / "rollout" / "several.py"
 """The file that the host loads where several agents are given."""
 
 
+WANDB_KEY = "WANDB_API_KEY"
+"""Variable from which Weights & Biases takes its key. The host gets the variable's name in place of the key: it prints
+its arguments, and stores them in the run's configuration."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A checked command line and what follows from it."""
@@ -66,6 +71,8 @@ class Plan:
             ours = advantage.get(name)
             name = stand_in(critic=ours.needs_critic, group=ours.needs_group)
         overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": name}
+        if self.line["logger.wandb.key"]:
+            overrides["logger.wandb.key"] = WANDB_KEY
         if self.line["ds.lora.rank"]:
             # No reference is loaded, but where models share GPUs the host compares its size.
             overrides |= {f"ref.{size}": self.line[f"actor.{size}"] for size in ("num_nodes", "num_gpus_per_node")}
@@ -211,6 +218,8 @@ def _worker_env(plan: Plan) -> dict[str, str]:
     env = {key: os.environ.get(key, value) for key, value in (ENVIRONMENT | MEMORY_ENV).items()}
     if plan.cpu:
         env |= cpu.worker_env()
+    if plan.line["logger.wandb.key"] not in (None, WANDB_KEY):
+        env[WANDB_KEY] = plan.line["logger.wandb.key"]
     if len(plan.agent_files) > 1:
         env[AGENTS_VAR] = json.dumps([str(file) for file in plan.agent_files])
     return env | {ENV_VAR: plan.line.config.to_env()}
