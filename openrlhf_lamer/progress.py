@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,17 @@ def bars(console: Console) -> Iterator[Bar]:
             return lambda done, text: shown.update(task, completed=done, description=text)
 
         yield bar
+
+
+@contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; yields a function that advances it by one."""
+    from rich.console import Console
+
+    done = itertools.count(1)
+    with bars(Console(stderr=True)) as bar:
+        advance = bar(text, total)
+        yield lambda: advance(next(done), text)
 
 
 class _Lines:

@@ -20,7 +20,8 @@ from openrlhf_lamer.cli.eval import (
     tasks_and_agents,
     try_tasks,
 )
-from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
+from openrlhf_lamer.cli.inputs import longest, one_form, show
+from openrlhf_lamer.progress import counting
 from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, THINKING_HELP, ContextPolicy
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def cross(
     async def play() -> dict[Cell, list[Trial]]:
         async with AsyncExitStack() as stack:
             players = {name: await stack.enter_async_context(player) for name, (player, _) in opened.items()}
-            with progress(f"trials of {agent.env}", len(jobs) * len(cells(config))) as advance:
+            with counting(f"trials of {agent.env}", len(jobs) * len(cells(config))) as advance:
                 return await play_cross(
                     players,
                     agent,

@@ -18,8 +18,9 @@ import typer
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import longest, one_form, progress, show
+from openrlhf_lamer.cli.inputs import longest, one_form, show
 from openrlhf_lamer.evaluation.methods import MethodName
+from openrlhf_lamer.progress import counting
 from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, THINKING_HELP, ContextPolicy, Memory
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def evaluate(
             )
             return trials, opened_player.counts_tokens
 
-    with interruptible(out), progress(f"trials of {', '.join(agents)}", len(jobs)) as advance:
+    with interruptible(out), counting(f"trials of {', '.join(agents)}", len(jobs)) as advance:
         trials, counts_tokens = asyncio.run(play(advance))
     summary = summarize(trials, chosen, attempts, config, counts_tokens=counts_tokens)
     write_json(out / "summary.json", summary)

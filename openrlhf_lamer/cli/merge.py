@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import progress
+from openrlhf_lamer.progress import counting
 
 
 def merge(
@@ -66,7 +66,7 @@ def _merge(adapter: Path, base: Path, out: Path) -> None:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         fail(f"{adapter} on {base}: {error}; if another base model was trained, name its folder with --base")
     layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
-    with torch.no_grad(), progress("layers merged", len(layers)) as advance:
+    with torch.no_grad(), counting("layers merged", len(layers)) as advance:
         for layer in layers:
             kept = next(layer.get_base_layer().parameters()).dtype
             layer.float().merge()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import environment, json_object, progress
+from openrlhf_lamer.cli.inputs import environment, json_object
+from openrlhf_lamer.progress import counting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +99,7 @@ def play(
     try:
         chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
         shows_turns = (script is None and player is Who.HUMAN) or (len(chosen) == 1 and not as_json)
-        bar = nullcontext(lambda: None) if shows_turns else progress(f"{player} plays {chosen[0].env}", len(chosen))
+        bar = nullcontext(lambda: None) if shows_turns else counting(f"{player} plays {chosen[0].env}", len(chosen))
         with closing(envs.make(chosen[0].env, **chosen[0].options)) as built, bar as advance:
             for number, task in enumerate(chosen):
                 acting = _player(player, script, number, console)

@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import environment, json_object, progress
+from openrlhf_lamer.cli.inputs import environment, json_object
+from openrlhf_lamer.progress import counting
 
 if TYPE_CHECKING:
     from openrlhf_lamer.envs import TextEnv
@@ -187,7 +188,7 @@ def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[s
         return cls.tasks(split, num, first=first, options=options)
     cls.tasks(split, 1, first=first + num - 1, options=options)  # more than there are is refused at once
     found: list[Task] = []
-    with progress(f"tasks of {cls.name}", num) as advance:
+    with counting(f"tasks of {cls.name}", num) as advance:
         while len(found) < num:
             part = cls.tasks(split, min(PART, num - len(found)), first=first + len(found), options=options)
             found += part

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openrlhf_lamer.cli.inputs import progress
+from openrlhf_lamer.progress import counting
 
 if TYPE_CHECKING:
     from openrlhf_lamer.panels import Panel
@@ -48,7 +48,7 @@ def tasks(
     chosen = [panels.load(name) for name in names or manifest.names()]
     verdicts: dict[str, Verdict] = {}
     if verify:
-        with progress("tasks", sum(panel.size for panel in chosen)) as advance:
+        with counting("tasks", sum(panel.size for panel in chosen)) as advance:
             verdicts = {panel.name: _verdict(panel, advance) for panel in chosen}
     if as_json:
         for panel in chosen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ import typer
 from openrlhf_lamer.envs.alfworld import catalogue, generator, wheel
 from openrlhf_lamer.envs.alfworld.prepare import pregenerate, pretranslate, survey
 from openrlhf_lamer.envs.base import TaskError
+from openrlhf_lamer.progress import counting
 from openrlhf_lamer.tasks import seeded_tasks
 
 
@@ -56,7 +56,9 @@ def _make(games: int, split: str, first: int, task_types: str, workers: int | No
     except ValueError as error:
         raise TaskError(str(error)) from error
     wheel.require()
-    _show("generated games", games, pregenerate(seeds, chosen, min(workers or _cores(), games)))
+    with counting("generated games", games) as advance:
+        for _ in pregenerate(seeds, chosen, min(workers or _cores(), games)):
+            advance()
     typer.echo(f"{games} generated games ({split}, {chosen}) in {generator.folder_of_games()}")
 
 
@@ -93,19 +95,9 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
         files = f", {len(broken)} broken files" if broken else ""
         raise TaskError(f"--data {data}: {what}{files}; run `{catalogue.DOWNLOAD} --data-dir {data}`")
     if translate:
-        _show("translations", sum(len(each.sound) for each in there), pretranslate(there, workers or _cores()))
-
-
-def _show(what: str, total: int, done: Iterator[None]) -> None:
-    """A progress bar that moves on as `done` yields."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        running = bar.add_task(what, total=total)
-        for _ in done:
-            bar.advance(running)
+        with counting("translations", sum(len(each.sound) for each in there)) as advance:
+            for _ in pretranslate(there, workers or _cores()):
+                advance()
 
 
 def _cores() -> int:
