@@ -327,8 +327,10 @@ def ray_head() -> Iterator[Head]:
         ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
         logical = ("--num-cpus=16", "--num-gpus=2", "--object-store-memory=500000000", "--disable-usage-stats")
         command = ("ray.scripts.scripts", "start", "--head", "--block", *ports, *logical)
-        process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"]})
-        deadline = time.monotonic() + 120
+        # Beside another run of the host, half a minute can be too little for a module of Ray's dashboard.
+        patience = {"RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "120"}
+        process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"], **patience})
+        deadline = time.monotonic() + 240
         try:
             while not (answers(port) and answers(dashboard)):
                 assert process.poll() is None, (folder / "log").read_text()

@@ -100,5 +100,5 @@ def thinks(run: Run) -> None:
     assert len(closed) > len(turns) / 4
     assert all(turn.action not in ("nothing", "<action>nothing</action>") for turn in turns)
     assert all("<think>" not in (turn.action or "") for turn in turns)
-    assert all(len(turn.sampled_ids) > (turn.thought_tokens or 0) for turn in closed)
+    assert all(turn.thought_tokens is not None and turn.thought_tokens <= len(turn.sampled_ids) for turn in turns)
     assert all(status["lamer/doors/thought_tokens"] > 0 for status in run.steps if "lamer/doors/rows" in status)
