@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,6 +310,15 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
         assert replace(remote[name], **timeless) == replace(trial, **timeless)
 
 
+def takes_jobs(port: int) -> bool:
+    """Whether Ray's dashboard, which opens its port long before, answers requests."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class Head:
     """Addresses of a Ray cluster's head: for jobs, and for drivers that join."""
@@ -332,7 +342,7 @@ def ray_head() -> Iterator[Head]:
         process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"], **patience})
         deadline = time.monotonic() + 240
         try:
-            while not (answers(port) and answers(dashboard)):
+            while not (answers(port) and takes_jobs(dashboard)):
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
