@@ -310,6 +310,10 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
         assert replace(remote[name], **timeless) == replace(trial, **timeless)
 
 
+PATIENCE = ("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "RAY_raylet_start_wait_time_s")
+"""Variables of Ray's with the seconds that it gives its own processes to start."""
+
+
 def takes_jobs(port: int) -> bool:
     """Whether Ray's dashboard, which opens its port long before, answers requests."""
     try:
@@ -337,8 +341,8 @@ def ray_head() -> Iterator[Head]:
         ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
         logical = ("--num-cpus=16", "--num-gpus=2", "--object-store-memory=500000000", "--disable-usage-stats")
         command = ("ray.scripts.scripts", "start", "--head", "--block", *ports, *logical)
-        # Beside another run of the host, half a minute can be too little for a module of Ray's dashboard.
-        patience = {"RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "120"}
+        # Beside another run of the host, half a minute can be too little for Ray's processes to start.
+        patience = dict.fromkeys(PATIENCE, "200")
         process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"], **patience})
         deadline = time.monotonic() + 240
         try:
