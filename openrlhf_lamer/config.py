@@ -42,7 +42,7 @@ from openrlhf_lamer.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from openrlhf_lamer.advantage import Estimator
+    from openrlhf_lamer.advantage import CreditConfig, Estimator
 
 ENV_VAR = "OPENRLHF_LAMER_CONFIG"
 
@@ -198,6 +198,24 @@ class LamerConfig(BaseModel):
     def options(self, estimator: Estimator) -> dict[str, Any]:
         """Values that were given for an estimator's own options, by name."""
         return _given(estimator, self.model_extra or {})
+
+    def credit(self, estimator: Estimator, lambd: float = 1.0) -> CreditConfig:
+        """The part of the configuration that an estimator sees, with the host's λ.
+
+        Raises:
+            ValueError: where λ is not in [0, 1].
+        """
+        from openrlhf_lamer.advantage import CreditConfig
+
+        return CreditConfig(
+            gamma_step=self.gamma_step,
+            gamma_traj=self.gamma_traj,
+            cross_episode=self.cross_episode,
+            norm=self.norm,
+            reference=self.reference,
+            lambd=lambd,
+            options=self.options(estimator),
+        )
 
     @classmethod
     def flags(cls) -> dict[str, FieldInfo]:

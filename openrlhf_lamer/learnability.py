@@ -38,11 +38,8 @@ def trial_returns(estimator: str, trials: Sequence[Trial], config: LamerConfig) 
     """
     if estimator not in advantage.names():
         return [trial.scalar_return(config.gamma_traj) for trial in trials]
-    settled = advantage.get(estimator).settle(
-        advantage.CreditConfig(
-            gamma_step=config.gamma_step, gamma_traj=config.gamma_traj, cross_episode=config.cross_episode
-        )
-    )
+    ours = advantage.get(estimator)
+    settled = ours.settle(config.credit(ours))
     table = advantage.with_returns(advantage.TurnTable.from_trials(trials, [0] * len(trials), config.memory), settled)
     _, first = np.unique(table.trial, return_index=True)
     found = np.zeros(len(trials))

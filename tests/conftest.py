@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,14 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         *("--actor.model_name_or_path", str(tmp_path / "model")),
         *("--data.prompt_dataset", str(tmp_path / "train.jsonl")),
     ]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a generator of trials on simulated engines."""
+    from simulated_engines import generator_on_simulated
+
+    return partial(generator_on_simulated, monkeypatch)
 
 
 @pytest.fixture

@@ -102,6 +102,10 @@ class Simulated:
         return self.results.popleft()
 
 
+Make = Callable[..., tuple[Any, Simulated]]
+"""Makes a generator of trials on simulated engines."""
+
+
 def generator_on_simulated(
     monkeypatch: pytest.MonkeyPatch,
     *,

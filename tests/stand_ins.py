@@ -215,3 +215,13 @@ def played_at_once(
         return await asyncio.gather(*(run_trial(task, agent, policy(task), chat, config, **limits) for task in tasks))
 
     return asyncio.run(together())
+
+
+class Idle:
+    """A policy that never acts, so that every episode takes all of its turns."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._ids = chat.encode("nothing")
+
+    async def generate(self, request: Request) -> Generation:
+        return Generation(self._ids, None, truncated=False)

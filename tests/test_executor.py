@@ -8,27 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stand_ins import engine_output
+from stand_ins import Idle, engine_output
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import ENV_VAR, LamerConfig
-from openrlhf_lamer.policies.base import Generation, Request
 from openrlhf_lamer.records import Stop, Task, Trial
 
 pytest.importorskip("openrlhf")
 
 from openrlhf_lamer.integration.rollout.executor import executor_class
-
-
-class Idle:
-    """A policy that never acts, so that every episode takes all of its turns."""
-
-    def __init__(self, chat: Chat) -> None:
-        self._ids = chat.encode("nothing")
-
-    async def generate(self, request: Request) -> Generation:
-        return Generation(self._ids, None, truncated=False)
 
 
 @pytest.fixture

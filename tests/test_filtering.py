@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial as partly
 from typing import Any
 
 import pytest
-from simulated_engines import TASKS, Simulated, epoch, generator_on_simulated, loader, tasks
+from simulated_engines import TASKS, Make, epoch, loader, tasks
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.config import ConfigError
@@ -16,14 +14,6 @@ from openrlhf_lamer.integration.launch import checks
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
 from openrlhf_lamer.integration.rollout.task_stream import TaskStream
 from openrlhf_lamer.records import Task
-
-Make = Callable[..., tuple[Any, Simulated]]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes a generator of trials on simulated engines."""
-    return partly(generator_on_simulated, monkeypatch)
 
 
 def attempts(task: Task, sample: int) -> str:

@@ -13,7 +13,7 @@ from host_stand_ins import failed, samples_of, torch
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.training.batch import RowBatch, TooManyFailuresError, TrialBatch
-from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit, credit_config
+from openrlhf_lamer.integration.training.credit import TurnValues, assign_credit
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.training.logs import batch_metrics
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
@@ -194,8 +194,8 @@ def test_the_configuration_reaches_the_estimator_whole() -> None:
         ("lamer_gigpo", {"step_weight": 2.0}),
         ("lamer_rloo", {}),
     ):
-        assert asdict(credit_config(config, get(name), 0.75)) == unusual | {"lambd": 0.75, "options": options}
-        assert credit_config(LamerConfig(), get(name), 1.0) == CreditConfig()
+        assert asdict(config.credit(get(name), 0.75)) == unusual | {"lambd": 0.75, "options": options}
+        assert LamerConfig().credit(get(name)) == CreditConfig()
 
 
 def host_on_one_row_a_trial(maker: Maker, estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What a group of trials teaches, and how often its task is drawn then, against plain computations."""
+"""Learnability of groups of trials, and how often their tasks are drawn then, against plain computations."""
 
 from __future__ import annotations
 

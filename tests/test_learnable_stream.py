@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from functools import partial as partly
 from typing import Any
 
 import pytest
-from simulated_engines import SAMPLES, SIZE, TASKS, Simulated, epoch, generator_on_simulated, loader, tasks
+from simulated_engines import SAMPLES, SIZE, TASKS, Make, epoch, loader, tasks
 
 from openrlhf_lamer.integration.rollout.learnable_stream import LearnableStream
 from openrlhf_lamer.integration.rollout.task_stream import CheckpointError, Draw, TaskStream
 from openrlhf_lamer.learnability import FLOOR, SMOOTHING
 from openrlhf_lamer.records import Task
-
-Make = Callable[..., tuple[Any, Simulated]]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes a generator of trials on simulated engines."""
-    return partly(generator_on_simulated, monkeypatch)
 
 
 def third(task: Task, sample: int) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial as partly
 from typing import Any
 
 import pytest
@@ -13,23 +11,14 @@ from simulated_engines import (
     SAMPLES,
     SIZE,
     TASKS,
-    Simulated,
+    Make,
     epoch,
-    generator_on_simulated,
     loader,
     some_alike,
     tasks,
 )
 
 from openrlhf_lamer.integration.rollout.task_stream import TaskStream, generation_window, trial_seed
-
-Make = Callable[..., tuple[Any, Simulated]]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes a generator of trials on simulated engines."""
-    return partly(generator_on_simulated, monkeypatch)
 
 
 @pytest.mark.parametrize("partial", [False, True])

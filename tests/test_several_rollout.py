@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from host_stand_ins import failed, samples_of
+from stand_ins import Idle
 
 from openrlhf_lamer.agents import Agent, load_agent
 from openrlhf_lamer.agents.loading import AGENTS_VAR
@@ -24,7 +25,6 @@ from openrlhf_lamer.integration.launch.launcher import SEVERAL
 from openrlhf_lamer.integration.rollout.executor import LamerExecutor
 from openrlhf_lamer.integration.rollout.pool import Environments, Worker
 from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics
-from openrlhf_lamer.policies.base import Generation, Request
 from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Stop, Task, Trial
 
@@ -33,16 +33,6 @@ from openrlhf_lamer.agents import Agent, host_seam
 agent = Agent("sokoban", max_turns={turns}, eval_turns=5)
 __getattr__ = host_seam(agent)
 """
-
-
-class Idle:
-    """A policy that never acts, so that every episode takes all of its turns."""
-
-    def __init__(self, chat: Chat) -> None:
-        self._ids = chat.encode("nothing")
-
-    async def generate(self, request: Request) -> Generation:
-        return Generation(self._ids, None, truncated=False)
 
 
 @pytest.fixture

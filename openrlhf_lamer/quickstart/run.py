@@ -17,7 +17,7 @@ from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.quickstart import stages
 from openrlhf_lamer.quickstart.report import Result, write_report
 from openrlhf_lamer.quickstart.settings import Arm, Settings
-from openrlhf_lamer.quickstart.stages import EVALUATIONS, NOTE, TRIALS, Stage
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, NOTE, TRIALS, Stage, ours, task_stages
 
 
 class FolderError(LamerError, ValueError):
@@ -41,31 +41,23 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
 def plan(out: Path, settings: Settings) -> list[Stage]:
     """Stages in their order."""
     return [
-        *_tasks(out, settings),
+        *task_stages(
+            out / "data",
+            settings.env,
+            settings.config.env_options,
+            settings.steps * settings.tasks,
+            settings.panel,
+            settings.panel_size,
+        ),
         warm_start(out / "start", settings),
         *(training(out, settings, arm) for arm in settings.arms),
     ]
 
 
-def _tasks(out: Path, settings: Settings) -> list[Stage]:
-    game = ("--env", settings.env, "--options", json.dumps(settings.config.env_options))
-    number = settings.steps * settings.tasks
-    held_out = (*game, "--split", "eval", "--num", str(settings.panel_size))
-    found = []
-    for name, which in (
-        ("train", (*game, "--split", "train", "--num", str(number))),
-        ("eval", held_out if settings.panel is None else ("--panel", settings.panel)),
-    ):
-        folder = out / "data" / name
-        command = _ours("prepare", "tasks", *which, "--out", str(folder))
-        found.append(Stage(f"{name} tasks", folder, command))
-    return found
-
-
 def warm_start(folder: Path, settings: Settings) -> Stage:
     """The warm start, into `folder`."""
     config = settings.config
-    command = _ours(
+    command = ours(
         *("warmstart", "--env", settings.env, "--options", json.dumps(config.env_options)),
         *("--attempts", str(config.num_episodes), "--memory", config.memory, "--context", config.context),
         *(("--max-turns", str(config.max_turns)) if config.max_turns else ()),
@@ -103,10 +95,6 @@ def training(out: Path, settings: Settings, arm: Arm) -> Stage:
     )
     trials = settings.steps * settings.tasks * arm.group
     return Stage(f"training of {arm.label}", folder, command, folder / TRIALS, trials)
-
-
-def _ours(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "openrlhf_lamer.cli.main", *words)
 
 
 def require_stack() -> str | None:

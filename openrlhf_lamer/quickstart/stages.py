@@ -6,10 +6,12 @@ import json
 import math
 import shlex
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -87,6 +89,36 @@ def read_note(folder: Path) -> Note:
     """Note in a stage's folder; an empty one if no stage has begun there."""
     note = folder / NOTE
     return Note(**json.loads(note.read_text("utf-8"))) if note.is_file() else Note()
+
+
+def ours(*words: str) -> tuple[str, ...]:
+    """A command of this package, run by this interpreter."""
+    return (sys.executable, "-m", "openrlhf_lamer.cli.main", *words)
+
+
+def task_stages(
+    folder: Path, env: str, options: Mapping[str, Any], number: int, panel: str | None, size: int
+) -> list[Stage]:
+    """Stages that write tasks: those of training to `train/train.jsonl`, and those of evaluations to `eval/eval.jsonl`.
+
+    Args:
+        folder: Folder of both.
+        env: The environment.
+        options: Its options.
+        number: Number of training tasks.
+        panel: Frozen panel of the evaluations; None for the first `size` tasks of the split `eval`.
+        size: Tasks of an evaluation.
+    """
+    game = ("--env", env, "--options", json.dumps(dict(options)))
+    held_out = (*game, "--split", "eval", "--num", str(size))
+    which = {
+        "train": (*game, "--split", "train", "--num", str(number)),
+        "eval": held_out if panel is None else ("--panel", panel),
+    }
+    return [
+        Stage(f"{name} tasks", folder / name, ours("prepare", "tasks", *words, "--out", str(folder / name)))
+        for name, words in which.items()
+    ]
 
 
 def run(

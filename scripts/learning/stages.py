@@ -17,7 +17,7 @@ from games import SCRATCH, Game
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.cross import cells
-from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, Stage
+from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, Stage, ours, task_stages
 
 SAVE_EVERY = 7
 """Steps between checkpoints. Most lie beside the evaluations: a training that is cut off in an evaluation repeats
@@ -68,7 +68,9 @@ class Setup:
 
 def plan(experiment: Experiment, setup: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[Stage]:
     """Stages of an experiment, seed by seed: after the first seed there is something to compare."""
-    yield from _data(setup)
+    game = setup.game
+    number = game.steps * game.tasks
+    yield from task_stages(setup.folder / "data", game.env, game.options, number, game.panel, game.panel_size)
     for seed in seeds:
         yield _warm_start(setup, seed)
         for arm in arms:
@@ -79,22 +81,9 @@ def plan(experiment: Experiment, setup: Setup, arms: Sequence[Arm], seeds: Seque
                 yield _cross(setup, arm, seed)
 
 
-def _data(setup: Setup) -> Iterator[Stage]:
-    game, number = setup.game, setup.game.steps * setup.game.tasks
-    options = ("--env", game.env, "--options", json.dumps(game.options))
-    held_out = (*options, "--split", "eval", "--num", str(game.panel_size))
-    for name, which in (
-        ("train", (*options, "--split", "train", "--num", str(number))),
-        ("eval", held_out if game.panel is None else ("--panel", game.panel)),
-    ):
-        folder = setup.folder / "data" / name
-        command = _ours("prepare", "tasks", *which, "--out", str(folder))
-        yield Stage(f"{name} tasks", folder, command)
-
-
 def _warm_start(setup: Setup, seed: int) -> Stage:
     game, folder = setup.game, setup.folder / "warmstart" / f"seed-{seed}"
-    command = _ours(
+    command = ours(
         *("warmstart", "--env", game.env, "--options", json.dumps(game.options), *_play(game, game.memory)),
         *_lengths(game),
         *("--trials", str(game.demonstrations), "--passes", "3", *game.imitation),
@@ -134,7 +123,7 @@ def _training(setup: Setup, arm: Arm, seed: int) -> Stage:
 
 def _apart(setup: Setup, arm: Arm, seed: int) -> Stage:
     game, folder = setup.game, setup.apart(arm, seed)
-    command = _ours(
+    command = ours(
         *("eval", "--method", "rl", "--samples", str(game.attempts)),
         *("--model", str(setup.training(arm, seed) / "model"), "--tasks", str(setup.panel)),
         *_play(game, None),
@@ -147,7 +136,7 @@ def _apart(setup: Setup, arm: Arm, seed: int) -> Stage:
 
 def _cross(setup: Setup, arm: Arm, seed: int) -> Stage:
     game, folder, memory = setup.game, setup.cross(arm, seed), arm.memory or setup.game.memory
-    command = _ours(
+    command = ours(
         *("cross", "--base", str(_warm_start(setup, seed).folder / "model")),
         *("--trained", str(setup.training(arm, seed) / "model"), "--tasks", str(setup.panel)),
         *_play(game, memory),
@@ -169,7 +158,3 @@ def _play(game: Game, memory: str | None) -> tuple[str, ...]:
 
 def _lengths(game: Game) -> tuple[str, ...]:
     return ("--max-new-tokens", str(game.max_new_tokens), "--max-length", str(game.max_length))
-
-
-def _ours(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "openrlhf_lamer.cli.main", *words)

@@ -18,7 +18,6 @@ from openrlhf_lamer.integration.host import (
 )
 from openrlhf_lamer.integration.launch.flags import CommandLine
 from openrlhf_lamer.integration.rollout.task_stream import generation_window
-from openrlhf_lamer.integration.training.credit import credit_config
 from openrlhf_lamer.learnability import filters_by_wins
 
 _CREDITS_TURNS = frozenset({"gamma_step", "cross_episode", "norm", "reference"})
@@ -130,7 +129,7 @@ def _check_estimator(line: CommandLine) -> None:
     if not 0 <= lambd <= 1:
         raise ConfigError(f"--algo.advantage.lambd {lambd}: λ lies in [0, 1]")
     try:
-        advantage.get(name).settle(credit_config(line.config, advantage.get(name), lambd))
+        advantage.get(name).settle(line.config.credit(advantage.get(name), lambd))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     own = advantage.get(name).read(line.config.options(advantage.get(name)))

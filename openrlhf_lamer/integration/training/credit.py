@@ -13,23 +13,6 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.records import Trial
 
 
-def credit_config(config: LamerConfig, estimator: advantage.Estimator, lambd: float) -> advantage.CreditConfig:
-    """The part of the configuration that this estimator sees, with the host's λ.
-
-    Raises:
-        ValueError: where λ is not in [0, 1].
-    """
-    return advantage.CreditConfig(
-        gamma_step=config.gamma_step,
-        gamma_traj=config.gamma_traj,
-        cross_episode=config.cross_episode,
-        norm=config.norm,
-        reference=config.reference,
-        lambd=lambd,
-        options=config.options(estimator),
-    )
-
-
 @dataclass(frozen=True)
 class TurnValues:
     """Values of the critic for the turns of a batch, one entry a turn of each live trial in order.
@@ -76,7 +59,7 @@ def assign_credit(
     its reward and a value of 0.
     """
     estimator = advantage.get(name)
-    settled = estimator.settle(credit_config(config, estimator, lambd))
+    settled = estimator.settle(config.credit(estimator, lambd))
     table = advantage.with_returns(advantage.TurnTable.from_trials(trials, groups, config.memory), settled)
     if estimator.targets is None:
         return Credit(table.trial, table.returns, estimator.estimate(table, settled), None)
