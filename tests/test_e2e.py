@@ -315,9 +315,13 @@ PATIENCE = ("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "RAY_raylet_st
 
 
 def takes_jobs(port: int) -> bool:
-    """Whether Ray's dashboard, which opens its port long before, answers requests."""
+    """Whether Ray takes a job that does nothing: the dashboard answers long before the agent that starts jobs does."""
+    nothing = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/jobs/", data=nothing, headers={"Content-Type": "application/json"}
+    )
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -349,7 +353,7 @@ def ray_head() -> Iterator[Head]:
             while not (answers(port) and takes_jobs(dashboard)):
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline
-                time.sleep(0.2)
+                time.sleep(1)
             yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
         finally:
             stop(process, folder)

@@ -252,6 +252,9 @@ def test_a_run_that_loses_a_worker_to_memory_leaves_with_1_and_one_line(
             ]
         )
     assert left.value.code == 1
-    (told,) = capsys.readouterr().err.splitlines()
+    # The host's packages may warn there when they are first imported.
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    (told,) = [each for each in errors.splitlines() if each.startswith("openrlhf-lamer: error: ")]
     assert told.startswith(f"openrlhf-lamer: error: {TOLD}")
     assert told.endswith(f"--ckpt.load_enable: it goes on from the last checkpoint in {tmp_path / 'kept'}.")
