@@ -92,15 +92,16 @@ def scored(model: Any, rows: Sequence[Row], *, prompts: bool = False) -> tuple[A
         attention[line, : len(row.ids)] = 1
         for span in row.spans:
             sampled[line, span.start : span.end] = True
-    sampled, others = sampled[:, 1:], attention[:, 1:].bool() & ~sampled[:, 1:]
-    device = model.device.type
-    with torch.autocast(device, dtype=torch.bfloat16):
+    device = model.device
+    ids, attention, sampled = ids.to(device), attention.to(device), sampled.to(device)[:, 1:]
+    others = attention[:, 1:].bool() & ~sampled
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         if unable(model.config):
-            logits = model(input_ids=ids.to(device), attention_mask=attention.to(device)).logits[:, :-1].float()
-            found = logits.log_softmax(-1).gather(-1, ids[:, 1:, None].to(device))[..., 0]
+            logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1].float()
+            found = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         else:
             wanted = sampled | others if prompts else sampled
-            found, _ = log_probs(model, ids.to(device), attention.to(device), wanted.long().to(device))
+            found, _ = log_probs(model, ids, attention, wanted.long())
     return found, sampled, others
 
 

@@ -122,5 +122,5 @@ def _certain(
     with torch.no_grad():
         for start in range(0, len(rows), batch):
             log_probs, sampled, _ = scored(model, rows[start : start + batch])
-            found += (log_probs * sampled.to(log_probs.device)).sum(1).exp().tolist()
+            found += (log_probs * sampled).sum(1).exp().tolist()
     return found

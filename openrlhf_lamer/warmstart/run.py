@@ -79,9 +79,12 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
         WarmStartError: Demonstrations failed.
         PlayerError: There is no such player.
     """
+    import torch
+
     began = time.monotonic()
     rules, seed = plan.rules, plan.imitation.seed
     chat, model = _model(plan, seed)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     player = _player(plan, chat)
     advance = bar("demonstrations", plan.trials)
 
@@ -111,6 +114,7 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
         "sampled_tokens": sum(len(turn.sampled_ids) for turn in turns),
         "parameters": sum(each.numel() for each in model.parameters()),
         "imitation": asdict(plan.imitation),
+        "device": model.device.type,
         "player": plan.player,
         "player_options": dict(plan.player_options),
         "config": rules.config.model_dump(include={"num_episodes", "max_turns", "context", "memory", "env_options"}),

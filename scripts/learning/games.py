@@ -29,6 +29,7 @@ class Game:
         context: Where a new chat begins.
         max_turns: Turns of an episode; None for the agent's.
         demonstrations: Trials that the warm start imitates.
+        passes: Passes over them.
         imitation: Further flags of the warm start.
         max_new_tokens: Most tokens of a reply.
         max_length: Most tokens of a prompt and its reply.
@@ -50,6 +51,7 @@ class Game:
     context: ContextPolicy = "turn"
     max_turns: int | None = None
     demonstrations: int = 6000
+    passes: int = 3
     imitation: tuple[str, ...] = ()
     max_new_tokens: int = 32
     max_length: int = 1024
@@ -97,7 +99,7 @@ GAMES = {
             memory="history",
             panel="darkroom/5",
             context="episode",
-            demonstrations=2000,
+            passes=4,
         ),
         Game(
             "minesweeper",
@@ -108,7 +110,7 @@ GAMES = {
             panel_size=114,  # all boards that are held out
             context="episode",
             max_turns=6,
-            demonstrations=3000,
+            passes=4,
             max_new_tokens=64,
             max_length=2048,
             flags=("--lamer.reward", "shaped"),

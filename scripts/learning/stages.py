@@ -86,7 +86,7 @@ def _warm_start(setup: Setup, seed: int) -> Stage:
     command = ours(
         *("warmstart", "--env", game.env, "--options", json.dumps(game.options), *_play(game, game.memory)),
         *_lengths(game),
-        *("--trials", str(game.demonstrations), "--passes", "3", *game.imitation),
+        *("--trials", str(game.demonstrations), "--passes", str(game.passes), *game.imitation),
         *(SCRATCH if setup.model is None else ("--model", str(setup.model))),
         *("--seed", str(seed), "--out", str(folder)),
     )
