@@ -80,7 +80,8 @@ class LamerConfig(BaseModel):
         default=None,
         ge=1,
         description="Play turns of a whole trial, over all its episodes; reflections don't count. When they are used "
-        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it.",
+        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it; by default "
+        "there is no budget.",
     )
     max_turns: int | None = Field(
         default=None,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from commands import command
 
-from openrlhf_lamer import advantage
 from openrlhf_lamer.agents import AgentError, load_agent
 from openrlhf_lamer.config import ConfigError
 
@@ -328,10 +327,3 @@ def test_the_command_leaves_with_2_and_one_line_and_starts_nothing(base: list[st
     assert result.returncode == 2
     assert result.stderr.startswith("openrlhf-lamer: error: --lamer.num_episodes '0'")
     assert "ray" not in result.stdout.lower()
-
-
-def test_help_teaches_both_sides(base: list[str]) -> None:
-    result = command(["--help"])
-    assert result.returncode == 0
-    for text in ("--agent_func MODULE", "--lamer.gamma_traj", "--rollout.n_samples_per_prompt", *advantage.names()):
-        assert text in result.stdout
