@@ -11,20 +11,24 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
 from openrlhf_lamer import __version__, envs, manifest
+from openrlhf_lamer.advantage.registry import scoped as registered_estimators
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.policies.scripted import RandomPolicy
-from openrlhf_lamer.records import Phase, Task
+from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
 ROOT = Path(__file__).parent.parent
@@ -208,3 +212,44 @@ class TestYourOwnEnvironment:
     def test_a_random_player_is_scored(self) -> None:
         result = CliRunner().invoke(app, ["play", "guess.py", "--player", "random", "--tasks", "3", "--json"])
         assert [json.loads(line)["won"] for line in result.stdout.splitlines()] == [True] * 3, result.output
+
+
+class TestPython:
+    PAGE = "python.md"
+
+    @pytest.fixture
+    def written(self) -> Iterator[dict[str, Any]]:
+        """Names that the blocks define, run one after the other, and what each printed."""
+        names: dict[str, Any] = {"printed": []}
+        with registered_estimators():
+            for block in blocks(self.PAGE, "python"):
+                with redirect_stdout(StringIO()) as output:
+                    exec(block, names)
+                names["printed"].append(output.getvalue())
+            yield names
+
+    def test_each_block_has_twenty_lines_at_most_and_prints_what_stands_below_it(self, written: dict[str, Any]) -> None:
+        code = blocks(self.PAGE, "python")
+        assert len(code) == 3
+        assert max(len([line for line in block.splitlines() if line.strip()]) for block in code) <= 20
+        assert written["printed"] == blocks(self.PAGE, "text")
+
+    def test_its_figures_are_those_of_a_plain_computation(self, written: dict[str, Any]) -> None:
+        """A win of 10 in episode k is worth 10 · 0.6^(k-n) in episode n, and to its remark as in episode n + 1."""
+
+        def worth(trial: Trial, turn: Turn) -> float:
+            later = turn.episode + (turn.phase is Phase.REFLECT)
+            return 10 * 0.6 ** (trial.wins[0] - 1 - later) if trial.wins else 0.0
+
+        expected = [[worth(trial, turn) for turn in trial.turns] for trial in written["trials"]]
+        starts = [own[0] for own in expected]
+        baselines = [(sum(starts) - start) / (len(starts) - 1) for start in starts]
+        assert written["table"].returns == pytest.approx([g for own in expected for g in own])
+        own = [g - baseline for each, baseline in zip(expected, baselines, strict=True) for g in each]
+        assert written["first_return"](written["table"], written["credit"]) == pytest.approx(own)
+
+    def test_it_needs_neither_torch_nor_the_host(self) -> None:
+        heavy = ("torch", "transformers", "ray", "vllm", "openrlhf", "deepspeed")
+        code = f"import sys; sys.modules.update(dict.fromkeys({heavy}))\n" + "\n".join(blocks(self.PAGE, "python"))
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stdout) == (0, "".join(blocks(self.PAGE, "text"))), result.stderr
