@@ -58,7 +58,7 @@ class ConfigError(LamerError, ValueError):
 
 
 class LamerConfig(BaseModel):
-    """The configuration of trials and credit; defaults are the paper's.
+    """The configuration of trials and credit; defaults are those of the paper's text, else of its authors' scripts.
 
     Estimators' own options are extra values whose names are dotted, such as `hgpo.depth`.
     """

@@ -20,7 +20,8 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
-from openrlhf_lamer import __version__, envs, manifest
+from openrlhf_lamer import __version__, advantage, envs, manifest
+from openrlhf_lamer.advantage import CreditConfig
 from openrlhf_lamer.advantage.registry import scoped as registered_estimators
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
@@ -155,6 +156,42 @@ def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
     groups = {name for name in named if any(flag.startswith((f"{name}.", f"{name}_")) for flag in known)}
     assert len(named) > least
     assert named - groups <= known
+
+
+class TestThePapersSettings:
+    """The table of what the paper's text and its scripts set, and what is the default here."""
+
+    @pytest.fixture
+    def here(self) -> dict[str, str]:
+        """The last column, by the first one."""
+        _, _, section = (DOCS / "from-other-projects.md").read_text("utf-8").partition("\n### The paper's text and")
+        lines = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| ")]
+        return {line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[-1] for line in lines[1:]}
+
+    def test_it_states_our_defaults(self, here: dict[str, str]) -> None:
+        pytest.importorskip("openrlhf")
+        from openrlhf_lamer.integration.host import DEFAULTS, host_parser
+
+        stated = dict(re.findall(r"(?<!give )`--([\w.]+) ([^`]+)`", " ".join(here.values())))
+        assert len(stated) > 15
+        defaults = {action.dest: action.default for action in host_parser()._actions} | dict(DEFAULTS)
+        defaults |= {f"lamer.{name}": info.default for name, info in LamerConfig.model_fields.items()}
+        defaults["lamer.cross_episode"] = advantage.get("lamer_gigpo").settle(CreditConfig()).cross_episode
+        for flag, value in stated.items():
+            default = defaults[flag]
+            words = map(str, default) if isinstance(default, tuple) else [str(default).replace("None", "none")]
+            assert value == " ".join(words), flag
+
+    def test_agents_have_the_turns_of_its_scripts(self) -> None:
+        """Sokoban and MineSweeper 7, WebShop 12, ALFWorld 10 and in evaluations 30."""
+        agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in RENDER["AGENTS"]}
+        turns = {name: (agent.max_turns, agent.evaluated().max_turns) for name, agent in agents.items()}
+        assert {name: turns[name] for name in ("sokoban", "minesweeper", "webshop", "alfworld")} == {
+            "sokoban": (7, 7),
+            "minesweeper": (7, 7),
+            "webshop": (12, 12),
+            "alfworld": (10, 30),
+        }
 
 
 class TestYourOwnEnvironment:

@@ -155,8 +155,8 @@ DEFAULTS: Mapping[str, object] = {
     "vllm.enable_prefix_caching": True,
     "vllm.num_engines": 1,
 }
-"""Our defaults of the host's flags where they differ: the paper's setting, and the needs of trials. `data.max_len`
-follows from the agent and the configuration (`room`)."""
+"""Our defaults of the host's flags where they differ: the setting of the paper's text (else of its scripts), and the
+needs of trials. `data.max_len` follows from the agent and the configuration (`room`)."""
 
 REFUSED: Mapping[str, str] = {
     "ds.packing_samples": "not needed: forests of rows pad nothing (--lamer.forward), and it takes flash attention",
