@@ -158,6 +158,35 @@ def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
     assert named - groups <= known
 
 
+class TestReadme:
+    PAGE = "../README.md"
+
+    def test_its_first_screen_is_five_lines_a_picture_and_two_commands(self) -> None:
+        first, _, _ = (ROOT / "README.md").read_text("utf-8").partition("\n## ")
+        title, text, picture, block = first.strip().split("\n\n")
+        assert title == "# openrlhf-lamer"
+        assert len(text.splitlines()) == 5
+        assert picture.endswith("(docs/img/quickstart.png)")
+        assert [line.split("#")[0].strip() for line in block.splitlines()[1:-1]] == ["make quickstart", "make test"]
+
+    def test_its_start_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (block,) = (each for each in blocks(self.PAGE, "bash") if each.startswith("pip install .\n"))
+        monkeypatch.chdir(tmp_path)
+        heavy = ("torch", "transformers", "ray", "vllm", "openrlhf", "deepspeed")
+        code = (
+            f"import sys; sys.modules.update(dict.fromkeys({heavy}))\nfrom openrlhf_lamer.cli.main import main; main()"
+        )
+        printed = []
+        for line in block.splitlines()[1:]:
+            command = [sys.executable, "-c", code, *shlex.split(line, comments=True)[1:]]
+            result = subprocess.run(command, input="", capture_output=True, text=True, timeout=100, check=False)
+            assert result.returncode == 0, result.stderr
+            printed.append(result.stdout)
+        assert "0 of 1 won" in printed[0]
+        assert "success@3" in printed[1]
+        assert printed[2] == "128 trials in trials.html\n"
+
+
 class TestThePapersSettings:
     """The table of what the paper's text and its scripts set, and what is the default here."""
 
