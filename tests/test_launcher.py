@@ -92,6 +92,12 @@ def test_asynchronous_training_needs_gpus_for_its_engines_even_if_the_rest_is_co
     assert apart.gpus == together.gpus + apart.line["vllm.num_engines"]
 
 
+def test_the_host_is_not_asked_to_pack_samples_for_batches_that_are_dynamic_anyway(base: list[str]) -> None:
+    plan = launcher.prepare([*base, "--train.dynamic_batch_enable", "--train.seed", "7"])
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert (parsed["train.dynamic_batch_enable"], parsed["train.seed"]) == (False, 7)
+
+
 def test_the_key_of_a_logger_is_no_argument_of_the_host(base: list[str]) -> None:
     for given in (["--logger.wandb.key", "secret"], ["--logger.wandb.key=secret"]):
         plan = launcher.prepare([*base, *given])

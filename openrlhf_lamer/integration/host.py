@@ -168,6 +168,9 @@ REFUSED: Mapping[str, str] = {
 }
 """Flags that do not go with trials, and why."""
 
+IMPLIED = ("train.dynamic_batch_enable",)
+"""Switches whose work is always done here, and which the host does not get: by this one it would pack samples too."""
+
 REFUSED_WITH_LORA: Mapping[str, str] = {
     "ds.tensor_parallel_size": "DeepSpeed would split linear layers that PEFT has wrapped",
     "train.enable_ema": "the host averages all parameters pair by pair, and its averaged model has no adapter",

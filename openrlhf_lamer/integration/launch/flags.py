@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from openrlhf_lamer.agents.loading import split_names
 from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
-from openrlhf_lamer.integration.host import DEFAULTS, host_parser
+from openrlhf_lamer.integration.host import DEFAULTS, IMPLIED, host_parser
 from openrlhf_lamer.integration.launch.help import HOST_HELP, choices, host_help, own_help, shown
 
 
@@ -85,11 +85,13 @@ def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides:
     """Arguments of the host's command: our defaults, the user's arguments, and what must be ours.
 
     The last of two values wins in the host's parser, but it checks each: those that are
-    overridden are taken out, since our estimator names are none of its choices.
+    overridden are taken out, since our estimator names are none of its choices. So are switches that are implied.
     """
     dropping = _Parser(add_help=False, allow_abbrev=False)
     for flag in overrides:
         dropping.add_argument(f"--{flag}")
+    for flag in IMPLIED:
+        dropping.add_argument(f"--{flag}", action="store_true")
     _, users = dropping.parse_known_args(list(line.host_argv))
     merged = {key: value for key, value in {**DEFAULTS, **defaults}.items() if key not in overrides}
     return [*_as_arguments(merged), *users, *_as_arguments(overrides)]
