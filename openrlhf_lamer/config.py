@@ -58,7 +58,7 @@ class ConfigError(LamerError, ValueError):
 
 
 class LamerConfig(BaseModel):
-    """The configuration of trials and credit; defaults are the paper's.
+    """The configuration of trials and credit; defaults are those of the paper's text, else of its authors' scripts.
 
     Estimators' own options are extra values whose names are dotted, such as `hgpo.depth`.
     """
@@ -80,7 +80,8 @@ class LamerConfig(BaseModel):
         default=None,
         ge=1,
         description="Play turns of a whole trial, over all its episodes; reflections don't count. When they are used "
-        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it.",
+        "up the trial ends, and its last episode with it. In place of --lamer.num_episodes, or beside it; by default "
+        "there is no budget.",
     )
     max_turns: int | None = Field(
         default=None,

@@ -11,20 +11,25 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
-from openrlhf_lamer import __version__, envs, manifest
+from openrlhf_lamer import __version__, advantage, envs, manifest
+from openrlhf_lamer.advantage import CreditConfig
+from openrlhf_lamer.advantage.registry import scoped as registered_estimators
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs import registry
 from openrlhf_lamer.policies.scripted import RandomPolicy
-from openrlhf_lamer.records import Phase, Task
+from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +158,71 @@ def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
     assert named - groups <= known
 
 
+class TestReadme:
+    PAGE = "../README.md"
+
+    def test_its_first_screen_is_five_lines_a_picture_and_two_commands(self) -> None:
+        first, _, _ = (ROOT / "README.md").read_text("utf-8").partition("\n## ")
+        title, text, picture, block = first.strip().split("\n\n")
+        assert title == "# openrlhf-lamer"
+        assert len(text.splitlines()) == 5
+        assert picture.endswith("(docs/img/quickstart.png)")
+        assert [line.split("#")[0].strip() for line in block.splitlines()[1:-1]] == ["make quickstart", "make test"]
+
+    def test_its_start_without_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (block,) = (each for each in blocks(self.PAGE, "bash") if each.startswith("pip install .\n"))
+        monkeypatch.chdir(tmp_path)
+        heavy = ("torch", "transformers", "ray", "vllm", "openrlhf", "deepspeed")
+        code = (
+            f"import sys; sys.modules.update(dict.fromkeys({heavy}))\nfrom openrlhf_lamer.cli.main import main; main()"
+        )
+        printed = []
+        for line in block.splitlines()[1:]:
+            command = [sys.executable, "-c", code, *shlex.split(line, comments=True)[1:]]
+            result = subprocess.run(command, input="", capture_output=True, text=True, timeout=100, check=False)
+            assert result.returncode == 0, result.stderr
+            printed.append(result.stdout)
+        assert "0 of 1 won" in printed[0]
+        assert "success@3" in printed[1]
+        assert printed[2] == "128 trials in trials.html\n"
+
+
+class TestThePapersSettings:
+    """The table of what the paper's text and its scripts set, and what is the default here."""
+
+    @pytest.fixture
+    def here(self) -> dict[str, str]:
+        """The last column, by the first one."""
+        _, _, section = (DOCS / "from-other-projects.md").read_text("utf-8").partition("\n### The paper's text and")
+        lines = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| ")]
+        return {line.strip("| ").split(" | ")[0]: line.strip("| ").split(" | ")[-1] for line in lines[1:]}
+
+    def test_it_states_our_defaults(self, here: dict[str, str]) -> None:
+        pytest.importorskip("openrlhf")
+        from openrlhf_lamer.integration.host import DEFAULTS, host_parser
+
+        stated = dict(re.findall(r"(?<!give )`--([\w.]+) ([^`]+)`", " ".join(here.values())))
+        assert len(stated) > 15
+        defaults = {action.dest: action.default for action in host_parser()._actions} | dict(DEFAULTS)
+        defaults |= {f"lamer.{name}": info.default for name, info in LamerConfig.model_fields.items()}
+        defaults["lamer.cross_episode"] = advantage.get("lamer_gigpo").settle(CreditConfig()).cross_episode
+        for flag, value in stated.items():
+            default = defaults[flag]
+            words = map(str, default) if isinstance(default, tuple) else [str(default).replace("None", "none")]
+            assert value == " ".join(words), flag
+
+    def test_agents_have_the_turns_of_its_scripts(self) -> None:
+        """Sokoban and MineSweeper 7, WebShop 12, ALFWorld 10 and in evaluations 30."""
+        agents = {name: load_agent(f"openrlhf_lamer.agents.{name}")[0] for name in RENDER["AGENTS"]}
+        turns = {name: (agent.max_turns, agent.evaluated().max_turns) for name, agent in agents.items()}
+        assert {name: turns[name] for name in ("sokoban", "minesweeper", "webshop", "alfworld")} == {
+            "sokoban": (7, 7),
+            "minesweeper": (7, 7),
+            "webshop": (12, 12),
+            "alfworld": (10, 30),
+        }
+
+
 class TestYourOwnEnvironment:
     PAGE = "your-own-environment.md"
 
@@ -208,3 +278,44 @@ class TestYourOwnEnvironment:
     def test_a_random_player_is_scored(self) -> None:
         result = CliRunner().invoke(app, ["play", "guess.py", "--player", "random", "--tasks", "3", "--json"])
         assert [json.loads(line)["won"] for line in result.stdout.splitlines()] == [True] * 3, result.output
+
+
+class TestPython:
+    PAGE = "python.md"
+
+    @pytest.fixture
+    def written(self) -> Iterator[dict[str, Any]]:
+        """Names that the blocks define, run one after the other, and what each printed."""
+        names: dict[str, Any] = {"printed": []}
+        with registered_estimators():
+            for block in blocks(self.PAGE, "python"):
+                with redirect_stdout(StringIO()) as output:
+                    exec(block, names)
+                names["printed"].append(output.getvalue())
+            yield names
+
+    def test_each_block_has_twenty_lines_at_most_and_prints_what_stands_below_it(self, written: dict[str, Any]) -> None:
+        code = blocks(self.PAGE, "python")
+        assert len(code) == 3
+        assert max(len([line for line in block.splitlines() if line.strip()]) for block in code) <= 20
+        assert written["printed"] == blocks(self.PAGE, "text")
+
+    def test_its_figures_are_those_of_a_plain_computation(self, written: dict[str, Any]) -> None:
+        """A win of 10 in episode k is worth 10 · 0.6^(k-n) in episode n, and to its remark as in episode n + 1."""
+
+        def worth(trial: Trial, turn: Turn) -> float:
+            later = turn.episode + (turn.phase is Phase.REFLECT)
+            return 10 * 0.6 ** (trial.wins[0] - 1 - later) if trial.wins else 0.0
+
+        expected = [[worth(trial, turn) for turn in trial.turns] for trial in written["trials"]]
+        starts = [own[0] for own in expected]
+        baselines = [(sum(starts) - start) / (len(starts) - 1) for start in starts]
+        assert written["table"].returns == pytest.approx([g for own in expected for g in own])
+        own = [g - baseline for each, baseline in zip(expected, baselines, strict=True) for g in each]
+        assert written["first_return"](written["table"], written["credit"]) == pytest.approx(own)
+
+    def test_it_needs_neither_torch_nor_the_host(self) -> None:
+        heavy = ("torch", "transformers", "ray", "vllm", "openrlhf", "deepspeed")
+        code = f"import sys; sys.modules.update(dict.fromkeys({heavy}))\n" + "\n".join(blocks(self.PAGE, "python"))
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stdout) == (0, "".join(blocks(self.PAGE, "text"))), result.stderr

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from commands import command
 
-from openrlhf_lamer import advantage
 from openrlhf_lamer.agents import AgentError, load_agent
 from openrlhf_lamer.config import ConfigError
 
@@ -91,6 +90,12 @@ def test_asynchronous_training_needs_gpus_for_its_engines_even_if_the_rest_is_co
     more = [], ["--train.async_enable"]
     together, apart = (launcher.prepare([*base, "--train.colocate_all", *each]) for each in more)
     assert apart.gpus == together.gpus + apart.line["vllm.num_engines"]
+
+
+def test_the_host_is_not_asked_to_pack_samples_for_batches_that_are_dynamic_anyway(base: list[str]) -> None:
+    plan = launcher.prepare([*base, "--train.dynamic_batch_enable", "--train.seed", "7"])
+    parsed = vars(host.host_parser().parse_args(plan.host_argv))
+    assert (parsed["train.dynamic_batch_enable"], parsed["train.seed"]) == (False, 7)
 
 
 def test_the_key_of_a_logger_is_no_argument_of_the_host(base: list[str]) -> None:
@@ -328,10 +333,3 @@ def test_the_command_leaves_with_2_and_one_line_and_starts_nothing(base: list[st
     assert result.returncode == 2
     assert result.stderr.startswith("openrlhf-lamer: error: --lamer.num_episodes '0'")
     assert "ray" not in result.stdout.lower()
-
-
-def test_help_teaches_both_sides(base: list[str]) -> None:
-    result = command(["--help"])
-    assert result.returncode == 0
-    for text in ("--agent_func MODULE", "--lamer.gamma_traj", "--rollout.n_samples_per_prompt", *advantage.names()):
-        assert text in result.stdout

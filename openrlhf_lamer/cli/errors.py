@@ -1,4 +1,4 @@
-"""Errors at the command line, and the one place that turns them into a message and an exit code."""
+"""A program's commands: their help flags, their errors, and the one place that turns these into an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ def fail(message: str) -> NoReturn:
 
 
 class Commands(TyperGroup):
-    """The commands, each of which leaves by an error of ours with its message and its exit code."""
+    """Commands that take `-h` too, and each leave by an error of ours with its message and its exit code."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.context_settings["help_option_names"] = ["-h", "--help"]  # those of a command are its group's
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from openrlhf_lamer.evaluation.viewer import Entry
     from openrlhf_lamer.records import Task
 
+TRIALS = "trials.jsonl"
+"""File of a run's trials in its folder."""
+
+TAKES_TRIALS = (
+    "This command takes trials: a file that --lamer.trials, --lamer.eval_trials or `openrlhf-lamer eval` wrote (a JSON "
+    "line a trial), or a folder of `eval --out`"
+)
+
 
 def environment(named: str) -> str:
     """The name of an environment, from the name or from the .py file of an agent that brings it."""
@@ -44,15 +52,31 @@ def entries_of(run: Path) -> list[Entry]:
     from openrlhf_lamer.evaluation import viewer
     from openrlhf_lamer.records import SchemaError
 
-    file = run / "trials.jsonl" if run.is_dir() else run
+    file = run / TRIALS if run.is_dir() else run
+    entries: list[Entry] = []
     try:
         with file.open(encoding="utf-8") as lines:
             entries = viewer.read(lines)
-    except (OSError, UnicodeDecodeError, SchemaError) as error:
-        fail(f"{file}: {error}")
+        wrong = f"{file}: no trials there"
+    except OSError as error:
+        wrong = f"{file}: {error.strerror or error}"
+    except UnicodeDecodeError:
+        wrong = f"{file}: not a text"
+    except SchemaError as error:
+        wrong = f"{file}: {error}"
     if not entries:
-        fail(f"{file}: no trials there; give a file that --lamer.trials or `openrlhf-lamer eval --out` wrote")
+        fail(f"{wrong}. {TAKES_TRIALS}{_meant(run)}")
     return entries
+
+
+def _meant(run: Path) -> str:
+    """Sentence with the runs at or below a path that has no trials itself; empty where there are none."""
+    if not run.exists():
+        return ""
+    folder = run if run.is_dir() else run.parent
+    near = [*folder.glob(TRIALS), *sorted(folder.glob(f"*/{TRIALS}")), *sorted(folder.glob(f"*/*/{TRIALS}"))]
+    found = [str(file.parent) for file in near if file != run]
+    return f". Did you mean {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}?" if found else ""
 
 
 def one_form(as_json: bool, as_csv: bool) -> None:

@@ -6,8 +6,11 @@ functions, so that `--help` answers at once and needs nothing of the GPU stack.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from openrlhf_lamer import __version__
 from openrlhf_lamer.cli import prepare
 from openrlhf_lamer.cli.analyze import analyze
 from openrlhf_lamer.cli.credit import credit
@@ -27,7 +30,6 @@ app = typer.Typer(
     name="openrlhf-lamer",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
 )
@@ -47,8 +49,18 @@ app.command("warmstart")(warmstart)
 app.command("quickstart")(quickstart)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"openrlhf-lamer {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
     """Meta-reinforcement learning for language agents on OpenRLHF (LaMer, arXiv 2512.16848).
 
     An agent plays several **episodes** of one task in a row and writes a **reflection** on each
@@ -57,6 +69,7 @@ def about() -> None:
 
     Training itself is OpenRLHF's command with our flags:
     `python -m openrlhf_lamer.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`
+    (`--help` shows our flags, `--help-host` OpenRLHF's).
     """
 
 

@@ -37,7 +37,7 @@ ROOM = 1 << 40
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling of replies in an evaluation; the defaults are the paper's."""
+    """Sampling of replies in an evaluation; the defaults are those of the paper's text."""
 
     temperature: float = 0.7
     top_p: float = 1.0

@@ -155,8 +155,8 @@ DEFAULTS: Mapping[str, object] = {
     "vllm.enable_prefix_caching": True,
     "vllm.num_engines": 1,
 }
-"""Our defaults of the host's flags where they differ: the paper's setting, and the needs of trials. `data.max_len`
-follows from the agent and the configuration (`room`)."""
+"""Our defaults of the host's flags where they differ: the setting of the paper's text (else of its scripts), and the
+needs of trials. `data.max_len` follows from the agent and the configuration (`room`)."""
 
 REFUSED: Mapping[str, str] = {
     "ds.packing_samples": "not needed: forests of rows pad nothing (--lamer.forward), and it takes flash attention",
@@ -167,6 +167,9 @@ REFUSED: Mapping[str, str] = {
     "ds.load_in_4bit": "the rollout engines need the weights that are trained, and these would be quantised",
 }
 """Flags that do not go with trials, and why."""
+
+IMPLIED = ("train.dynamic_batch_enable",)
+"""Switches whose work is always done here, and which the host does not get: by this one it would pack samples too."""
 
 REFUSED_WITH_LORA: Mapping[str, str] = {
     "ds.tensor_parallel_size": "DeepSpeed would split linear layers that PEFT has wrapped",

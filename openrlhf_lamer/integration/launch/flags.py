@@ -14,18 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from openrlhf_lamer import room
 from openrlhf_lamer.agents.loading import split_names
 from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
-from openrlhf_lamer.integration.host import DEFAULTS, host_parser
-
-HELP = {
-    "data.max_len": "Most tokens of a prompt and its reply. By default what the longest prompt of a trial needs: it "
-    "follows from the agent, --lamer.context, episodes, turns and --rollout.max_new_tokens, where every attempt uses "
-    "all its turns, states are long, and a reply in the chat counts at a quarter of its limit, but at least at "
-    f"{room.EARLIER} tokens or the limit. Never below {room.LEAST}, nor above what the model takes.",
-}
-"""Help texts of host flags whose defaults are more than a value."""
+from openrlhf_lamer.integration.host import DEFAULTS, IMPLIED, host_parser
+from openrlhf_lamer.integration.launch.help import HOST_HELP, choices, host_help, own_help, shown
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,7 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
         ConfigError: for a flag or value that neither side knows.
     """
     own, rest = _own_parser().parse_known_args(list(argv))
+    _show_help(rest, estimators)
     _refuse_unknown(rest)
     values = {key.removeprefix("lamer."): value for key, value in vars(own).items() if key.startswith("lamer.")}
     file = values.pop("config", None)
@@ -78,8 +71,6 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
     parser.__class__ = _Parser
     _adapt(parser, estimators)
     parser.set_defaults(**{**DEFAULTS, **defaults})
-    if "-h" in rest or "--help" in rest:
-        _help(parser)
     host = parser.parse_args(rest)
     agent = own.agent_func or getattr(host, "train.agent_func_path")
     if own.agent_func and getattr(host, "train.agent_func_path"):
@@ -94,11 +85,13 @@ def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides:
     """Arguments of the host's command: our defaults, the user's arguments, and what must be ours.
 
     The last of two values wins in the host's parser, but it checks each: those that are
-    overridden are taken out, since our estimator names are none of its choices.
+    overridden are taken out, since our estimator names are none of its choices. So are switches that are implied.
     """
     dropping = _Parser(add_help=False, allow_abbrev=False)
     for flag in overrides:
         dropping.add_argument(f"--{flag}")
+    for flag in IMPLIED:
+        dropping.add_argument(f"--{flag}", action="store_true")
     _, users = dropping.parse_known_args(list(line.host_argv))
     merged = {key: value for key, value in {**DEFAULTS, **defaults}.items() if key not in overrides}
     return [*_as_arguments(merged), *users, *_as_arguments(overrides)]
@@ -115,19 +108,16 @@ def _own_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--lamer.config", metavar="FILE", help="TOML file with these options; flags win over it.")
     for name, info in LamerConfig.flags().items():
-        shown = info.get_default(call_default_factory=True)
-        default = "" if shown is None else f" Default: {_show(shown)}."
+        default = info.get_default(call_default_factory=True)
+        values = choices(info.annotation)
+        text = info.description or ""
+        if default is not None:
+            text += f" Default: {shown(default)}."
         # A switch without a value switches on.
-        switch: dict[str, Any] = {"nargs": "?", "const": "on"} if info.annotation in (bool, bool | None) else {}
-        text = f"{info.description}{default}".replace("%", "%%")
-        group.add_argument(f"--lamer.{name}", metavar="VALUE", help=text, **switch)
+        switch: dict[str, Any] = {"nargs": "?", "const": "on"} if values == choices(bool) else {}
+        metavar = f"{{{','.join(values)}}}" if values else "VALUE"
+        group.add_argument(f"--lamer.{name}", metavar=metavar, help=text.replace("%", "%%"), **switch)
     return parser
-
-
-def _show(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _read(name: str, value: str) -> Any:
@@ -140,6 +130,17 @@ def _read(name: str, value: str) -> Any:
         raise ConfigError(f"--lamer.{name} {value!r} is not JSON ({error}). Such as: '{{\"mines\": 4}}'") from error
 
 
+def _show_help(rest: Sequence[str], estimators: Sequence[str]) -> None:
+    """Print the help that is asked for, if any, and leave."""
+    if HOST_HELP in rest:
+        print(host_help(host_parser(), estimators), end="")
+    elif "-h" in rest or "--help" in rest:
+        print(own_help(_own_parser(), host_parser(), estimators), end="")
+    else:
+        return
+    sys.exit(0)
+
+
 def _refuse_unknown(rest: Sequence[str]) -> None:
     for argument in rest:
         if argument.startswith("--lamer"):
@@ -147,9 +148,8 @@ def _refuse_unknown(rest: Sequence[str]) -> None:
 
 
 def _adapt(parser: argparse.ArgumentParser, estimators: Sequence[str]) -> None:
-    """Have the host's parser take our estimators, and explain our defaults."""
+    """Have the host's parser take our estimators."""
     for action in parser._actions:
-        action.help = HELP.get(action.dest, action.help)
         if action.dest == "algo.advantage.estimator":
             action.choices = [*(action.choices or ()), *estimators]
 
@@ -171,15 +171,3 @@ def _as_arguments(flags: Mapping[str, object]) -> list[str]:
         elif value is not False and value is not None:
             arguments += [f"--{name}", str(value)]
     return arguments
-
-
-def _help(parser: argparse.ArgumentParser) -> NoReturn:
-    own = _own_parser()
-    own.prog = parser.prog = "python -m openrlhf_lamer.cli.train_ppo_ray"
-    own.usage = "%(prog)s --agent_func MODULE [--lamer.OPTION VALUE ...] [options of OpenRLHF ...]"
-    own.description = "Train a language agent with LaMer through OpenRLHF's trainer. Takes every flag of OpenRLHF."
-    own.print_help()
-    parser.usage = argparse.SUPPRESS
-    parser.description = "Options of OpenRLHF, with this package's defaults:"
-    parser.print_help()
-    sys.exit(0)
