@@ -143,12 +143,13 @@ class Person:
         attempt.turns += 1
         attempt.won, attempt.score = step.won, float(step.info.get("task_score", step.won))
         before, self._last = self._agent.told["observation"], step
-        same = step.observation.text == before.text
         if not step.valid:
             self._answer = f"{action!r} was refused, which takes a turn: {why(env, action, step)}"
+        elif step.reward:
+            self._answer = f"reward {step.reward:g}"
         else:
-            paid = [f"reward {step.reward:g}"] if step.reward else []
-            self._answer = ", ".join([*paid, *(["nothing new"] if same else [])])
+            same = step.observation.text == before.text
+            self._answer = f"{action!r} was accepted; the state looks the same" if same else ""
 
     def _introduce(self) -> None:
         from rich.text import Text
@@ -175,6 +176,7 @@ class Person:
         how = "lost" if last.terminated else "out of steps" if last.truncated else "out of turns"
         how = "won" if attempt.won else how
         paid = f", reward {last.reward:g}" if last.reward else ""
+        paid += f", score {attempt.score:g}" if "task_score" in last.info else ""
         refused = f"{self._answer}. " if not last.valid else ""
         turns = f"{attempt.turns} turn{'s' if attempt.turns > 1 else ''}"
         view = screen.View(f"Attempt {number} ended after {turns}", self._plain(last.observation.text))

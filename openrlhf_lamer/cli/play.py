@@ -120,7 +120,8 @@ def play(
             typer.echo(json.dumps(asdict(outcome)))
 
     try:
-        chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
+        with console.status(f"preparing {env}") if is_person else nullcontext():
+            chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
         if is_person:
             _trials(env, chosen, attempts, memory, max_turns, console, keep)
         else:
