@@ -62,6 +62,7 @@ class HotColdRepaired(HotCold):
         self.top, self.over = top, True
 
     def reset(self, task: Task) -> Observation:
+        assert task.seed is not None
         self.secret, self.tries, self.over = 1 + below(generator("hotcold", self.top, task.seed), self.top), 0, False
         return Observation("Guess a number.")
 

@@ -47,8 +47,8 @@ def agents_trial(agent: Agent, seed: int, replies: list[str], **config: Any) -> 
             return Generation(chat.encode(f"<{tag}>{replies.pop(0)}</{tag}>"), None, truncated=False)
 
     task = Task(agent.env, seed=seed)
-    lengths = {"max_new_tokens": 1 << 30, "max_length": 1 << 31}
-    return asyncio.run(run_trial(task, agent, Replying(), chat, LamerConfig(**config), **lengths))
+    played = run_trial(task, agent, Replying(), chat, LamerConfig(**config), max_new_tokens=1 << 30, max_length=1 << 31)
+    return asyncio.run(played)
 
 
 def prompts(trial: Trial) -> list[str]:
@@ -149,7 +149,7 @@ class TestRefusals:
         assert (
             "'go to fridge' was refused, which takes a turn: it is not among the possible actions; like it are" in shown
         )
-        assert "turn 2 of 10" in shown
+        assert "turn 2 of 30" in shown  # as many as an agent has in an evaluation
 
 
 def _is_closed(env: TextEnv, row: int, column: int) -> bool:
@@ -218,8 +218,10 @@ class TestTrials:
         assert "Attempt 2: lost, score 0.5" in result.output
         assert row == {"task": "scored:seed=1", "won": False, "score": 0.5, "turns": 3}
 
-    def test_turns_are_those_of_the_agent(self, minesweeper: Agent) -> None:
+    def test_turns_are_those_of_the_agent_or_of_the_panel(self, minesweeper: Agent) -> None:
         assert f"turn 1 of {minesweeper.max_turns}" in play("minesweeper").output
+        assert "turn 1 of 25" in play("minesweeper", "--panel", "minesweeper/5-mines-long").output
+        assert "turn 1 of 4" in play("minesweeper", "--panel", "minesweeper/5-mines-long", "--max-turns", "4").output
 
     def test_several_tasks_are_played_until_the_person_leaves(self) -> None:
         result = play("doors", "--tasks", "5", "--attempts", "1", typed="d1\nd2\n/quit\n")

@@ -86,7 +86,8 @@ def play(
         int | None,
         typer.Option(
             min=1,
-            help=f"Turns of an attempt; by default the agent's for a person, and {MOST_TURNS} for other players.",
+            help="Turns of an attempt; for a person by default an agent's in an evaluation, for other players "
+            f"{MOST_TURNS}.",
         ),
     ] = None,
     as_json: Annotated[
@@ -123,7 +124,7 @@ def play(
         with console.status(f"preparing {env}") if is_person else nullcontext():
             chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
         if is_person:
-            _trials(env, chosen, attempts, memory, max_turns, console, keep)
+            _trials(env, chosen, panel, attempts, memory, max_turns, console, keep)
         else:
             shows_turns = len(chosen) == 1 and not as_json
             bar = nullcontext(lambda: None) if shows_turns else counting(f"{player} plays {chosen[0].env}", len(chosen))
@@ -144,6 +145,7 @@ def play(
 def _trials(
     env: str,
     chosen: list[Task],
+    panel: str | None,
     attempts: int | None,
     memory: Memory | None,
     max_turns: int | None,
@@ -151,12 +153,14 @@ def _trials(
     keep: Callable[[Outcome], None],
 ) -> None:
     """Let a person play a trial of each task, until the person leaves; `keep` gets their outcomes."""
+    from openrlhf_lamer import panels
     from openrlhf_lamer.cli.person import Person
     from openrlhf_lamer.config import LamerConfig
 
-    given = {"num_episodes": attempts, "memory": memory, "max_turns": max_turns}
+    turns = max_turns or (None if panel is None else panels.load(panel).max_turns)
+    given = {"num_episodes": attempts, "memory": memory, "max_turns": turns}
     config = LamerConfig(retries=0, **{name: value for name, value in given.items() if value is not None})
-    person = Person(agent_of(env), config, console)
+    person = Person(agent_of(env).evaluated(), config, console)
     for task in chosen:
         stays = person.play(task)
         played = person.attempts
