@@ -143,6 +143,17 @@ class TestRefusals:
         env.step("search[shampoo]")
         assert env.why_refused("click[back to serch]").endswith("did you mean click[back to search]?")
 
+    def test_a_game_that_gives_no_reason_is_said_to_give_none(self) -> None:
+        class Silent(Doors):
+            name = "silent"
+
+            def why_refused(self, action: str) -> str:
+                return ""
+
+        with registry.scoped(silent=Silent):
+            shown = words(play("silent", "--max-turns", "2", typed="d9\n").output)
+        assert "'d9' was refused, which takes a turn: the game gives no reason" in shown
+
     def test_a_listed_action_that_is_near_is_named_to_the_person(self, need: Callable[[str], None]) -> None:
         need("alfworld")
         shown = words(play("alfworld", typed="go to fridge\n").output)

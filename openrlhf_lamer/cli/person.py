@@ -176,7 +176,7 @@ class Person:
         how = "lost" if last.terminated else "out of steps" if last.truncated else "out of turns"
         how = "won" if attempt.won else how
         paid = f", reward {last.reward:g}" if last.reward else ""
-        paid += f", score {attempt.score:g}" if "task_score" in last.info else ""
+        paid += f", score {attempt.score:.3g}" if "task_score" in last.info else ""
         refused = f"{self._answer}. " if not last.valid else ""
         turns = f"{attempt.turns} turn{'s' if attempt.turns > 1 else ''}"
         view = screen.View(f"Attempt {number} ended after {turns}", self._plain(last.observation.text))
@@ -244,6 +244,7 @@ class Person:
         try:
             return self._console.input(Text(question, style="bold")).strip()
         except (EOFError, KeyboardInterrupt):
+            self._console.print()
             raise LeftError("left") from None
 
     def _command(self, typed: str, view: screen.View) -> None:
@@ -311,7 +312,7 @@ def why(env: TextEnv, action: str, step: Step) -> str:
         return said
     listed = step.observation.admissible
     if not listed:
-        return "the game does not know it"
+        return "the game gives no reason; its rules tell how actions are written"
     # Half an action counts as close: what it is done with is often left out.
     close = get_close_matches(action.lower(), listed, n=3, cutoff=0.4)
     near = f"; like it are {', '.join(close)}" if close else ""
