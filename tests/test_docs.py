@@ -244,6 +244,15 @@ class TestYourOwnEnvironment:
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == 0, result.stderr
 
+    def test_the_answer_to_a_broken_one(self, written: Path) -> None:
+        code = blocks(self.PAGE, "python")[0]
+        broken = code.replace("action.isdecimal() and ", "").replace("10.0 * self.over", "10 * self.over")
+        (written / "guess.py").write_text(broken)
+        environment = load_agent("guess.py")[0].env
+        with pytest.raises(envs.CheckError) as raised:
+            envs.check_env(environment)
+        assert f"\n```\n{raised.value}\n```\n" in (DOCS / self.PAGE).read_text("utf-8")
+
     def test_a_trial_of_it(self, chat: Chat) -> None:
         agent, _ = load_agent("guess.py")
         policy = RandomPolicy(chat, seed=1)

@@ -386,13 +386,13 @@ class TestChecks:
             (RefusesAndMoves, "invalid_action_changes_nothing"),
             (SaysOtherwise, "normal_actions_do_the_same"),
             (RefusesAndSays, "types_are_right"),
-            (NeverOver, "no_step_outside_an_episode"),
+            (NeverOver, "no_step_after_the_end"),
             (Generous, "rewards_within_bounds"),
             (Talkative, "no_state_is_longer_than_the_long_ones"),
         ],
     )
     def test_each_rule_has_a_check_that_finds_it_broken(self, broken: type[TextEnv], check: str) -> None:
-        with pytest.raises(CheckError, match=f"counter: {check}: "):
+        with pytest.raises(CheckError, match=rf"\d\. {check}: "):
             check_env(broken)
 
     def test_what_is_no_environment_is_said_to_be_none(self) -> None:

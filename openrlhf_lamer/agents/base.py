@@ -7,6 +7,7 @@ documents the names that they see.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,8 +29,14 @@ PROMPTS = Path(__file__).parent.parent / "prompts"
 REMARK_LIMIT = 2000
 """Characters of a remark that are kept."""
 
+INTRODUCTION = "introduction.j2"
+"""Name of the template that gives a game's first message without its state."""
+
 ACTION_LIMIT = 200
 """Characters of an action that are kept for the record and for prompts. The environment gets the whole action."""
+
+
+_INTRODUCTION = '{% extends "play.j2" %}{% block state %}{% endblock %}{% block ask %}{% endblock %}'
 
 
 class AgentError(LamerError, ValueError):
@@ -88,11 +95,11 @@ class Agent:
     @cached_property
     def _jinja(self) -> jinja2.Environment:
         folder = self.prompts or PROMPTS / self.env
-        rules = {} if self.rules is None else {"rules.j2": self.rules}
+        own = {INTRODUCTION: _INTRODUCTION} | ({} if self.rules is None else {"rules.j2": self.rules})
         environment = jinja2.Environment(
             loader=jinja2.ChoiceLoader(
                 [
-                    jinja2.DictLoader(rules),
+                    jinja2.DictLoader(own),
                     jinja2.FileSystemLoader([folder, PROMPTS]),
                     # A game's play.j2 extends a file of the same name: without the prefix it would extend itself.
                     jinja2.PrefixLoader({"base": jinja2.FileSystemLoader(PROMPTS)}),
@@ -202,6 +209,35 @@ class Agent:
             num_episodes=num_episodes,
             thinking=thinking,
         )
+
+    def introduction(self, env: Mapping[str, Any]) -> str:
+        """The game's rules and how an action is written, for people: the first message without a state and tags."""
+        nothing = Observation("")
+        text = self._render(
+            INTRODUCTION,
+            continuing=False,
+            env=SimpleNamespace(**env),
+            initial=nothing,
+            memory=(),
+            history=(),
+            hidden=0,
+            last=None,
+            observation=nothing,
+            episode=0,
+            num_episodes=1,
+            turns_left=self.max_turns,
+            budget_left=None,
+            ended=None,
+            thinking=False,
+            reasons=False,
+        )
+        plain = text.replace(" as <action>...</action>", "").replace(" and nothing else", "").strip()
+        return re.sub("<action>(.*?)</action>", r'"\1"', plain)
+
+    def recollection(self, memory: Sequence[Attempt]) -> str:
+        """Memory of earlier attempts, as prompts show it."""
+        shared: Any = self._jinja.get_template("_shared.j2").module
+        return str(shared.attempts(memory)).strip()
 
     def _render(self, name: str, **values: Any) -> str:
         try:

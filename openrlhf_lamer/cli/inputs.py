@@ -27,6 +27,10 @@ TAKES_TRIALS = (
 )
 
 
+MOST_TURNS = 1000
+"""Turns after which an attempt is left, where no agent sets a limit."""
+
+
 def environment(named: str) -> str:
     """The name of an environment, from the name or from the .py file of an agent that brings it."""
     if not named.endswith(".py"):
@@ -34,6 +38,27 @@ def environment(named: str) -> str:
     from openrlhf_lamer.agents import load_agent
 
     return load_agent(named)[0].env
+
+
+def agent_of(named: str) -> Agent:
+    """The agent in a .py file, or the bundled one of an environment.
+
+    Where there is none, as for another package's environment, one whose rules are the description of the
+    environment's class.
+    """
+    import inspect
+    from importlib.util import find_spec
+
+    from openrlhf_lamer import envs
+    from openrlhf_lamer.agents import Agent, load_agent
+
+    if named.endswith(".py"):
+        return load_agent(named)[0]
+    bundled = f"openrlhf_lamer.agents.{named}"
+    if named in envs.names(plugins=False) and find_spec(bundled):
+        return load_agent(bundled)[0]
+    described = inspect.getdoc(envs.lookup(named)) or ""
+    return Agent(named, max_turns=MOST_TURNS, rules=f"{{% raw %}}{described}{{% endraw %}}\n")
 
 
 def json_object(flag: str, text: str) -> dict[str, Any]:

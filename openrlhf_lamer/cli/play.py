@@ -1,10 +1,10 @@
-"""`openrlhf-lamer play`: a person, an oracle, a random player or a list of actions plays tasks of an environment."""
+"""`openrlhf-lamer play`: a person plays trials; an oracle, a random player or a list of actions plays tasks."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import environment, json_object
+from openrlhf_lamer.cli.inputs import MOST_TURNS, agent_of, environment, json_object
 from openrlhf_lamer.progress import counting
+from openrlhf_lamer.vocabulary import MEMORY_HELP, Memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     Watcher = Callable[[int, Observation, str | None, Step | None], None]
     """Observer: gets the turn, the state, and the action and step that led to it, if any."""
 
-MOST_TURNS = 1000
-"""Turns after which an episode is left, where the environment has no limit."""
-
 
 class Who(StrEnum):
     """Who plays."""
@@ -42,13 +40,13 @@ class Who(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of an episode, which `--json` prints.
+    """Figures of an episode, or of a person's trial, which `--json` prints.
 
     Attributes:
         task: Id of the task.
-        won: The environment reported success.
-        score: `task_score` of the last step's info, from 0 to 1; without it, 1.0 for won.
-        turns: Actions played.
+        won: The environment reported success, in a trial in any attempt.
+        score: `task_score` of the last step's info, from 0 to 1; without it, 1.0 for won. Of a trial, the best.
+        turns: Actions played, in all attempts.
     """
 
     task: str
@@ -77,12 +75,29 @@ def play(
         str, typer.Option(help="Number of tasks, or all (128 of a split that is a range of seeds).")
     ] = "1",
     options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
-    max_turns: Annotated[int, typer.Option(min=1, help="Leave an episode after this many turns.")] = MOST_TURNS,
+    attempts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attempts that a person has at a task; by default 3, as an agent. A win ends them."),
+    ] = None,
+    memory: Annotated[
+        Memory | None, typer.Option(help=f"{MEMORY_HELP} For a person, who is asked for remarks; by default both.")
+    ] = None,
+    max_turns: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Turns of an attempt; for a person by default an agent's in an evaluation, for other players "
+            f"{MOST_TURNS}.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line a task: `task`, `won`, `score`, `turns`.")
     ] = False,
 ) -> None:
     """Play an environment in the terminal, or let an oracle, a random player or a list of actions play it.
+
+    A person plays a trial as an agent does: several attempts at one task, with what is remembered of the earlier ones.
+    `/help` shows the rules, `/prompt` an agent's prompt, `/anchor` the key of the state.
 
     For instance `openrlhf-lamer play minesweeper --seed 3`, or
     `openrlhf-lamer play sokoban --panel sokoban/5-boxes --player oracle --tasks all --json`.
@@ -93,28 +108,66 @@ def play(
 
     if (action is not None or actions is not None) and player is not Who.HUMAN:
         fail("--action and --actions play by themselves; leave --player out")
+    is_person = player is Who.HUMAN and action is None and actions is None
+    if not is_person and (attempts is not None or memory is not None):
+        fail("--attempts and --memory are for a person; `openrlhf-lamer eval --player` plays trials of other players")
     console = Console(stderr=as_json)
     script = _script(action, actions)
     outcomes: list[Outcome] = []
+
+    def keep(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if as_json:
+            typer.echo(json.dumps(asdict(outcome)))
+
     try:
-        chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
-        shows_turns = (script is None and player is Who.HUMAN) or (len(chosen) == 1 and not as_json)
-        bar = nullcontext(lambda: None) if shows_turns else counting(f"{player} plays {chosen[0].env}", len(chosen))
-        with closing(envs.make(chosen[0].env, **chosen[0].options)) as built, bar as advance:
-            for number, task in enumerate(chosen):
-                acting = _player(player, script, number, console)
-                watch = _narrator(console, task) if shows_turns else lambda *seen: None
-                outcome = _episode(built, task, acting, max_turns, watch)
-                outcomes.append(outcome)
-                advance()
-                if as_json:
-                    typer.echo(json.dumps(asdict(outcome)))
+        with console.status(f"preparing {env}") if is_person else nullcontext():
+            chosen = _tasks(environment(env), split, panel, seed, tasks, json_object("--options", options))
+        if is_person:
+            _trials(env, chosen, panel, attempts, memory, max_turns, console, keep)
+        else:
+            shows_turns = len(chosen) == 1 and not as_json
+            bar = nullcontext(lambda: None) if shows_turns else counting(f"{player} plays {chosen[0].env}", len(chosen))
+            with closing(envs.make(chosen[0].env, **chosen[0].options)) as built, bar as advance:
+                for number, task in enumerate(chosen):
+                    acting = _player(player, script, number)
+                    watch = _narrator(console, task, built) if shows_turns else lambda *seen: None
+                    keep(_episode(built, task, acting, max_turns or MOST_TURNS, watch))
+                    advance()
     except KeyboardInterrupt:
         console.print("left")
     except (ImportError, NotImplementedError) as error:
         fail(str(error))
     if not as_json:
         _summary(console, outcomes)
+
+
+def _trials(
+    env: str,
+    chosen: list[Task],
+    panel: str | None,
+    attempts: int | None,
+    memory: Memory | None,
+    max_turns: int | None,
+    console: Console,
+    keep: Callable[[Outcome], None],
+) -> None:
+    """Let a person play a trial of each task, until the person leaves; `keep` gets their outcomes."""
+    from openrlhf_lamer import panels
+    from openrlhf_lamer.cli.person import Person
+    from openrlhf_lamer.config import LamerConfig
+
+    turns = max_turns or (None if panel is None else panels.load(panel).max_turns)
+    given = {"num_episodes": attempts, "memory": memory, "max_turns": turns}
+    config = LamerConfig(retries=0, **{name: value for name, value in given.items() if value is not None})
+    person = Person(agent_of(env).evaluated(), config, console)
+    for task in chosen:
+        stays = person.play(task)
+        played = person.attempts
+        won, score = any(each.won for each in played), max((each.score for each in played), default=0.0)
+        keep(Outcome(task.id, won, score, sum(each.turns for each in played)))
+        if not stays:
+            break
 
 
 def _episode(env: TextEnv, task: Task, player: Player, max_turns: int, watch: Watcher) -> Outcome:
@@ -168,7 +221,7 @@ def _script(action: list[str] | None, actions: Path | None) -> list[str] | None:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _player(who: Who, script: list[str] | None, number: int, console: Console) -> Player:
+def _player(who: Who, script: list[str] | None, number: int) -> Player:
     """The player of task number `number`."""
     from openrlhf_lamer.envs.base import draw_action
     from openrlhf_lamer.envs.seeding import generator
@@ -178,43 +231,30 @@ def _player(who: Who, script: list[str] | None, number: int, console: Console) -
         return lambda env, observation: next(left, None)
     if who is Who.ORACLE:
         return lambda env, observation: env.oracle()
-    if who is Who.RANDOM:
-        rng = generator("play", number)
-        return lambda env, observation: draw_action(env, observation, rng)
-    return lambda env, observation: _ask(console, observation)
+    rng = generator("play", number)
+    return lambda env, observation: draw_action(env, observation, rng)
 
 
-def _ask(console: Console, observation: Observation) -> str | None:
-    """Action that a person types; the number of a listed action stands for it."""
-    try:
-        while not (typed := console.input("your action (Ctrl-D leaves): ").strip()):
-            pass
-    except EOFError:
-        return None
-    listed = observation.admissible
-    return listed[int(typed) - 1] if typed.isdecimal() and 1 <= int(typed) <= len(listed) else typed
-
-
-def _narrator(console: Console, task: Task) -> Watcher:
+def _narrator(console: Console, task: Task, env: TextEnv) -> Watcher:
     """Shows each state, and the action that led to it."""
     from rich.panel import Panel
     from rich.text import Text
+
+    from openrlhf_lamer.cli.person import why
+    from openrlhf_lamer.cli.screen import numbered
 
     def watch(turn: int, observation: Observation, action: str | None, step: Step | None) -> None:
         title = Text(task.id if action is None else f"turn {turn}: {action}")
         console.print(Panel(Text(observation.text), title=title, expand=False))
         if step is not None:
             over = "won" if step.won else "lost" if step.terminated else "out of steps" if step.truncated else ""
-            notes = ["" if step.valid else "refused", f"reward {step.reward:g}" if step.reward else "", over]
+            refused = "" if step.valid else f"refused: {why(env, action or '', step)}"
+            notes = [refused, f"reward {step.reward:g}" if step.reward else "", over]
             console.print(Text(", ".join(filter(None, notes))), end="\n" if any(notes) else "")
         if observation.admissible and not (step and (step.terminated or step.truncated)):
-            console.print(Text("\n".join(_numbered(observation.admissible))))
+            console.print(Text("\n".join(numbered(observation.admissible))))
 
     return watch
-
-
-def _numbered(actions: Iterable[str]) -> Iterator[str]:
-    return (f"{number:>3}  {action}" for number, action in enumerate(actions, 1))
 
 
 def _summary(console: Console, outcomes: list[Outcome]) -> None:

@@ -91,6 +91,8 @@ class TextEnv(ABC):
     """
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options to check and measure it with, from easy to hard."""
+    legend: ClassVar[str] = ""
+    """Signs of its observations in a line, for people who play it; empty where observations are in words."""
 
     @classmethod
     def tasks(
@@ -217,6 +219,17 @@ class TextEnv(ABC):
     def found(self) -> str | None:
         """The oracle's action where the present observation shows what the game hides; None where nothing is shown."""
         return None
+
+    def wanted(self) -> str:
+        """What the present task asks for, in a sentence, for people who play; empty where the rules say it all."""
+        return ""
+
+    def why_refused(self, action: str) -> str:
+        """Why `step` refuses `action` in the present state, and what it would take; empty where nothing is known.
+
+        For people who play. It changes nothing.
+        """
+        return ""
 
     def random_action(self, rng: Any) -> str:
         """A legal action drawn with `rng` (a `random.Random`), for tests and scripted players."""

@@ -127,6 +127,10 @@ class Doors(TextEnv):
         """The right door, known without looking."""
         return None if self._over else f"d{self._prize}"
 
+    def why_refused(self, action: str) -> str:
+        """The doors that there are."""
+        return f"there is no such door: open d1 to d{self.doors}{f', or burn the {LAMP}' if self.lamp else ''}"
+
     def random_action(self, rng: Any) -> str:
         """Any door, or the lamp if there is one, each as likely."""
         choice = below(rng, self.doors + self.lamp)

@@ -23,6 +23,9 @@ CASCADE_REWARD = 2.0
 MINE_REWARD = -0.1
 NO_EFFECT_REWARD = -1.0
 
+FEW = 8
+"""Closed cells, up to which a person is told all of them."""
+
 _PAIR = r"\s*(-?[0-9]{1,4})\s*,\s*(-?[0-9]{1,4})\s*"
 _ACTION = re.compile(rf"\s*(?:\({_PAIR}\)|{_PAIR})\s*")
 
@@ -68,6 +71,7 @@ class MineSweeper(TextEnv):
     """
 
     name = "minesweeper"
+    legend = "? unopened, . open and no mine around, 1 to 8 mines around, * a mine"
     difficulties = (*({"size": 6, "mines": mines} for mines in (3, 4, 5, 6, 10)), {"size": 10, "mines": 10})
 
     @classmethod
@@ -159,6 +163,18 @@ class MineSweeper(TextEnv):
         safe = [cell for cell in closed if self._numbers[cell] >= 0]
         # bool(number) puts blank cells before all others and keeps the order among the rest.
         return self._name(min(safe, key=lambda cell: bool(self._numbers[cell]))) if safe else None
+
+    def why_refused(self, action: str) -> str:
+        """No cell, one outside the board, or one that is open; and the closed ones where they are few."""
+        cell = self._cell(action)
+        if cell is not None:
+            reason = f"{self._name(cell)} is open already"
+        elif _ACTION.fullmatch(action):
+            return f"there is no such cell: rows and columns are 1 to {self.size}"
+        else:
+            reason = "name one cell by its row and column, such as (2, 3)"
+        closed = [self._name(each) for each, shown in enumerate(self._shown) if shown == CLOSED]
+        return f"{reason}; unopened: {', '.join(closed)}" if len(closed) <= FEW else reason
 
     def random_action(self, rng: Any) -> str:
         """Any closed cell."""

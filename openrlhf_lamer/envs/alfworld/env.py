@@ -18,6 +18,9 @@ from openrlhf_lamer.vocabulary import RewardScheme
 
 HELP = "help"
 
+ASKED = "Your task is to: "
+"""Words before the request in a game's opening."""
+
 OFFICIAL_SPLITS = {"official_train": "train", "valid_seen": "valid_seen", "valid_unseen": "valid_unseen"}
 """Splits of the official data, and their folders; "train" is the range of seeds that all environments have."""
 
@@ -139,6 +142,7 @@ class AlfWorld(TextEnv):
         wheel.require()
         self._play: games.Play | None = None
         self._task: Task | None = None
+        self._asked = ""
         self._over = True
 
     def reset(self, task: Task) -> Observation:
@@ -159,6 +163,7 @@ class AlfWorld(TextEnv):
         self._plan = {self._play.anchor: 0}
         self._steps = 0
         self._over = False
+        self._asked = text.rpartition(ASKED)[2].strip()
         return self._observe(self._play, text)
 
     def step(self, action: str) -> Step:
@@ -214,6 +219,10 @@ class AlfWorld(TextEnv):
             return None
         planned = self._plan.get(self._play.anchor)
         return None if planned is None else self._planned(planned)
+
+    def wanted(self) -> str:
+        """The request in the opening."""
+        return self._asked
 
     def random_action(self, rng: Any) -> str:
         """Any admissible command."""

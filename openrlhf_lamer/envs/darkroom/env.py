@@ -128,6 +128,12 @@ class DarkRoom(TextEnv):
             return "up" if goal_row < row else "down"
         return "left" if goal_column < column else "right"
 
+    def why_refused(self, action: str) -> str:
+        """A wall, or no step at all; and the steps that are free."""
+        word = action.strip().lower()
+        free = ", ".join(move for move in MOVES if walked(self._at, move, self.size) is not None)
+        return f"{'a wall is there' if word in MOVES else 'that is no step'}: from here you can go {free}"
+
     def random_action(self, rng: Any) -> str:
         """A step that no wall refuses, each as likely."""
         return choose(rng, [move for move in MOVES if walked(self._at, move, self.size) is not None])

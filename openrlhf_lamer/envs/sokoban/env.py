@@ -66,6 +66,7 @@ class Sokoban(TextEnv):
     """
 
     name = "sokoban"
+    legend = "# wall, _ floor, O target, X box, √ box on target, P you, S you on target"
     difficulties = (
         *({"size": 6, "boxes": boxes} for boxes in (2, 3, 4, 5)),
         {"size": 8, "boxes": 3},
@@ -206,6 +207,14 @@ class Sokoban(TextEnv):
                 return None
             self._remember(*position, solution)
         return ", ".join(self._plan[position][: self.moves_per_turn])
+
+    def why_refused(self, action: str) -> str:
+        """A word that is no move, or too many of them; and the moves that there are."""
+        words = [word.strip() for word in action.split(",")]
+        wrong = next((word for word in words if word.lower() not in (*MOVES, STAY)), None)
+        if wrong is None:
+            return f"{len(words)} moves are too many: give 1 to {self.moves_per_turn}"
+        return f"{wrong!r} is no move: there are {', '.join((*MOVES, STAY))}, separated by commas"
 
     def random_action(self, rng: Any) -> str:
         """One to `moves_per_turn` steps in random directions."""

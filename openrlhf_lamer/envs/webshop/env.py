@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -249,6 +250,20 @@ class WebShop(TextEnv):
             return f"click[{NEXT if page > session.number else PREVIOUS}]"
         query = self._query(goal)
         return None if query is None else f"search[{query}]"
+
+    def wanted(self) -> str:
+        """The instruction."""
+        return "" if self._session is None else self._session.goal.instruction
+
+    def why_refused(self, action: str) -> str:
+        """A target that the page does not offer, or neither a search nor a click."""
+        name, bracket, target = action.partition("[")
+        if name != "click" or not bracket:
+            return "write search[words] or click[target]"
+        offered = self._running().clickables()
+        target = target.rpartition("]")[0].lower()
+        guess = f"; did you mean click[{close[0]}]?" if (close := get_close_matches(target, offered, n=1)) else ""
+        return f"this page has nothing to click that is called {target!r}{guess}"
 
     def random_action(self, rng: Any) -> str:
         """A click that the page offers, or a search for words of the instruction; always that on the first page."""
