@@ -29,6 +29,21 @@ def measured_on(settings: Mapping[str, Any], tasks: Iterable[Task]) -> str:
     return f"{name}{version}" + (f", {len(played)} of its {size} tasks" if len(played) < size else "")
 
 
+def on(measured: Iterable[tuple[str, str]]) -> str:
+    """A sentence that names what each of several results was measured on.
+
+    Args:
+        measured: For each result, its label and its tasks, as `measured_on` calls them.
+    """
+    labels: dict[str, list[str]] = {}
+    for label, tasks in measured:
+        labels.setdefault(tasks, []).append(label)
+    if len(labels) < 2:
+        return f"Measured on {', '.join(labels)}."
+    parts = [f"{tasks} ({', '.join(own)})" for tasks, own in labels.items()]
+    return f"Measured on {' and '.join(parts)}."
+
+
 def described(tasks: Iterable[Task]) -> str:
     """Environments of the tasks, with the options and the split that all of one share."""
     found: dict[str, list[Task]] = {}
