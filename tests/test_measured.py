@@ -35,8 +35,7 @@ def random_trials(tasks: Sequence[Task], episodes: int, samples: int = 1) -> lis
     policy, config = RandomPolicy(chat), LamerConfig(num_episodes=episodes)
 
     async def play(task: Task, sample: int) -> Trial:
-        limits = {"max_new_tokens": 10**6, "max_length": 10**7}
-        return await run_trial(task, agent, policy, chat, config, sample=sample, **limits)
+        return await run_trial(task, agent, policy, chat, config, sample=sample, max_new_tokens=10**6, max_length=10**7)
 
     return [asyncio.run(play(task, sample)) for task in tasks for sample in range(samples)]
 
@@ -57,15 +56,14 @@ class TestNames:
 
     def test_a_training_names_no_panel_but_plays_the_tasks_of_one(self) -> None:
         assert measured_on({}, DOORS) == "doors/4"
-        assert measured_on({}, DOORS[1:]) == "doors (doors=4), split eval"
+        assert measured_on({}, DOORS[1:]) == "doors (doors=4, lamp=False), split eval"
 
     def test_other_tasks_are_called_by_what_they_share(self) -> None:
         own = [Task("toy", seed=n, options={"size": 3, "mines": n}, split="train") for n in range(2)]
         assert described(own) == "toy (size=3), split train"
         assert described([*own, replace(own[0], split="eval"), Task("game", seed=0)]) == "game and toy (size=3)"
-        assert (
-            measured_on({"panel": {"name": "mine.jsonl", "hash": "x"}}, own) == "mine.jsonl: toy (size=3), split train"
-        )
+        named = {"panel": {"name": "my.jsonl", "hash": "x"}}
+        assert measured_on(named, own) == "my.jsonl: toy (size=3), split train"
 
     def test_several_results_are_named_together_where_they_are_of_one_panel(self) -> None:
         assert on([("a", "x"), ("b", "x")]) == "Measured on x."
@@ -78,12 +76,14 @@ class TestReport:
         training = [Outcome.of(trial, step, 0) for step, trial in enumerate(trials[:6])]
         report = build([Run.of("a", trials), Run.of("b", trials), Run("c", tuple(training))])
         tables = {table.name: table for table in report.tables}
-        assert set(tables) == {"success", "comparison", "diversity", "training", "trials"}
+        assert set(tables) == {"success", "comparison", "pass", "diversity", "training", "trials"}
         assert [row[1] for row in tables.pop("success").rows] == ["doors/4", "doors/4"]
-        for name in ("comparison", "diversity"):
+        for name in ("comparison", "pass", "diversity"):
             assert tables[name].note.startswith("Measured on doors/4. ")
-        assert tables["training"].note.startswith("Measured on doors (doors=4), split eval. ")
-        assert tables["trials"].note.startswith("Measured on doors/4 (a, b) and doors (doors=4), split eval (c). ")
+        assert tables["training"].note.startswith("Measured on doors (doors=4, lamp=False), split eval. ")
+        assert tables["trials"].note.startswith(
+            "Measured on doors/4 (a, b) and doors (doors=4, lamp=False), split eval (c). "
+        )
 
     def test_characters_are_not_called_tokens(self) -> None:
         scripted = random_trials(DOORS[:6], 2)
@@ -129,11 +129,7 @@ def test_reflections_are_measured_in_their_own_unit(unit: str) -> None:
     reflections = [each.reflection for trial in trials for each in trial.episodes if each.reflection]
     assert reflections
     if unit == "tokens":
-        trials = [
-            replace(trial, episodes=tuple(map(as_tokens, trial.episodes)))
-            for trial in trials
-            if len(trial.episodes) > 1
-        ]
+        trials = [replace(trial, episodes=tuple(map(as_tokens, trial.episodes))) for trial in trials]
     figures = analyse(trials).figures
     other = "characters" if unit == "tokens" else "tokens"
     assert figures[other].cases == 0
