@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from openrlhf_lamer.chat import TAGS, Chat
 from openrlhf_lamer.cleaning import Breaker
+from openrlhf_lamer.records import Trial
 from openrlhf_lamer.thinking import Reader
 
 USER, ASSISTANT, END = range(sys.maxunicode + 1, sys.maxunicode + 4)
@@ -53,6 +54,14 @@ class TextChat(Chat):
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(each) for each in ids if each <= sys.maxunicode)
+
+
+def counts_characters(trial: Trial) -> bool:
+    """Whether the ids of a trial are a `TextChat`'s, so that counts of them are counts of characters.
+
+    Its prompts begin with `USER`, which is beyond the vocabulary of any tokenizer.
+    """
+    return any(turn.prompt_ids[:1] == (USER,) for turn in trial.turns)
 
 
 def messages(prompt: Sequence[int]) -> list[dict[str, str]]:

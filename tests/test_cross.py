@@ -103,6 +103,7 @@ def test_the_table_tells_the_gain_of_reflections_from_that_of_the_play(tmp_path:
     found = played(tmp_path, minesweeper, Script("secret", tells=False), Script("secret", tells=True))
     by_cell = {cell: found[cell.folder] for cell in cells(LamerConfig())}
     shown = table(by_cell, 2)
+    assert shown.note.startswith("minesweeper")
     rows = {str(row[0]): dict(zip(shown.columns[1:], row[1:], strict=True)) for row in shown.rows}
     shuffled = rows["trained plays, reflections shuffled"]
     own = "@2: from own reflections"

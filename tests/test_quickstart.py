@@ -111,6 +111,10 @@ class TestReport:
             assert text in page
         assert "LaMer: 5 tasks x 8 trials of up to 3 episodes a step; RL: 5 tasks x 24 trials of up to 1" in page
         assert "| **together** | 130 |" in page
+        assert "on the 60 tasks of doors (doors=8, lamp=True), split eval" in page
+        assert result.table.title.startswith("Success within k attempts on doors (doors=8, lamp=True), split eval: 60 ")
+        assert "no hidden state is held out from training" in page
+        assert "compare with the row `without memory`" in page
         assert "</html>" in (tmp_path / "report.html").read_text()
         assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
 
@@ -121,8 +125,9 @@ class TestReport:
                 assert value == pytest.approx(share)
                 assert low <= value <= high
         assert results["references"] == {label: list(shares) for label, shares in known.items()}
-        expected = {"verdict": result.verdict, "panel": 60, "failed": 0, "peak_gib": 3.0, "steps": 2}
+        expected = {"verdict": result.verdict, "tasks": 60, "failed": 0, "peak_gib": 3.0, "steps": 2}
         assert results | expected == results
+        assert results["panel"] == "doors (doors=8, lamp=True), split eval"
         assert list(results["seconds"].values()) == [4, 6, 40, 60, 20]
         assert str(result.cost) == "2.2 minutes, and at most 3.0 GiB of memory"
 

@@ -81,7 +81,7 @@ def test_two_players_are_told_apart_in_every_form(players: tuple[Path, Path], tm
     markdown = called(*players, "--markdown")
     for name, text in zip(("random", "oracle"), shown, strict=True):
         assert f"<td>{text}</td>" in html
-        assert f"| {name} | 20 tasks | success | {text} |" in markdown
+        assert f"| {name} | minesweeper | 20 tasks | success | {text} |" in markdown
         assert text.split(" ", 1)[1] in printed
 
     tables = {table["name"]: table["rows"] for table in json.loads(called(*players, "--json"))["tables"]}
@@ -169,9 +169,9 @@ def test_attempts_that_were_not_played_have_no_success() -> None:
     perfect = [made(task, 1) for task in range(5)]
     three = [made(task, 3) for task in range(5)]
     single, best, long = build([Run.of("one", one), Run.of("best", perfect), Run.of("three", three)]).tables[0].rows
-    assert single[4:] == (None, None)
-    assert [str(cell)[:6] for cell in best[3:]] == ["100.0%"] * 3
-    assert [str(cell)[:4] for cell in long[3:]] == ["0.0%", "0.0%", "100."]
+    assert single[5:] == (None, None)
+    assert [str(cell)[:6] for cell in best[4:]] == ["100.0%"] * 3
+    assert [str(cell)[:4] for cell in long[4:]] == ["0.0%", "0.0%", "100."]
 
 
 def test_independent_attempts_are_samples_and_are_compared_with_sequential_ones() -> None:
@@ -185,8 +185,8 @@ def test_independent_attempts_are_samples_and_are_compared_with_sequential_ones(
     report = build([Run.of("rl", alone), Run.of("lamer", trials)])
     tables = {table.name: table for table in report.tables}
     independent, sequential = tables["success"].rows
-    assert independent[:3] == ("rl", "10 tasks × 3", "pass")
-    assert sequential[:3] == ("lamer", "10 tasks", "success")
+    assert independent[:4] == ("rl", "toy", "10 tasks × 3", "pass")
+    assert sequential[:4] == ("lamer", "toy", "10 tasks", "success")
     values = [[cell.value for cell in row if isinstance(cell, Estimate)] for row in tables["success"].rows]
     assert values == [pytest.approx([1 / 3, 2 / 3, 1]), [0, 0.9, 1]]
     (row,) = tables["comparison"].rows

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.evaluation.viewer.pieces import Piece
 from openrlhf_lamer.records import Episode, Phase, SchemaError, Stop, Task, Trial, Turn
 
 Browsed = Callable[[Path, str], str]
@@ -95,7 +96,7 @@ def test_credit_that_does_not_fit_its_trial_is_refused() -> None:
 
 def test_prompts_are_shown_where_they_can_be_read() -> None:
     entry = viewer.Entry(replace(trial(0, won=True), retries=1))
-    assert "ids 1 2 3" in viewer.page([entry], "t", lambda ids: "ids " + " ".join(map(str, ids)))
+    assert "ids 1 2 3" in viewer.page([entry], "t", lambda ids: [Piece("ids " + " ".join(map(str, ids)))])
     assert "ids 1 2 3" not in viewer.page([entry], "t")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ABOUT = {
     "tokens": "tokens of a reflection",
+    "characters": "characters of a reflection",
     "valid": "with a remark",
     "novelty": "novelty in the trial",
     "sameness": "sameness between tasks",
@@ -59,20 +60,23 @@ def analyze(
     of it: a remark named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference
     is no proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
     """
+    from openrlhf_lamer.evaluation.measured import measured_on, on
     from openrlhf_lamer.evaluation.reflections import analyse
 
     one_form(as_json, as_csv)
     read = {name: entries_of(run) for name, run in _names(runs).items()}
     several = len({entry.trial.task.env for entries in read.values() for entry in entries}) > 1
     columns: dict[str, Reflections] = {}
+    measured: list[tuple[str, str]] = []
     for name, entries in read.items():
         for env in sorted({entry.trial.task.env for entry in entries}):
             own = [entry for entry in entries if entry.trial.task.env == env]
             for label, part, attempt in _parts(own, by, every, name):
                 title = ", ".join(filter(None, (name, env if several else "", label)))
                 columns[title] = analyse((entry.trial for entry in part), attempt)
+                measured.append((title, measured_on({}, (entry.trial.task for entry in own))))
     table = _long(columns)
-    show(_wide(columns), table.to_json(), table, as_json=as_json, as_csv=as_csv)
+    show(_wide(columns, on(measured)), table.to_json(), table, as_json=as_json, as_csv=as_csv)
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:
@@ -103,8 +107,8 @@ def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterato
                 yield f"steps {low} to {min(low + length - 1, last)}", part, None
 
 
-def _wide(columns: Mapping[str, Reflections]) -> Table:
-    """A row a figure, for people; figures without cases are left out."""
+def _wide(columns: Mapping[str, Reflections], measured: str) -> Table:
+    """A row a figure, for people; figures without cases are left out. `measured` says which tasks they are of."""
     from openrlhf_lamer.evaluation.tables import Table
 
     found = list(columns.values())
@@ -123,7 +127,7 @@ def _wide(columns: Mapping[str, Reflections]) -> Table:
             twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
             if any(each.cases for each in own) and not twice:
                 rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))
-    note = "Means over tasks with 95% intervals; in brackets, how many reflections or episodes they are of."
+    note = f"{measured} Means over tasks with 95% intervals; in brackets, how many reflections or episodes they are of."
     return Table("reflections", "Reflections", ("", *columns), tuple(rows), note)
 
 

@@ -46,7 +46,9 @@ def report(
     messages = Console(stderr=True)
     with messages.status("reading trials"):
         read = read_runs(runs)
-    found = build(read, ", ".join(dict.fromkeys(run.label for run in read)))
+    panels = dict.fromkeys(run.measured_on for run in read if not run.trains)
+    on = f" on {' and '.join(panels)}" if panels else ""
+    found = build(read, ", ".join(dict.fromkeys(run.label for run in read)) + on)
     if out is not None:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ from openrlhf_lamer import LamerError
 from openrlhf_lamer.agents.base import Agent
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.seeding import below, generator
+from openrlhf_lamer.evaluation.measured import measured_on
 from openrlhf_lamer.evaluation.players import Player, Sampling, playing
 from openrlhf_lamer.evaluation.run import Job, Key, run
 from openrlhf_lamer.evaluation.statistics import difference, success, won
@@ -205,8 +206,9 @@ def table(found: Mapping[Cell, Sequence[Trial]], attempts: int) -> Table:
         )
     shares = (f"success@{k}" for k in range(1, attempts + 1))
     columns = ("", *shares, f"@{attempts}: from trained with its own", f"@{attempts}: from own reflections", "failed")
-    tasks = len({trial.task.id for trials in found.values() for trial in trials})
-    note = f"{tasks} tasks, 95% intervals; differences are paired by task, in points."
+    tasks = {trial.task.id: trial.task for trials in found.values() for trial in trials}
+    what = measured_on({}, tasks.values())
+    note = f"{what}: {len(tasks)} tasks, 95% intervals; differences are paired by task, in points."
     return Table("cross", "Whose play, whose reflections", columns, tuple(rows), note)
 
 

@@ -9,13 +9,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from openrlhf_lamer import manifest, metrics, panels
 from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.evaluation.measured import measured_on
 from openrlhf_lamer.evaluation.run import RunError, read_settings
 from openrlhf_lamer.panels import Ceilings
 from openrlhf_lamer.records import Failure, Phase, SchemaError, Task, Trial
+from openrlhf_lamer.text_chat import counts_characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,10 @@ class Outcome:
         group: The group in its step; None as for `step`.
         play_turns: Turns in the environment.
         invalid_turns: How many of them it refused.
-        prompt_tokens: Tokens of all prompts together.
-        reply_tokens: Tokens sampled in play turns.
-        reflection_tokens: Tokens sampled in reflections.
+        unit: Unit of the next three: characters for a player without a tokenizer, otherwise tokens.
+        prompt_length: Length of all prompts together.
+        reply_length: Length of what was sampled in play turns.
+        reflection_length: Length of what was sampled in reflections.
     """
 
     task: Task
@@ -44,9 +47,10 @@ class Outcome:
     group: int | None = None
     play_turns: int = 0
     invalid_turns: int = 0
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
-    reflection_tokens: int = 0
+    unit: Literal["tokens", "characters"] = "tokens"
+    prompt_length: int = 0
+    reply_length: int = 0
+    reflection_length: int = 0
 
     def won_by(self, attempts: int) -> bool:
         """Success at `attempts`, as in `Trial.won_by`."""
@@ -72,9 +76,10 @@ class Outcome:
             group=group,
             play_turns=len(play),
             invalid_turns=sum(not turn.valid for turn in play),
-            prompt_tokens=sum(len(turn.prompt_ids) for turn in turns),
-            reply_tokens=sum(len(turn.sampled_ids) for turn in play),
-            reflection_tokens=sum(len(turn.sampled_ids) for turn in turns if turn.phase is Phase.REFLECT),
+            unit="characters" if counts_characters(trial) else "tokens",
+            prompt_length=sum(len(turn.prompt_ids) for turn in turns),
+            reply_length=sum(len(turn.sampled_ids) for turn in play),
+            reflection_length=sum(len(turn.sampled_ids) for turn in turns if turn.phase is Phase.REFLECT),
         )
 
 
@@ -120,6 +125,11 @@ class Run:
         said = self.settings.get("panel")
         version = said.get("version", 1) if isinstance(said, dict) else 1
         return Played(frozenset(outcome.task.id for outcome in self.outcomes), version)
+
+    @property
+    def measured_on(self) -> str:
+        """Name of the panel, or what its tasks are."""
+        return measured_on(self.settings, (outcome.task for outcome in self.outcomes))
 
     @property
     def ceilings(self) -> Ceilings | None:

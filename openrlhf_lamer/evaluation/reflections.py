@@ -17,6 +17,7 @@ from openrlhf_lamer.envs import TaskError, TextEnv, registry
 from openrlhf_lamer.envs.mistakes import Played
 from openrlhf_lamer.evaluation.statistics import Estimate, mean, share
 from openrlhf_lamer.records import Episode, Trial
+from openrlhf_lamer.text_chat import counts_characters
 
 WORDS = 3
 """Words of an n-gram."""
@@ -52,7 +53,8 @@ class Reflections:
         reflections: Those with a reflection.
         figures: By name:
 
-            - `tokens`: length of a reflection, in sampled tokens (characters, of a player without a tokenizer).
+            - `tokens`: length of a reflection, in sampled tokens.
+            - `characters`: the same of players without a tokenizer, which sample characters.
             - `valid`: share of reflections in which a remark was found.
             - `novelty`: share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
               no action or state of the episodes so far: in nothing that a memory could hold.
@@ -92,13 +94,14 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
     cases = [
         case for trial in live for case in _cases(trial, reads[trial.task.env]) if attempt in (None, case.episode + 1)
     ]
-    reflected = [case for case in cases if case.tokens is not None]
+    reflected = [case for case in cases if case.length is not None]
     remarks = [case for case in reflected if case.remark is not None]
     known = [case for case in cases if case.said is not None]
     tasks = len({case.task for case in remarks})
     alike = Estimate(sameness([(case.task, case.grams) for case in remarks]), math.nan, math.nan, tasks, "%")
     figures = {
-        "tokens": _measure(reflected, lambda case: case.tokens, "tokens"),
+        "tokens": _measure(reflected, lambda case: None if case.characters else case.length, "tokens"),
+        "characters": _measure(reflected, lambda case: case.length if case.characters else None, "characters"),
         "valid": _measure(reflected, lambda case: case.remark is not None),
         "novelty": _measure(remarks, lambda case: case.novelty, "%"),
         "sameness": Measure(alike, len(remarks)),
@@ -140,7 +143,8 @@ class _Case:
     Attributes:
         task: Id of the task.
         episode: Index of the lost episode.
-        tokens: Length of the reflection, if there is one.
+        length: Length of the reflection, if there is one.
+        characters: Whether its unit is characters, not tokens.
         remark: Its remark, if one was found.
         grams: The remark's n-grams.
         novelty: Share of them that were never seen in the trial.
@@ -152,7 +156,8 @@ class _Case:
 
     task: str
     episode: int
-    tokens: int | None
+    length: int | None
+    characters: bool
     remark: str | None
     grams: frozenset[Gram] = field(default_factory=frozenset)
     novelty: float = 0.0
@@ -165,6 +170,7 @@ class _Case:
 def _cases(trial: Trial, read: type[TextEnv]) -> Iterable[_Case]:
     played = [read.played(episode) for episode in trial.episodes] if len(trial.episodes) > 1 else []
     seen: set[Gram] = set()
+    characters = counts_characters(trial)
     for n, (episode, now, then) in enumerate(zip(trial.episodes, played, played[1:], strict=False)):
         reflection, remark = episode.reflection, episode.remark
         seen |= _shown(episode)
@@ -176,7 +182,8 @@ def _cases(trial: Trial, read: type[TextEnv]) -> Iterable[_Case]:
         yield _Case(
             task=trial.task.id,
             episode=n,
-            tokens=None if reflection is None else len(reflection.sampled_ids),
+            length=None if reflection is None else len(reflection.sampled_ids),
+            characters=characters,
             remark=remark,
             grams=own,
             novelty=len(own - seen) / max(1, len(own)),

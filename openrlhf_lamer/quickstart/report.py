@@ -11,6 +11,7 @@ from pathlib import Path
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.evaluation.measured import measured_on
 from openrlhf_lamer.evaluation.outcomes import Run, read_runs
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
 from openrlhf_lamer.evaluation.report import Report, build
@@ -79,14 +80,15 @@ def write_report(out: Path, settings: Settings, stages: Sequence[Stage]) -> Resu
     cost = Cost.of(stages)
     played = evaluated(out, settings)
     references = _references(settings)
-    table = success_table(settings, played, references)
+    panel = measured_on({}, (trial.task for trial in played[START]))
+    table = success_table(settings, panel, played, references)
     verdict = _verdict(settings, played)
     runs = [Run.of(label, trials) for label, trials in played.items()]
     trainings = read_runs([f"training of {arm.label}={out / arm.name / TRIALS}" for arm in settings.arms])
     report = build([*runs, *trainings], f"Quickstart: {settings.title}")
     (out / "success.png").write_bytes(draw([_picture(settings, played, references)], "png"))
     (out / "report.html").write_text(report.to_html(), "utf-8")
-    (out / "report.md").write_text(_markdown(settings, cost, table, verdict, report), "utf-8")
+    (out / "report.md").write_text(_markdown(settings, panel, cost, table, verdict, report, references), "utf-8")
     attempts = range(1, settings.config.num_episodes + 1)
     results = {
         "success": {
@@ -94,7 +96,8 @@ def write_report(out: Path, settings: Settings, stages: Sequence[Stage]) -> Resu
         },
         "references": references,
         "verdict": verdict,
-        "panel": settings.panel_size,
+        "panel": panel,
+        "tasks": settings.panel_size,
         "failed": sum(trial.failure is not None for trials in played.values() for trial in trials),
         "seconds": dict(cost.times),
         "peak_gib": cost.peak_bytes / 2**30,
@@ -116,13 +119,16 @@ def evaluated(out: Path, settings: Settings) -> dict[str, list[Trial]]:
 
 
 def success_table(
-    settings: Settings, played: Mapping[str, Sequence[Trial]], references: Mapping[str, Sequence[float]]
+    settings: Settings,
+    panel: str,
+    played: Mapping[str, Sequence[Trial]],
+    references: Mapping[str, Sequence[float]],
 ) -> Table:
     """A row a player: known ones, the warm start, and the arms."""
     attempts = range(1, settings.config.num_episodes + 1)
     rows = [(label, *map(exactly, shares)) for label, shares in references.items()]
     rows += [(label, *(success(trials, k) for k in attempts)) for label, trials in played.items()]
-    title = f"Success within k attempts, {settings.panel_size} tasks, 95% intervals"
+    title = f"Success within k attempts on {panel}: {settings.panel_size} tasks, 95% intervals"
     return Table("success", title, ("", *(f"success@{k}" for k in attempts)), tuple(rows))
 
 
@@ -158,7 +164,29 @@ def _numbers(estimate: Estimate) -> list[float]:
     return [estimate.value, estimate.low, estimate.high]
 
 
-def _markdown(settings: Settings, cost: Cost, table: Table, verdict: str, report: Report) -> str:
+def _limits(settings: Settings, references: Mapping[str, Sequence[float]]) -> str:
+    """Limits of what the figures show, in sentences."""
+    if envs.lookup(settings.env).holds_out:
+        tasks = "These are boards that training leaves out, of its generator and difficulty: no test of others."
+    else:
+        tasks = "They come from the generator of the training tasks, and no hidden state is held out from training."
+    if "without memory" in references:
+        return f"{tasks} More attempts win more tasks without any memory too: compare with the row `without memory`."
+    return (
+        f"{tasks} More attempts win more tasks without any memory too, and no such player is measured here: what later "
+        "attempts add is no evidence of learning to explore."
+    )
+
+
+def _markdown(
+    settings: Settings,
+    panel: str,
+    cost: Cost,
+    table: Table,
+    verdict: str,
+    report: Report,
+    references: Mapping[str, Sequence[float]],
+) -> str:
     config = settings.config
     stages = "\n".join(f"| {name} | {seconds:.0f} |" for name, seconds in cost.times.items())
     arms = "; ".join(
@@ -171,12 +199,15 @@ def _markdown(settings: Settings, cost: Cost, table: Table, verdict: str, report
 
 {verdict}
 
+{table.title}:
+
 {table.to_markdown()}
+{_limits(settings, references)}
 
 A Qwen3 of {settings.layers} layers of width {settings.hidden} imitated a scripted player, and was then trained with \
 `{settings.estimator}` for {settings.steps} steps ({arms}). All play trials of up to {config.num_episodes} episodes in \
-evaluations, on {settings.panel_size} tasks, with context `{config.context}`, memory `{config.memory}` and temperature \
-{settings.eval_temperature:g}. Seed {settings.seed}.
+evaluations, on the {settings.panel_size} tasks of {panel}, with context `{config.context}`, memory \
+`{config.memory}` and temperature {settings.eval_temperature:g}. Seed {settings.seed}.
 
 {report.to_markdown()}
 | stage | seconds |

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from openrlhf_lamer.evaluation.outcomes import Outcome, Played, Run
+from openrlhf_lamer.evaluation.measured import on
+from openrlhf_lamer.evaluation.outcomes import Played, Run
 from openrlhf_lamer.evaluation.plots import Panel, draw
 from openrlhf_lamer.evaluation.report import evaluations, training
 from openrlhf_lamer.evaluation.report.evaluations import Method
@@ -90,10 +91,7 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
     if trained:
         panels = training.panels(trained)
         sections.append(Section("Training", (training.table(trained),), tuple(panels)))
-    played: list[tuple[str, Sequence[Outcome]]]
-    played = [(each.label, [outcome for run in each.runs for outcome in run.outcomes]) for each in methods]
-    played += [(run.label, run.outcomes) for run in trained]
-    sections.append(Section("Trials", (_trials_table(played),)))
+    sections.append(Section("Trials", (_trials_table([*methods, *(Method(run.label, (run,)) for run in trained)]),)))
     return Report(title, tuple(_flags(runs, methods)), tuple(sections), tuple(runs))
 
 
@@ -142,8 +140,6 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
             )
         if run.expected is not None and total < run.expected:
             yield f"{name}: {total} of {run.expected} trials are there; the run has not ended"
-        if str(run.settings.get("player")).endswith("by chat messages"):
-            yield f"{name}: its server took text, so that characters are counted where it says tokens"
     several = {method.samples for method in methods if method.samples > 1}
     if len(several) > 1:
         yield (
@@ -158,28 +154,33 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
         yield f"Evaluations are on versions {shown} of a panel, whose tasks have the same names and begin otherwise."
 
 
-def _trials_table(played: Sequence[tuple[str, Sequence[Outcome]]]) -> Table:
+def _trials_table(methods: Sequence[Method]) -> Table:
     """Cost of trials, and how many failed."""
-    rows, notes = [], ["Means over the trials that did not fail; turns are those in the environment."]
-    for label, outcomes in played:
+    rows, notes = [], [on((each.label, each.measured_on) for each in methods)]
+    notes.append("Means over the trials that did not fail; turns are those in the environment.")
+    for method in methods:
+        label, outcomes = method.label, [outcome for run in method.runs for outcome in run.outcomes]
         live = [outcome for outcome in outcomes if outcome.failure is None]
         kinds = Counter(outcome.failure.kind for outcome in outcomes if outcome.failure)
         counts = [
-            (len(each.paths), each.play_turns, each.reply_tokens, each.reflection_tokens, each.prompt_tokens)
+            (len(each.paths), each.play_turns, each.reply_length, each.reflection_length, each.prompt_length)
             for each in live
         ]
         means = [sum(column) / len(live) for column in zip(*counts, strict=True)] or [None] * 5
         turns = sum(each.play_turns for each in live)
         invalid = 100 * sum(each.invalid_turns for each in live) / turns if turns else None
-        rows.append((label, len(outcomes), kinds.total(), *means[:2], invalid, *means[2:]))
+        unit = " and ".join(sorted({each.unit for each in live}, reverse=True)) or None
+        rows.append((label, len(outcomes), kinds.total(), *means[:2], invalid, *means[2:], unit))
         if kinds:
             notes.append(f"Failed of {label}: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}.")
+    if any(each.unit == "characters" for method in methods for run in method.runs for each in run.live):
+        notes.append("A player without a tokenizer, such as a script or a chat server, has its characters counted.")
     counted = ("trials", "failed", "episodes", "turns", "invalid %")
-    tokens = ("reply", "reflection", "prompt")
+    lengths = ("reply", "reflection", "prompt", "counted in")
     return Table(
         "trials",
-        "What a trial takes; reply, reflection and prompt in tokens",
-        ("method", *counted, *tokens),
+        "What a trial takes; lengths of replies, reflections and prompts",
+        ("method", *counted, *lengths),
         tuple(rows),
         " ".join(notes),
     )

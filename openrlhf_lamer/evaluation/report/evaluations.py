@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openrlhf_lamer.evaluation.diversity import Diversity, diversity
+from openrlhf_lamer.evaluation.measured import on
 from openrlhf_lamer.evaluation.outcomes import Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
 from openrlhf_lamer.evaluation.statistics import (
@@ -68,6 +69,11 @@ class Method:
         """Number of attempts at a task."""
         return self.samples if self.independent else self.episodes
 
+    @property
+    def measured_on(self) -> str:
+        """Name of the panel, or what its tasks are."""
+        return self.runs[0].measured_on
+
     def knows(self, k: int) -> bool:
         """Whether k attempts were made at every task that fewer did not solve."""
         live = [outcome for run in self.runs for outcome in run.live]
@@ -115,16 +121,37 @@ def ceilings(methods: Sequence[Method]) -> Ceilings | None:
 def success_table(methods: Sequence[Method]) -> Table:
     """The share of tasks that 1 to k attempts solve."""
     attempts = _attempts(methods)
-    rows = [(each.label, str(each), each.measure, *(each.share(k) for k in attempts)) for each in methods]
+    rows = [
+        (each.label, each.measured_on, str(each), each.measure, *(each.share(k) for k in attempts)) for each in methods
+    ]
     return Table(
         "success",
         "Tasks solved by k attempts",
-        ("method", "played", "measure", *(f"@{k}" for k in attempts)),
+        ("method", "panel", "played", "measure", *(f"@{k}" for k in attempts)),
         tuple(rows),
         "success@k is of sequential attempts, which may learn from each other: one of a trial's first k was won. "
         "pass@k is of independent ones: the unbiased estimate that one of k trials of a single attempt is won. "
         "95% intervals for tasks like these, and for seeds like these where there are several."
-        + _ceilings_note(ceilings(methods)),
+        + _ceilings_note(ceilings(methods))
+        + _later_note(methods)
+        + " A panel of generated tasks is one generator at one difficulty, and no test of others.",
+    )
+
+
+def _later_note(methods: Sequence[Method]) -> str:
+    """A warning about what later attempts add, without a player beside it whose attempts know nothing of each other."""
+    memoryless = {each.runs[0].panel for each in methods if each.independent}
+    sequential = [each for each in methods if not each.independent and each.attempts > 1]
+    if not sequential:
+        return ""
+    if all(each.runs[0].panel in memoryless for each in sequential):
+        return (
+            " More attempts win more tasks without any memory too: compare success@k with pass@k of the players "
+            "without one."
+        )
+    return (
+        " That later attempts add to success@1 is no evidence of learning to explore: more attempts win more tasks "
+        "without any memory too. For that line, play the panel with independent attempts (eval --method rl) as well."
     )
 
 
@@ -141,7 +168,7 @@ def comparison(methods: Sequence[Method]) -> Table | None:
     """Each method against the first one, task by task; None where no other one played the same tasks."""
     first, attempts = methods[0], _attempts(methods)
     rows: list[tuple[Cell, ...]] = []
-    tested = False
+    compared, tested = [first], False
     for method in methods[1:]:
         if method.runs[0].panel != first.runs[0].panel:
             continue
@@ -156,12 +183,13 @@ def comparison(methods: Sequence[Method]) -> Table | None:
             tested |= test is not None
             cells += [difference(ours, theirs), test.p if test else None]
         rows.append((method.label, *cells))
+        compared.append(method)
     if not rows:
         return None
     heads = ("method", *(head for k in attempts for head in (f"@{k}", f"p@{k}")))
     note = (
-        "Paired by task, with 95% intervals: bootstrap over tasks, or with several seeds from the spread of tasks and "
-        "seeds. "
+        f"{_on(compared)} Paired by task, with 95% intervals: bootstrap over tasks, or with several seeds from the "
+        "spread of tasks and seeds. "
     )
     if tested:
         note += "p is McNemar's exact test, one by one, for runs with one trial a task."
@@ -195,8 +223,8 @@ def single_table(methods: Sequence[Method]) -> Table | None:
         "Attempts one by one, of trials that go on after a success",
         ("method", *(f"won@{k}" for k in attempts), "wins", "episodes"),
         tuple(rows),
-        "won@k is the share of trials that won attempt k itself; one that a trial did not get to, because a budget of "
-        "turns had ended it, is not won. Wins and episodes are of a trial. 95% intervals as above.",
+        f"{_on(several)} won@k is the share of trials that won attempt k itself; one that a trial did not get to, "
+        "because a budget of turns had ended it, is not won. Wins and episodes are of a trial. 95% intervals as above.",
     )
 
 
@@ -213,19 +241,21 @@ def pass_table(methods: Sequence[Method]) -> Table | None:
         "Tasks solved by the first attempts of k independent trials",
         ("method", "samples a task", *(f"pass@{k}" for k in sizes)),
         tuple(rows),
-        "The i.i.d. pass@k, by the unbiased estimator. Where a method's own attempts are sequential, what its "
-        "success@k has beyond this is what attempts gain by learning from each other.",
+        f"{_on(several)} The i.i.d. pass@k, by the unbiased estimator. Where a method's own attempts are sequential, "
+        "its success@k beyond this is what it gains over repeating its first attempt. A first attempt that explores "
+        "wins less, so this is no line of a player without memory.",
     )
 
 
 def diversity_table(methods: Sequence[Method]) -> Table | None:
     """Trajectory diversity by attempt; None where all tasks have one sample."""
-    rows = []
+    rows, several = [], []
     for method in methods:
         for attempt in _attempts(methods):
             if found := method.diversity(attempt):
                 samples = f"{found.fewest} to {found.most}" if found.fewest < found.most else str(found.most)
                 label = f"{method.label}, attempt {attempt}"
+                several += [method] if method not in several else []
                 rows.append((label, found.plain.tasks, samples, found.plain, found.maximum, found.corrected))
     if not rows:
         return None
@@ -234,9 +264,10 @@ def diversity_table(methods: Sequence[Method]) -> Table | None:
         "How differently the samples of a task are played: entropy in nats",
         ("attempt", "tasks", "samples a task", "diversity", "at most", "corrected"),
         tuple(rows),
-        "Samples are alike if they took the same actions in the same states. The plain entropy grows with the number "
-        "of samples, to its logarithm at most; the corrected one (Chao and Shen) estimates it for samples without end. "
-        "Later attempts are those of samples that got there. 95% intervals for tasks and seeds like these.",
+        f"{_on(several)} Samples are alike if they took the same actions in the same states. The plain entropy grows "
+        "with the number of samples, to its logarithm at most; the corrected one (Chao and Shen) estimates it for "
+        "samples without end. Later attempts are those of samples that got there. 95% intervals for tasks and seeds "
+        "like these.",
     )
 
 
@@ -282,6 +313,10 @@ def diversity_panels(methods: Sequence[Method]) -> list[Panel]:
                 series.append(Series(method.label, [found.attempt for found in known], values, not plain))
         panels.append(Panel(title, "attempt", "diversity (nats)", series, ceiling=ceiling if plain else None))
     return panels
+
+
+def _on(methods: Sequence[Method]) -> str:
+    return on((each.label, each.measured_on) for each in methods)
 
 
 def _attempts(methods: Sequence[Method]) -> range:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openrlhf_lamer.evaluation.diversity import diversity
+from openrlhf_lamer.evaluation.measured import on
 from openrlhf_lamer.evaluation.outcomes import Outcome, Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
 from openrlhf_lamer.evaluation.statistics import Estimate, share, single, won
@@ -85,7 +86,8 @@ def table(runs: Sequence[Run]) -> Table:
         "Training trials, at the beginning and at the end",
         ("steps", "trials", *(f"success@{k}" for k in attempts), *(f"won@{k}" for k in singles), "diversity@1"),
         tuple(rows),
-        "On the tasks and at the temperature of training: not an evaluation. Diversity is the plain entropy in nats."
+        f"{on((run.label, run.measured_on) for run in runs)} On the tasks and at the temperature of "
+        "training: not an evaluation. Diversity is the plain entropy in nats."
         + (" won@k is the share of trials that won attempt k itself." if singles else ""),
     )
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
+from openrlhf_lamer.evaluation.viewer.pieces import Decode, Piece, by_line, characters
 from openrlhf_lamer.records import SchemaError, Trial, Turn
+from openrlhf_lamer.text_chat import counts_characters
 
 HERE = Path(__file__).parent
-
-Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _per_turn(beside: dict[str, Any], key: str, trial: Trial) -> tuple[float, ..
     return tuple(numbers)
 
 
-def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> str:
+def page(entries: Sequence[Entry], title: str, decode: Decode | None = None, about: str = "") -> str:
     """The page as UTF-8 HTML.
 
     Every trial is a line of JSON in an element that the browser does not run, and is parsed only when it is opened; the
@@ -89,7 +90,9 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> 
     Args:
         entries: The trials.
         title: What the page is called, such as the name of the file.
-        decode: Turns prompt ids into text; without it, the page has only the number of their tokens.
+        decode: Reads token ids; without it, the page has only the number of tokens in prompts. Prompts of players
+            without a tokenizer are characters, which need no decoding.
+        about: Description of the run in a line, such as its panel.
     """
     import jinja2
 
@@ -97,16 +100,21 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None) -> 
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.get_template("page.html.j2").render(
         title=title,
+        about=about,
         style=(HERE / "viewer.css").read_text("utf-8"),
-        code=(HERE / "viewer.js").read_text("utf-8"),
-        index=_embed([_summary(entry) for entry in entries]),
+        code="".join((HERE / name).read_text("utf-8") for name in ("viewer.js", "cards.js", "state.js")),
+        index=_embed(_summaries(entries)),
         trials="\n".join(_embed(_details(entry, decode)) for entry in entries),
     )
 
 
 def _embed(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     # Without any "<", no text can end the element it stands in, nor open a comment there.
-    return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return text.replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
@@ -118,26 +126,75 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
+def _summaries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Columns, filters and sorting of the list.
+
+    Trials of one group have the same `set`, and `spread` is the standard deviation of what those that did not fail
+    earned: of their returns if the file has them, else of their rewards.
+    """
+    sets: dict[Hashable, int] = {}
+    numbers = [sets.setdefault(_group(entry), len(sets)) for entry in entries]
+    credited = all(entry.returns for entry in entries if entry.trial.failure is None)
+    earned: dict[int, list[float]] = {}
+    for entry, number in zip(entries, numbers, strict=True):
+        if entry.trial.failure is None:
+            earned.setdefault(number, []).append(entry.returns[0] if credited else _reward(entry.trial))
+    spreads = {number: pstdev(values) for number, values in earned.items() if len(values) > 1}
+    return [
+        _summary(entry) | {"set": number, "spread": spreads.get(number)}
+        for entry, number in zip(entries, numbers, strict=True)
+    ]
+
+
+def _group(entry: Entry) -> Hashable:
+    """Key of the trials that an entry's trial is compared with: its group in training, else those of its task."""
+    return entry.step, entry.trial.task.id if entry.group is None else entry.group
+
+
+def _reward(trial: Trial) -> float:
+    """Sum of the rewards of all turns, reflections among them."""
+    return sum(turn.reward for turn in trial.turns)
+
+
 def _summary(entry: Entry) -> dict[str, Any]:
-    """Columns and filters of the list."""
     trial = entry.trial
     return {
         "task": trial.task.id,
         "env": trial.task.env,
         "step": entry.step,
         "group": entry.group,
+        "sample": trial.sample,
         "wins": list(trial.wins),
         "failure": None if trial.failure is None else trial.failure.kind,
         "stops": [episode.stop for episode in trial.episodes],
         "turns": len(trial.turns),
         "tokens": sum(len(turn.sampled_ids) for turn in trial.turns),
+        "unit": "character" if counts_characters(trial) else "token",
+        "reward": _reward(trial),
+        "return": entry.returns[0] if entry.returns else None,
     }
 
 
 def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
-    """Content of an opened trial."""
+    """Content of an opened trial.
+
+    Texts of prompts are lists of places in `pieces`, where each of their lines is once: a string, or for a control
+    token or a role a list of its text and kind.
+    """
     trial = entry.trial
     place = {id(turn): number for number, turn in enumerate(trial.turns)}
+    read = characters if counts_characters(trial) else decode
+    pieces: dict[Piece, int] = {}
+
+    def places(ids: Sequence[int]) -> list[int] | None:
+        return None if read is None else [pieces.setdefault(each, len(pieces)) for each in by_line(read(ids))]
+
+    def sampled(turn: Turn) -> list[Any]:
+        # One token a time: its text, which its neighbours may complete, or without a tokenizer its id.
+        return [
+            [token if read is None else "".join(each.text for each in read([token])), float(f"{logprob:.4g}")]
+            for token, logprob in zip(turn.sampled_ids, turn.logprobs or (), strict=turn.logprobs is not None)
+        ]
 
     def shown(turn: Turn) -> dict[str, Any]:
         number = place[id(turn)]
@@ -150,9 +207,12 @@ def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
             "return": entry.returns[number] if entry.returns else None,
             "advantage": entry.advantages[number] if entry.advantages else None,
             "observation": turn.observation,
-            "prompt": None if decode is None else decode(turn.prompt_ids),
+            "prompt": places(turn.prompt_ids),
             "prompt_tokens": len(turn.prompt_ids),
+            "reply": places(turn.sampled_ids),
             "tokens": len(turn.sampled_ids),
+            "thoughts": turn.thought_tokens,
+            "sampled": sampled(turn),
         }
 
     failure = trial.failure
@@ -172,4 +232,5 @@ def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
             }
             for episode in trial.episodes
         ],
+        "pieces": [each.text if each.kind == "text" else [each.text, each.kind] for each in pieces],
     }
