@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from openrlhf_lamer import training_files
 from openrlhf_lamer.evaluation.outcomes import Outcome, Played, Run
 from openrlhf_lamer.evaluation.plots import Panel, draw
 from openrlhf_lamer.evaluation.report import evaluations, training
@@ -65,8 +67,15 @@ class Report:
             for section in self.sections
         ]
         return environment.get_template("page.html.j2").render(
-            report=self, sections=list(zip(self.sections, pictures, strict=True)), shown=shown
+            report=self, sections=list(zip(self.sections, pictures, strict=True)), shown=shown, settings=_settings
         )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's settings as the page lists them: those of a training one by one."""
+    if not run.trains:
+        return dict(run.settings)
+    return {name: training_files.shown(value) for name, value in training_files.named(run.settings).items()}
 
 
 def build(runs: Sequence[Run], title: str = "Report") -> Report:
@@ -89,7 +98,8 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
             sections.append(Section("Diversity", (several,), tuple(evaluations.diversity_panels(methods))))
     if trained:
         panels = training.panels(trained)
-        sections.append(Section("Training", (training.table(trained),), tuple(panels)))
+        told = training.table(trained), training.settings_table(trained)
+        sections.append(Section("Training", tuple(each for each in told if each), tuple(panels)))
     played: list[tuple[str, Sequence[Outcome]]]
     played = [(each.label, [outcome for run in each.runs for outcome in run.outcomes]) for each in methods]
     played += [(run.label, run.outcomes) for run in trained]
