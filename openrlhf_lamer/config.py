@@ -148,10 +148,13 @@ class LamerConfig(BaseModel):
     )
     retries: int = Field(default=1, ge=0, description="Restarts of a failed trial before it is masked.")
     trials: str | None = Field(
-        default=None, description="File that gets every training trial as a JSON line; by default none is written."
+        default=None,
+        description="File that gets every training trial as a JSON line, with a file of all settings beside it; "
+        "by default none is written. Steps that a resumed run repeats are replaced; a new run needs a new file.",
     )
     eval_trials: str | None = Field(
-        default=None, description="File that gets every evaluation trial as a JSON line; by default none is written."
+        default=None,
+        description="The same for every evaluation trial; another file than that of --lamer.trials.",
     )
     cpu: bool | None = Field(
         default=None, description="Train without CUDA (on or off); by default where there is no CUDA device."

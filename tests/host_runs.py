@@ -201,15 +201,15 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
-def scalars(folder: Path) -> set[str]:
-    """Names of all that was logged to TensorBoard."""
+def logged_to(folder: Path) -> set[str]:
+    """Names of all figures that were logged to TensorBoard, and of all texts."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found: set[str] = set()
     for file in folder.rglob("events.out.*"):
         events = EventAccumulator(str(file))
         events.Reload()
-        found |= set(events.Tags()["scalars"])
+        found |= {*events.Tags()["scalars"], *events.Tags()["tensors"]}
     return found
 
 

@@ -31,7 +31,7 @@ from host_runs import (
     check_evaluations,
     finish,
     kill_engine,
-    scalars,
+    logged_to,
     seeds,
     start,
     stop,
@@ -44,6 +44,7 @@ from openrlhf_lamer.integration import cpu
 from openrlhf_lamer.learnability import learnability, trial_returns
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
+from openrlhf_lamer.training_files import read_parts, read_settings
 
 for package in ("openrlhf", "vllm", "deepspeed", "ray"):
     pytest.importorskip(package)
@@ -84,9 +85,15 @@ def test_gigpo_by_turn_loses_its_engine_says_so_and_goes_on_at_the_next_task(wor
     seen = [record["task"]["seed"] for record in killed.records if record["step"] <= 2]
     assert [record["seed"] for record in killed.records if record["step"] <= 2] == seeds(range(8))
     (tmp_path / "log").unlink()
-    (tmp_path / "trials.jsonl").rename(tmp_path / "before.jsonl")
+    kept = [record for record in killed.records if record["step"] <= 2]
+    with (tmp_path / "trials.jsonl").open("a") as file:  # as if it had been killed in writing its third step
+        file.write(f'{json.dumps(kept[0] | {"step": 3})}\n{{"schema": 1, "ta')
 
     run = finish(start(command, tmp_path), tmp_path)
+    assert run.records[:32] == kept
+    assert [part.from_step for part in read_parts(tmp_path / "trials.jsonl")] == [1]
+    repeated = "".join(f"{json.dumps(record)}\n" for record in run.records[32:])
+    (tmp_path / "trials.jsonl").write_text(repeated)
     check(run, 2, config=LamerConfig(num_episodes=2), env="minesweeper")
     assert [record["step"] for record in run.records] == [3] * 16 + [4] * 16
     assert [record["seed"] for record in run.records] == seeds(range(8, 16))
@@ -118,12 +125,16 @@ def test_grpo_by_episode_with_the_hosts_agent_flag_and_its_evaluation(workshop: 
     assert re.search(r"Evaluation at step 0: .*'lamer/minesweeper/success@2': ", run.log)
     assert re.search(r"Evaluation at step 2: .*'lamer/minesweeper/success@2': ", run.log)
     check_evaluations(run, (0, 2), episodes=2)
-    logged = scalars(tmp_path / "tensorboard")
+    logged = logged_to(tmp_path / "tensorboard")
     own = {
         f"train/lamer/minesweeper/{key}"
         for key in ("success@1", "return", "turns", "diversity@2", "reflection_valid/1")
     }
     assert own | {"train/lamer/advantage/play/1/mean", "eval/lamer/minesweeper/success@2"} <= logged
+    assert "lamer/settings/text_summary" in logged
+    told = {name: read_settings(tmp_path / f"{name}.jsonl") for name in ("trials", "evaluations")}
+    assert {(each["estimator"], each["host"]["actor.adam.lr"]) for each in told.values()} == {("lamer_grpo", 1e-3)}
+    assert {name: each["config"]["num_episodes"] for name, each in told.items()} == {"trials": 3, "evaluations": 2}
     assert "eval/lamer/minesweeper/success@3" not in logged
 
 
@@ -156,7 +167,7 @@ def test_rloo_asynchronously_with_partial_rollouts(workshop: Path, tmp_path: Pat
     check(run, 4, config=LamerConfig(num_episodes=2), env="minesweeper", engine_kl=5e-2)
     assert len({record["task"]["seed"] for record in run.records}) == 16
     assert [record["seed"] for record in run.records] == seeds(range(16))
-    assert "eval/lamer/minesweeper/success@3" in scalars(tmp_path / "tensorboard")
+    assert "eval/lamer/minesweeper/success@3" in logged_to(tmp_path / "tensorboard")
 
 
 def test_hgpo_on_two_actors_with_zero_3_and_dynamic_filtering(workshop: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_metrics_count_the_episodes_of_an_evaluation(trials: list[Trial]) -> Non
 def test_trials_are_added_to_the_file_with_their_step(trials: list[Trial], tmp_path: Path) -> None:
     file = tmp_path / "new" / "evaluations.jsonl"
     for step in (0, 5):
-        write_evaluation(file, samples_of(trials[step : step + 4], 0.6), step)
+        write_evaluation(file, samples_of(trials[step : step + 4], 0.6), step, {"config": {}}, SINGLE)
     with file.open() as lines:
         found = [(entry.step, entry.group, entry.trial) for entry in viewer.each(lines)]
     assert found == [(step, None, trial) for step in (0, 5) for trial in trials[step : step + 4]]
@@ -104,6 +104,7 @@ class TestBeforeTheFirstStep:
                 own.events.append(("played", given))
                 return samples_of(trials, 0.6)
 
+            own.settings = {"config": {"num_episodes": 1}}
             own.config = SINGLE.model_copy(update={"eval_trials": str(tmp_path / "evaluations.jsonl")})
             own.args = SimpleNamespace(eval=SimpleNamespace(steps=steps, temperature=0.7, n_samples_per_prompt=2))
             own.eval_dataloader = ["a task"] if has_set else None
@@ -152,6 +153,7 @@ class TestBeforeTheFirstStep:
 
             monkeypatch.setattr(plain_class(training.GenerateSamplesActor), "fit", fit)
             own._last_eval_step = -1
+            own.settings = {"config": {"num_episodes": 1}}
             own.config = SINGLE.model_copy(update={"eval_trials": str(tmp_path / "evaluations.jsonl")})
             own.args = SimpleNamespace(eval=SimpleNamespace(steps=steps, temperature=0.7, n_samples_per_prompt=1))
             own.eval_dataloader = ["a task"] if has_set else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +54,46 @@ def test_training_commands_pass_the_launchers_checks(
             assert plan.gpus == 8
             trials = plan.line.config.num_episodes * plan.line["rollout.n_samples_per_prompt"]
             assert trials == 24, "as many episodes an update in every training"
+            assert plan.line["ckpt.load_enable"]
+            assert plan.line["ckpt.max_num"] >= 2, "the host removes one before the next is whole"
+            steps, _ = plans.STEPS[plan.agent_file.stem]
+            assert steps % plan.line["ckpt.save_steps"] == 0, "one that is cut off in saving its model goes on there"
     assert estimators == {"lamer_ppo", "rloo", "group_norm", "lamer_rloo", "lamer_grpo", "lamer_gigpo"}
+
+
+def test_a_script_that_is_killed_and_started_again_goes_on(setup: Any, tmp_path: Path) -> None:
+    """With a `python` that is cut off in its first training, and in saving the model of the second one."""
+    setup = replace(setup, runs=tmp_path / "a b", seeds=(0,))
+    training, second = plans.Training("sokoban", "lamer"), plans.Training("sokoban", "gigpo")
+    fake = f"""#!{sys.executable}
+import os, sys
+from pathlib import Path
+with open({str(tmp_path / "called")!r}, "a") as file:
+    print(len(list(Path({str(tmp_path)!r}).rglob("latest"))), file=file)
+flags = dict(zip(sys.argv, sys.argv[1:]))
+latest, model = Path(flags["--ckpt.path"]) / "latest", Path(flags["--ckpt.output_dir"])
+begun = latest.exists()
+latest.parent.mkdir(parents=True, exist_ok=True)
+latest.touch()
+if not begun and {training.model!r} in str(latest):
+    sys.exit(9)
+model.mkdir(parents=True, exist_ok=True)
+(model / "config.json").touch()
+if not begun:
+    sys.exit(9)
+(model / "tokenizer_config.json").touch()
+"""
+    (tmp_path / "python").write_text(fake)
+    (tmp_path / "python").chmod(0o755)
+    lines = [line for line in plans.plan([], setup, [training, second]) if "prepare" not in line]
+    script = "\n".join(["set -euo pipefail", *lines])
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    codes = [subprocess.run(["bash", "-c", script], env=env, check=False).returncode for _ in range(4)]
+    assert codes == [9, 9, 0, 0]
+    assert (tmp_path / "called").read_text().split() == ["0", "1", "0", "1"], "the checkpoints of each are there"
+    assert not [*tmp_path.rglob("latest")], "what is of no use any more is removed"
+    for each in (training, second):
+        assert (each.folder(setup, 0) / "model" / "tokenizer_config.json").exists()
 
 
 def test_baselines_that_compare_whole_attempts_are_the_hosts_own(setup: Any) -> None:

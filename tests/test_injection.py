@@ -208,7 +208,7 @@ def test_a_trial_of_hostile_text_can_be_written_and_read(quoted: Callable[..., T
 
     trial = quoted(GENERIC, HOSTILE, f"<action>{SAID}</action>", f"<remark>{SAID}</remark>")
     assert "\ud800" in trial.turns[0].anchor  # a key, which no tokenizer sees
-    write_trials(tmp_path / "trials.jsonl", TrialBatch((trial,), np.array([0]), np.array([0])), 1)
+    write_trials(tmp_path / "trials.jsonl", TrialBatch((trial,), np.array([0]), np.array([0])), 1, {})
     (line,) = (tmp_path / "trials.jsonl").read_text("utf-8").splitlines()
     assert Trial.from_json(line) == trial
 

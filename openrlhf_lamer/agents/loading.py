@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,12 @@ def split_names(text: str) -> list[str]:
     if not all(names):
         raise AgentError(f"{text!r} has a comma without a name beside it; name agents as in FIRST,SECOND")
     return names
+
+
+def recorded(name: str, file: Path) -> dict[str, str]:
+    """An agent as a run's settings name it: a module by its name, a file by its path and a hash of its text."""
+    text = file.read_text("utf-8")
+    return {"name": name} | ({"hash": sha256(text.encode()).hexdigest()[:32]} if name.endswith(".py") else {})
 
 
 def host_seam(agent: Agent) -> Callable[[str], Any]:

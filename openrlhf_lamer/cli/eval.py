@@ -149,8 +149,9 @@ def evaluate(
     from openrlhf_lamer.config import LamerConfig
     from openrlhf_lamer.evaluation.methods import METHODS
     from openrlhf_lamer.evaluation.players import Sampling, playing
-    from openrlhf_lamer.evaluation.run import make_jobs, run, write_json
+    from openrlhf_lamer.evaluation.run import make_jobs, run
     from openrlhf_lamer.evaluation.summary import figures, summarize, table
+    from openrlhf_lamer.files import write_json
 
     one_form(as_json, as_csv)
     if out.is_file():
@@ -272,7 +273,7 @@ def tasks_and_agents(tasks: str, agent_func: str | None) -> tuple[list[Task], di
     """
     from openrlhf_lamer import panels
     from openrlhf_lamer.agents import AgentError
-    from openrlhf_lamer.agents.loading import load_agents, split_names
+    from openrlhf_lamer.agents.loading import load_agents, recorded, split_names
     from openrlhf_lamer.tasks import read_dataset
 
     try:
@@ -292,11 +293,7 @@ def tasks_and_agents(tasks: str, agent_func: str | None) -> tuple[list[Task], di
     if strange := [env for env in wanted if env not in loaded]:
         played = ", ".join(f"{name} plays {env}" for name, env in zip(names, loaded, strict=True))
         fail(f"--tasks {tasks}: tasks of {', '.join(strange)}, but {played}")
-    told = [
-        {"name": name} | ({"hash": _hash(file.read_text("utf-8"))} if name.endswith(".py") else {})
-        for name, (env, (_, file)) in zip(names, loaded.items(), strict=True)
-        if env in wanted
-    ]
+    told = [recorded(name, file) for name, (env, (_, file)) in zip(names, loaded.items(), strict=True) if env in wanted]
     agents = {env: agent.evaluated() for env, (agent, _) in loaded.items() if env in wanted}
     return panel, agents, told if len(told) > 1 else told[0]
 
@@ -385,6 +382,5 @@ def _is_file(tasks: str) -> bool:
     return tasks.endswith(".jsonl") or Path(tasks).is_file()
 
 
-def _hash(content: list[Task] | str) -> str:
-    text = content if isinstance(content, str) else "\n".join(task.to_json() for task in content)
-    return sha256(text.encode()).hexdigest()[:32]
+def _hash(content: list[Task]) -> str:
+    return sha256("\n".join(task.to_json() for task in content).encode()).hexdigest()[:32]

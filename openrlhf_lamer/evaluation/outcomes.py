@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from openrlhf_lamer import manifest, metrics, panels
+from openrlhf_lamer import manifest, metrics, panels, training_files
 from openrlhf_lamer.evaluation import viewer
 from openrlhf_lamer.evaluation.measured import measured_on
 from openrlhf_lamer.evaluation.run import RunError, read_settings
@@ -160,7 +160,8 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
     """Read runs, each given by a folder of `eval`, or a file of trials; `LABEL=` before it names it.
 
     A run without a given label is called by the method and model in its `run.json`, else by its path. Runs get the
-    same label where they are given it, or where their settings differ only in the seed.
+    same label where they are given it, or where their settings differ only in the seed. A training's settings are those
+    beside its trials.
 
     Args:
         arguments: Folders or files.
@@ -221,6 +222,11 @@ def _source(argument: str) -> _Source:
     settings, expected = {}, None
     if trials.name == "trials.jsonl" and trials.with_name("run.json").is_file():
         settings, expected = read_settings(trials.parent)
+    else:
+        try:
+            settings = training_files.read_settings(trials)
+        except SchemaError as error:
+            raise RunError(str(error)) from error
     return _Source(label, trials.resolve(), settings, expected)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from openrlhf_lamer import LamerError, __version__
 from openrlhf_lamer.envs.seeding import below, generator
 from openrlhf_lamer.evaluation import viewer
+from openrlhf_lamer.files import write_json
 from openrlhf_lamer.policies.base import EngineGoneError
 from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
 
@@ -184,13 +185,6 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], int]:
         if isinstance(error, RunError):
             raise
         raise RunError(f"{path} describes no run ({error!r}); give another folder") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    part.replace(path)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def find() -> str | None:
     if given not in ("", "auto"):
         _knock(given, f"RAY_ADDRESS={given}: no Ray there", "start one with `ray start --head`, or unset RAY_ADDRESS")
         return given
-    file = _temporary() / "ray" / "ray_current_cluster"
+    file = temporary() / "ray" / "ray_current_cluster"
     address = file.read_text().strip() if file.is_file() else ""
     if address:
         gone = f"the Ray that was started last on this machine ({file}: {address}) is gone"
@@ -125,7 +125,7 @@ def init(address: str, **options: Any) -> None:
             )
         raise StartError(
             f"Ray did not start ({type(error).__name__}: {said.rstrip('.')}). {advice}"
-            f"Its logs are in {_temporary() / 'ray' / 'session_latest' / 'logs'}"
+            f"Its logs are in {temporary() / 'ray' / 'session_latest' / 'logs'}"
         ) from error
 
 
@@ -156,8 +156,8 @@ def joined() -> Cluster:
     return Cluster(tuple(node(each["Resources"]) for each in ray.nodes() if each["Alive"]))
 
 
-def _temporary() -> Path:
-    """Where Ray keeps its files."""
+def temporary() -> Path:
+    """Folder with Ray's own folder, `ray`, unless Ray is told of another one."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
 
 

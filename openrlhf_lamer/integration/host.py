@@ -69,6 +69,7 @@ _GENERATOR, _MAKER = "trainer/ppo_utils/samples_generator.py", "trainer/ppo_util
 _TRAINER, _ASYNC = "trainer/ppo_trainer.py", "trainer/ppo_trainer_async.py"
 _ENGINE, _EXPERIENCE = "trainer/ray/vllm_engine.py", "trainer/ppo_utils/experience.py"
 _ACTOR, _LAUNCHER = "trainer/ray/ppo_actor.py", "trainer/ray/launcher.py"
+_LOGGING = "utils/logging_utils.py"
 _GROUP = ("num_nodes", "num_gpus_per_node", "ray_actor_type")
 _EXECUTE = ("prompt", "label", "sampling_params", "max_length", "hf_tokenizer", "llm_engine", "images")
 _FIELDS = (
@@ -121,6 +122,8 @@ SEAMS = (
     Seam(_ASYNC, "GenerateSamplesActor._should_eval", "evaluation before the first step", ("global_step",)),
     Seam(_TRAINER, "BasePPOTrainer.save_best_checkpoint", "none before the first step", _BEST),
     Seam(_TRAINER, "BasePPOTrainer.init_checkpoint_states", "none where training goes on from a checkpoint"),
+    Seam(_LOGGING, "TensorboardLogger.__init__", "settings are logged through its `writer`", ("args",)),
+    Seam(_LOGGING, "WandbLogger.__init__", "settings are logged through its `handle`", ("args",)),
     Seam(_ACTOR, "PolicyModelActor.fit", "what was trained is counted there", ("kl_ctl",)),
     Seam(_ACTOR, "ActorPPOTrainer.training_step", "what was trained is counted there", _STEP),
     Seam(

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from openrlhf_lamer.evaluation.run import write_json
+from openrlhf_lamer.files import write_json
 from openrlhf_lamer.quickstart.following import StageError, follow, watch
 from openrlhf_lamer.quickstart.memory import PeakMemory
 
@@ -155,10 +155,8 @@ def run(
 
 
 def _run(stage: Stage, console: Console) -> None:
-    if stage.resumes is not None and stage.resumes.exists():
-        for name in (TRIALS, EVALUATIONS):
-            _drop_half_line(stage.folder / name)
-    elif stage.folder.exists():
+    goes_on = stage.resumes is not None and stage.resumes.exists()
+    if stage.folder.exists() and not goes_on:
         shutil.rmtree(stage.folder)
     stage.folder.mkdir(parents=True, exist_ok=True)
     write_json(stage.folder / NOTE, asdict(Note(stage.said)))
@@ -169,10 +167,3 @@ def _run(stage: Stage, console: Console) -> None:
         else:
             follow(console, stage.command, stage.folder / "log", stage.results, stage.trials, "trials")
     write_json(stage.folder / NOTE, asdict(Note(stage.said, True, time.monotonic() - began, memory.peak)))
-
-
-def _drop_half_line(file: Path) -> None:
-    """Cut off a last line without its end, which a killed process left."""
-    if file.is_file():
-        content = file.read_bytes()
-        file.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -38,6 +38,9 @@ WRITTEN = (SHOP, *TASK_TYPES)
 STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
 """Steps of the paper's training, and tasks per step."""
 
+SAVE_EVERY = 10
+"""Steps between checkpoints: as many are repeated at most after a training was killed."""
+
 SINGLE = ("--lamer.num_episodes", "1", "--rollout.n_samples_per_prompt", "24")
 """Flags for single attempts: as many in an update as in LaMer's 8 trials of 3."""
 
@@ -97,6 +100,10 @@ class Training:
         """Where it is."""
         return setup.runs / "train" / self.env / self.model / f"seed-{seed}"
 
+    def checkpoints(self, setup: Setup, seed: int) -> Path:
+        """Folder from which a killed training goes on; of no use once the model is there."""
+        return self.folder(setup, seed) / "checkpoints"
+
     def data(self, setup: Setup) -> list[str]:
         """Commands that write its training tasks."""
         steps, tasks = STEPS[self.env]
@@ -113,7 +120,7 @@ class Training:
         return [_prepare(self.env, "official_train", count, every, options), shlex.join(draw)]
 
     def command(self, setup: Setup, seed: int) -> str:
-        """Command of the training; it does nothing if the model exists."""
+        """Command of the training; it goes on from the last checkpoint, and does nothing if the model is whole."""
         _, tasks = STEPS[self.env]
         folder = self.folder(setup, seed)
         gpus, engines = str(setup.gpus), str(setup.nodes * setup.gpus)
@@ -131,9 +138,13 @@ class Training:
             *("--vllm.num_engines", engines, "--vllm.gpu_memory_utilization", "0.6", "--vllm.enable_sleep"),
             *("--train.colocate_all", "--ds.enable_sleep", "--actor.gradient_checkpointing_enable"),
             *("--lamer.trials", str(folder / "trials.jsonl")),
-            *("--ckpt.path", str(folder / "checkpoints"), "--ckpt.output_dir", str(folder / "model")),
+            *("--ckpt.path", str(self.checkpoints(setup, seed)), "--ckpt.output_dir", str(folder / "model")),
+            # Two, since the host removes an old one before it has written the new one.
+            *("--ckpt.save_steps", str(SAVE_EVERY), "--ckpt.max_num", "2", "--ckpt.load_enable"),
         ]
-        return f"test -e {shlex.quote(str(folder / 'model' / 'config.json'))} || {shlex.join(words)}"
+        # The host writes the tokenizer last: a model that was cut off has none.
+        whole = folder / "model" / "tokenizer_config.json"
+        return f"test -e {shlex.quote(str(whole))} || {shlex.join(words)}"
 
 
 @dataclass(frozen=True)
@@ -258,7 +269,9 @@ def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Tr
     yield from dict.fromkeys(line for each in (*trainings, *evaluations) for line in each.data(setup))
     for seed in setup.seeds:
         yield f"# seed {seed}"
-        yield from (training.command(setup, seed) for training in trainings)
+        for training in trainings:
+            yield training.command(setup, seed)
+            yield shlex.join(["rm", "-rf", str(training.checkpoints(setup, seed))])
         yield from (evaluation.command(setup, seed) for evaluation in evaluations)
 
 

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from openrlhf_lamer import training_files
 from openrlhf_lamer.evaluation.measured import on
 from openrlhf_lamer.evaluation.outcomes import Played, Run
 from openrlhf_lamer.evaluation.plots import Panel, draw
@@ -66,8 +68,15 @@ class Report:
             for section in self.sections
         ]
         return environment.get_template("page.html.j2").render(
-            report=self, sections=list(zip(self.sections, pictures, strict=True)), shown=shown
+            report=self, sections=list(zip(self.sections, pictures, strict=True)), shown=shown, settings=_settings
         )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's settings as the page lists them: those of a training one by one."""
+    if not run.trains:
+        return dict(run.settings)
+    return {name: training_files.shown(value) for name, value in training_files.named(run.settings).items()}
 
 
 def build(runs: Sequence[Run], title: str = "Report") -> Report:
@@ -90,7 +99,8 @@ def build(runs: Sequence[Run], title: str = "Report") -> Report:
             sections.append(Section("Diversity", (several,), tuple(evaluations.diversity_panels(methods))))
     if trained:
         panels = training.panels(trained)
-        sections.append(Section("Training", (training.table(trained),), tuple(panels)))
+        told = training.table(trained), training.settings_table(trained)
+        sections.append(Section("Training", tuple(each for each in told if each), tuple(panels)))
     sections.append(Section("Trials", (_trials_table([*methods, *(Method(run.label, (run,)) for run in trained)]),)))
     return Report(title, tuple(_flags(runs, methods)), tuple(sections), tuple(runs))
 

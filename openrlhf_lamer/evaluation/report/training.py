@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.diversity import diversity
 from openrlhf_lamer.evaluation.measured import on
 from openrlhf_lamer.evaluation.outcomes import Outcome, Run
 from openrlhf_lamer.evaluation.plots import Panel, Series
 from openrlhf_lamer.evaluation.statistics import Estimate, share, single, won
 from openrlhf_lamer.evaluation.tables import Table
+from openrlhf_lamer.training_files import named, shown
 
 POINTS = 24
 """Maximum number of points of a curve: neighbouring steps are pooled, so that intervals stay readable."""
@@ -89,6 +91,33 @@ def table(runs: Sequence[Run]) -> Table:
         f"{on((run.label, run.measured_on) for run in runs)} On the tasks and at the temperature of "
         "training: not an evaluation. Diversity is the plain entropy in nats."
         + (" won@k is the share of trials that won attempt k itself." if singles else ""),
+    )
+
+
+def settings_table(runs: Sequence[Run]) -> Table | None:
+    """Settings that are not at their defaults or in which runs differ; None where none are known."""
+    known = [(run.label, named(run.settings)) for run in runs if run.settings]
+    if not known:
+        return None
+    defaults = {
+        f"--lamer.{name}": info.get_default(call_default_factory=True) for name, info in LamerConfig.flags().items()
+    }
+    names = dict.fromkeys(name for _, settings in known for name in settings)
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        values = [settings.get(name) for _, settings in known]
+        same = all(value == values[0] for value in values)
+        # Versions are told where they differ, flags of the host where they were given.
+        told = values[0] != defaults[name] if name in defaults else name.startswith("--") or " " in name
+        if told or not same or name in ("agent", "estimator"):
+            rows.append((name, *("" if value is None else shown(value) for value in values)))
+    return Table(
+        "settings",
+        "Settings of training",
+        ("setting", *(label for label, _ in known)),
+        tuple(rows),
+        "Those that were given, are not at their defaults, or differ between runs. All, with versions, are on the page "
+        "and in the file beside the trials.",
     )
 
 

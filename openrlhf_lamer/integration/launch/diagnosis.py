@@ -119,28 +119,29 @@ def ray(joined: Cluster | None, *, cpu_mode: bool) -> Check:
 
 def checks() -> list[Check]:
     """Checks of the host, its stack, the mode and Ray."""
-    installed, joined, unreachable = _installed(), None, None
-    if "ray" in installed:
+    versions, joined, unreachable = installed(), None, None
+    if "ray" in versions:
         try:
             address = cluster.find()
             joined = cluster.look(address) if address else None
         except ConfigError as problem:
             unreachable = told("Ray", Verdict.ERROR, problem)
-    usable, torch = cpu.cuda_available(), installed.get("torch")
+    usable, torch = cpu.cuda_available(), versions.get("torch")
     cpu_mode = not usable and not (joined is not None and joined.accelerators)
     toolkit = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "bin" / "nvcc"
     nvcc = shutil.which("nvcc") or (str(toolkit) if toolkit.is_file() else None)
     compiler, built = shutil.which("c++") or shutil.which("g++"), any(extensions_dir().glob("*/*.so"))
     return [
         host(),
-        *stack(installed, _pins(), cpu_mode=cpu_mode),
+        *stack(versions, _pins(), cpu_mode=cpu_mode),
         mode(len(cpu.cuda_devices()), usable=usable, torch=torch, joined=joined),
         compilers(compiler, nvcc, built=built, cpu_mode=cpu_mode),
         unreachable or ray(joined, cpu_mode=cpu_mode),
     ]
 
 
-def _installed() -> dict[str, str]:
+def installed() -> dict[str, str]:
+    """Versions of the packages in `STACK` that are installed."""
     versions = {}
     for name, distributions in STACK.items():
         for distribution in distributions:

@@ -27,6 +27,7 @@ from openrlhf_lamer.integration.cluster import Cluster
 from openrlhf_lamer.integration.host import CLI, ENVIRONMENT, probe, stand_in
 from openrlhf_lamer.integration.launch.checks import check, filtering_range, needs_critic, needs_reference, staleness
 from openrlhf_lamer.integration.launch.flags import CommandLine, host_arguments, parse
+from openrlhf_lamer.integration.launch.outputs import absolute, check_trials, host_outputs, settings_of, temporary
 from openrlhf_lamer.integration.launch.tasks import check_tasks, clip_range, max_len, unplayed
 from openrlhf_lamer.integration.launch.watch import GRACE_SECONDS, EngineDiedError, EngineWatch
 from openrlhf_lamer.integration.low_memory import WorkerKilledError, killed_for_memory
@@ -54,6 +55,11 @@ class Plan:
     defaults: Mapping[str, object]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that is recorded of the run, ready for JSON."""
+        return settings_of(self.line, self.agent_files)
+
+    @property
     def estimator(self) -> str:
         """The estimator that was asked for, ours or the host's."""
         return self.line["algo.advantage.estimator"]
@@ -71,6 +77,7 @@ class Plan:
             ours = advantage.get(name)
             name = stand_in(critic=ours.needs_critic, group=ours.needs_group)
         overrides = {"train.agent_func_path": self.agent_file, "algo.advantage.estimator": name}
+        overrides |= host_outputs(self.line)  # absolute, as workers may be in another folder than this process
         if self.line["logger.wandb.key"]:
             overrides["logger.wandb.key"] = WANDB_KEY
         if self.line["ds.lora.rank"]:
@@ -125,7 +132,12 @@ def prepare(argv: Sequence[str]) -> Plan:
     if shares is not None:
         defaults["algo.dynamic_filtering_range"] = shares
     files = tuple(file for _, file in loaded.values())
-    return Plan(parse(argv, names, defaults), files, cpu_mode, defaults)
+    plan = Plan(absolute(parse(argv, names, defaults)), files, cpu_mode, defaults)
+    check_trials(plan.line, plan.settings)
+    lost = temporary(plan.line)
+    if lost:
+        warnings.warn(lost, stacklevel=2)
+    return plan
 
 
 def launch(plan: Plan) -> None:
@@ -281,8 +293,10 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     with_driver: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
 
+    given = {"config": plan.line.config, "estimator": plan.estimator, "settings": plan.settings}
+
     def placed(base: type) -> Any:
-        cls = type(base.__name__, (base,), {"config": plan.line.config, "estimator": plan.estimator})
+        cls = type(base.__name__, (base,), given)
         return ray.remote(**with_driver)(cls)
 
     engine_options: dict[str, Any] = {"max_concurrency": CALLS}

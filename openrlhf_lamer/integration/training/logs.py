@@ -1,9 +1,9 @@
-"""Logs of training: metrics of a batch of trials as flat scalars, and the file of its trials."""
+"""Logs of training: metrics of a batch of trials as flat scalars, the file of its trials, and the settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.records import Trial
 from openrlhf_lamer.rows import sampled_tokens
+from openrlhf_lamer.training_files import evaluated, named, shown, write_step
 
 
 def trial_metrics(trials: Sequence[Trial], config: LamerConfig) -> dict[str, float]:
@@ -107,24 +108,46 @@ def _credit_metrics(batch: TrialBatch) -> dict[str, float]:
     return result
 
 
-def write_evaluation(path: Path, samples: Sequence[Any], step: int) -> None:
-    """Append the trials of an evaluation after training step `step` to a JSON lines file."""
-    _append(path, [(sample.trial, {"step": step}) for sample in samples])
+def write_evaluation(
+    path: Path, samples: Sequence[Any], step: int, settings: Mapping[str, Any], config: LamerConfig
+) -> None:
+    """Write the trials of an evaluation after training step `step` to a JSON lines file, and the settings beside it.
+
+    See `training_files.write_step`. The settings are the training's, with the number of episodes of an evaluation.
+    """
+    lines = [_line(sample.trial, {"step": step}) for sample in samples]
+    write_step(path, step, lines, evaluated(settings, config))
 
 
-def write_trials(path: Path, batch: TrialBatch, step: int) -> None:
-    """Append the batch's trials to a JSON lines file, with the step and each turn's return and advantage."""
-    lines: list[tuple[Trial, dict[str, Any]]] = []
+def write_trials(path: Path, batch: TrialBatch, step: int, settings: Mapping[str, Any]) -> None:
+    """Write the batch's trials to a JSON lines file, with the step and each turn's return and advantage.
+
+    See `training_files.write_step`.
+    """
+    lines: list[str] = []
     for i, trial in enumerate(batch.trials):
         extra: dict[str, Any] = {"step": step, "group": int(batch.groups[i])}
         if batch.advantages is not None and batch.returns is not None:
             extra |= {"returns": batch.returns[i].tolist(), "advantages": batch.advantages[i].tolist()}
-        lines.append((trial, extra))
-    _append(path, lines)
+        lines.append(_line(trial, extra))
+    write_step(path, step, lines, settings)
 
 
-def _append(path: Path, lines: Sequence[tuple[Trial, dict[str, Any]]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for trial, extra in lines:
-            file.write(f"{trial.to_json()[:-1]},{json.dumps(extra)[1:]}\n")
+def log_settings(tensorboard: Any, wandb: Any, settings: Mapping[str, Any]) -> None:
+    """Log the settings with the host's loggers, each of which may be None.
+
+    TensorBoard gets a table as text, Weights & Biases has them in the run's configuration, under `lamer`.
+    """
+    if tensorboard:
+        rows = "".join(f"| {name} | {_cell(shown(value))} |\n" for name, value in named(settings).items())
+        tensorboard.writer.add_text("lamer/settings", f"| setting | value |\n| --- | --- |\n{rows}", 0)
+    if wandb:
+        wandb.handle.config.update({"lamer": dict(settings)}, allow_val_change=True)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _line(trial: Trial, extra: Mapping[str, Any]) -> str:
+    return f"{trial.to_json()[:-1]},{json.dumps(extra)[1:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,13 @@ from openrlhf_lamer.integration.training.actors import ROWS_TRAINED, TOKENS_TRAI
 from openrlhf_lamer.integration.training.batch import TrialBatch
 from openrlhf_lamer.integration.training.experience_maker import LamerExperienceMaker
 from openrlhf_lamer.integration.training.forests import why_padded
-from openrlhf_lamer.integration.training.logs import batch_metrics, evaluation_metrics, write_evaluation, write_trials
+from openrlhf_lamer.integration.training.logs import (
+    batch_metrics,
+    evaluation_metrics,
+    log_settings,
+    write_evaluation,
+    write_trials,
+)
 
 logger = init_logger(__name__)
 
@@ -28,12 +35,13 @@ logger = init_logger(__name__)
 class TrialTraining:
     """Mixin for both trainers of the host, placed before the host's class: how they train on trials.
 
-    The launcher makes subclasses with the configuration and the estimator's name set, which travel to the trainer's
-    process by value.
+    The launcher makes subclasses with the configuration, the estimator's name and all settings set, which travel to the
+    trainer's process by value.
     """
 
     config: ClassVar[LamerConfig]
     estimator: ClassVar[str]
+    settings: ClassVar[Mapping[str, Any]]
     args: Any
     experience_maker: Any
 
@@ -58,6 +66,18 @@ class TrialTraining:
             forest=not padded,
         )
         self._alarms = Alarms()
+        own: Any = self
+        log_settings(own.tensorboard_logger, own.wandb_logger, self.settings)
+
+    def init_checkpoint_states(self) -> dict[str, Any]:
+        """States of the host's checkpoint; those of a beginning where a kill has cut off the first one."""
+        host: Any = super()
+        return host.init_checkpoint_states() or {
+            "episode": 0,
+            "global_step": 0,
+            "total_consumed_prompts": 0,
+            "data_loader_state_dict": {},
+        }
 
     def train_step(self, rollout_samples: Rollout, global_step: int) -> tuple[dict[str, Any], int]:
         """Take the host's step, check the trained rows and tokens against the rollout, and log the batch and alarms."""
@@ -73,7 +93,7 @@ class TrialTraining:
                 logger.warning(alarm.message)
         status["lamer/alarms"] = float(len(alarms))
         if self.config.trials:
-            write_trials(Path(self.config.trials), batch, global_step)
+            write_trials(Path(self.config.trials), batch, global_step, self.settings)
         return status, global_step
 
     def ppo_train(self, global_steps: int) -> dict[str, Any]:
@@ -144,7 +164,7 @@ class LamerTrainer(TrialTraining, plain_class(PPOTrainer)):
         samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
         logs = evaluation_metrics(samples, self.config)
         if self.config.eval_trials:
-            write_evaluation(Path(self.config.eval_trials), samples, global_step)
+            write_evaluation(Path(self.config.eval_trials), samples, global_step, self.settings, self.config)
         for sink in (self.wandb_logger, self.tensorboard_logger):
             if sink:
                 sink.log_eval(global_step, logs)
@@ -169,6 +189,7 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
 
     config: ClassVar[LamerConfig]
     estimator: ClassVar[str]
+    settings: ClassVar[Mapping[str, Any]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -194,5 +215,6 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
         own = {"temperature": given.temperature, "n_samples_per_prompt": given.n_samples_per_prompt}
         samples = self.samples_generator.generate_eval_samples(**(self.generate_kwargs | own))
         if self.config.eval_trials:
-            write_evaluation(Path(self.config.eval_trials), samples, self._last_eval_step)
+            step = self._last_eval_step
+            write_evaluation(Path(self.config.eval_trials), samples, step, self.settings, self.config)
         return evaluation_metrics(samples, self.config)
