@@ -16,6 +16,7 @@ from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 with importable("learning") as SCRIPTS:
     arms: Any = importlib.import_module("arms")
     behaviours: Any = importlib.import_module("behaviours")
+    games: Any = importlib.import_module("games")
     reporting: Any = importlib.import_module("reporting")
     results: Any = importlib.import_module("results")
     stages: Any = importlib.import_module("stages")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from learning_scripts import arms, commands, stages
+from learning_scripts import arms, commands, games, stages
 from typer.testing import CliRunner
 
 from openrlhf_lamer import advantage
@@ -119,11 +120,21 @@ class TestPlan:
 
     def test_a_given_model_has_a_place_of_its_own_and_no_size(self, tmp_path: Path) -> None:
         experiment = arms.EXPERIMENTS["doors-lamp"]
-        given = stages.Setup(experiment.game, tmp_path, tmp_path / "models" / "smollm2")
+        game = games.pretrained(experiment.game)
+        given = stages.Setup(game, tmp_path, tmp_path / "models" / "smollm2")
         (start,) = (s for s in stages.plan(experiment, given, experiment.arms, [0]) if "warm start" in s.name)
         assert said(start.command, "--model") == str(tmp_path / "models" / "smollm2")
         assert "--hidden" not in start.command
         assert start.folder == tmp_path / "smollm2" / "doors-lamp" / "warmstart" / "seed-0"
+        assert said(start.command, "--trials") == str(game.demonstrations) != str(experiment.game.demonstrations)
+
+    def test_a_given_model_sees_as_many_episodes_in_each_arm_too(self, tmp_path: Path) -> None:
+        experiment = arms.EXPERIMENTS["doors-lamp"]
+        given = stages.Setup(games.pretrained(experiment.game), tmp_path, tmp_path / "models" / "smollm2")
+        for stage in stages.plan(experiment, given, experiment.arms, [0]):
+            if "training" in stage.name:
+                episodes = ("--rollout.batch_size", "--rollout.n_samples_per_prompt", "--lamer.num_episodes")
+                assert math.prod(int(said(stage.command, flag)) for flag in episodes) == 4 * 8 * 3
 
 
 class TestCommand:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from arms import EXPERIMENTS, Arm, Experiment
+from games import pretrained
 from reporting import write
 from rich.console import Console
 from stages import Setup, plan
@@ -94,8 +95,9 @@ def _say(console: Console, files: Sequence[Path]) -> None:
 
 
 def _setup(experiment: Experiment, out: Path, model: Path | None) -> Setup:
+    game = experiment.game if model is None else pretrained(experiment.game)
     # Processes of a training have other working directories.
-    return Setup(experiment.game, out.absolute(), model and model.absolute())
+    return Setup(game, out.absolute(), model and model.absolute())
 
 
 def _experiment(name: str) -> Experiment:
