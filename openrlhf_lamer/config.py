@@ -154,7 +154,8 @@ class LamerConfig(BaseModel):
     )
     eval_trials: str | None = Field(
         default=None,
-        description="The same for every evaluation trial, in another file than --lamer.trials; by default none is written.",
+        description="The same for every evaluation trial, in another file than --lamer.trials; "
+        "by default none is written.",
     )
     cpu: bool | None = Field(
         default=None, description="Train without CUDA (on or off); by default where there is no CUDA device."
