@@ -382,7 +382,8 @@ def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path
     run = Run(tmp_path, result.stdout)
     check(run, 2, config=LamerConfig(num_episodes=2), env="sokoban")
 
-    greedy = [sys.executable, "-m", *line[line.index("openrlhf.cli.train_ppo_ray") :], "--vllm.num_engines", "5"]
+    again = [*line[line.index("openrlhf.cli.train_ppo_ray") :], "--lamer.trials", str(tmp_path / "others.jsonl")]
+    greedy = [sys.executable, "-m", *again, "--vllm.num_engines", "5"]
     refused = subprocess.run(
         greedy,
         capture_output=True,
