@@ -38,5 +38,8 @@ class Mixture(DemonstratedPolicy):
             return self.reply(env.random_action(self.rng), "I try this.", certain=False)
         action = env.oracle()
         if action is None:
-            raise EngineError(f"{env.name} has no oracle for this state")
+            raise EngineError(
+                f"{env.name} has no oracle for this state; write its method `oracle`, or take another player, such as "
+                "--player random"
+            )
         return self.reply(action, "I know this one.", certain=False)
