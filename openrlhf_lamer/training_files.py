@@ -84,13 +84,13 @@ def read_parts(trials: Path) -> tuple[Part, ...]:
         return ()
     try:
         found = json.loads(path.read_text("utf-8"))
-        if found["schema"] != SCHEMA:
-            raise SchemaError(f"{path} is of schema {found['schema']}; this version of openrlhf-lamer reads {SCHEMA}")
-        return tuple(Part(int(part["from_step"]), dict(part["settings"])) for part in found["parts"])
+        schema, listed = found["schema"], found["parts"] if found["schema"] == SCHEMA else ()
+        parts = tuple(Part(int(part["from_step"]), dict(part["settings"])) for part in listed)
     except (OSError, ValueError, LookupError, TypeError) as error:
-        if isinstance(error, SchemaError):
-            raise
         raise SchemaError(f"{path} holds no settings of a training ({error!r}); remove it") from error
+    if schema != SCHEMA:
+        raise SchemaError(f"{path} is of schema {schema}; this version of openrlhf-lamer reads {SCHEMA}")
+    return parts
 
 
 def read_settings(trials: Path) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def shown(value: Any) -> str:
 
 
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
-    """What two command lines decide otherwise, a phrase each."""
+    """Settings that two command lines decide otherwise, a phrase each."""
     own = json.loads(json.dumps(mine))
     was, now = (named({key: each[key] for key in DECISIVE if key in each}) for each in (theirs, own))
     for name in {**was, **now}:

@@ -1,4 +1,4 @@
-"""What `check_env` says of games as novices write them: every broken rule at once, each with its two values."""
+"""Answers of `check_env` on games as novices write them: every broken rule at once, each with its two values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openrlhf_lamer.envs.seeding import below, generator
 
 
 def told(env: Any, **options: Any) -> dict[str, str]:
-    """What one round says of each broken rule."""
+    """The message of one round about each broken rule."""
     with pytest.raises(CheckError) as raised:
         check_env(env, **options)
     text = str(raised.value)

@@ -1,4 +1,4 @@
-"""What all commands of the program have in common: help, version, completion."""
+"""Help, version and completion, which all commands of the program have."""
 
 from __future__ import annotations
 

@@ -110,7 +110,10 @@ class TestEnvironments:
         assert listed == {name.rpartition("/")[2] for name in manifest.names()}
 
     def test_its_code_runs(self) -> None:
-        exec(blocks(self.PAGE, "python")[0], {})
+        names: dict[str, Any] = {}
+        exec(blocks(self.PAGE, "python")[0], names)
+        assert names["step"].valid
+        assert names["step"].observation.text != names["env"].reset(names["Task"]("sokoban", seed=7)).text
 
     @pytest.mark.parametrize("line", blocks(PAGE, "bash")[0].splitlines())
     def test_its_first_commands_run(self, line: str) -> None:

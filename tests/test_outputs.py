@@ -1,4 +1,4 @@
-"""What a command writes: where it lands, files of trials that are there already, and what is recorded of the run."""
+"""Output of a command: where it lands, files of trials that are there already, and what is recorded of the run."""
 
 from __future__ import annotations
 

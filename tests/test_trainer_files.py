@@ -1,4 +1,4 @@
-"""What the trainer writes beside the host's own: trials by step, settings, and states of no checkpoint."""
+"""Files of the trainer beside the host's own: trials by step, settings, and states of no checkpoint."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from openrlhf_lamer.integration import host
 
 
 def texts(flag: str) -> dict[str, str]:
-    """What the command prints for `flag`: each option's text in one line, by its name."""
+    """The help that `flag` prints: each option's text in one line, by its name."""
     result = command([flag], COLUMNS="100")
     assert (result.returncode, result.stderr) == (0, "")
     parts = re.split(r"^  (?:-h, )?--([\w.-]+)", result.stdout, flags=re.MULTILINE)

@@ -26,7 +26,6 @@ TAKES_TRIALS = (
     "line a trial), or a folder of `eval --out`"
 )
 
-
 MOST_TURNS = 1000
 """Turns after which an attempt is left, where no agent sets a limit."""
 

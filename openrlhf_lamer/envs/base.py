@@ -221,7 +221,7 @@ class TextEnv(ABC):
         return None
 
     def wanted(self) -> str:
-        """What the present task asks for, in a sentence, for people who play; empty where the rules say it all."""
+        """The goal of the present task in a sentence, for people who play; empty where the rules say it all."""
         return ""
 
     def why_refused(self, action: str) -> str:

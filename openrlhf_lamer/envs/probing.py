@@ -84,7 +84,7 @@ def step(env: TextEnv, action: str) -> Step:
 
 
 def raw_step(env: TextEnv, action: str) -> Any:
-    """What `step` returns within an episode; raises `BrokenError` where it raises."""
+    """The answer of `step` within an episode, unread; raises `BrokenError` where `step` raises."""
     try:
         return env.step(action)
     except Exception as error:

@@ -145,7 +145,7 @@ def types_are_right(subject: Subject) -> None:
 
 
 def _wrong_types(env: TextEnv, subject: Subject, task: Task) -> Iterator[tuple[str, str]]:
-    """What has a wrong type, with a message, in the course of an episode."""
+    """Parts that have a wrong type in the course of an episode, each with a message."""
     rng = random.Random(subject.seed)
     first: Any = env.reset(task)
     if not isinstance(first, Observation):

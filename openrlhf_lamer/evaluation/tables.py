@@ -55,9 +55,8 @@ class Table:
             if number == 0:
                 grid.add_column(Text(column), min_width=min(8, max(len(line[0]) for line in lines)))
             else:
-                grid.add_column(
-                    Text(column), justify="right", overflow="fold"
-                )  # nothing is lost, a panel's name for one
+                # Folded, nothing is lost: a panel's name, for one.
+                grid.add_column(Text(column), justify="right", overflow="fold")
         for row in self.rows:
             cells = [shown(cell).replace(" [", "\n[" if isinstance(cell, Estimate) and below else " [") for cell in row]
             grid.add_row(*map(Text, cells))

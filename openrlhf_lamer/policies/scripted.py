@@ -56,8 +56,16 @@ class OraclePolicy(ScriptedPolicy):
     """Plays the actions of the environment's own oracle."""
 
     def act(self, env: TextEnv) -> str:
-        """The oracle's action; raises `EngineError` where the environment has no oracle."""
-        action = env.oracle()
-        if action is None:
-            raise EngineError(f"{env.name} has no oracle for this state")
-        return f"I know this one. <action>{action}</action>"
+        """The oracle's action; raises as `oracle_action` does."""
+        return f"I know this one. <action>{oracle_action(env)}</action>"
+
+
+def oracle_action(env: TextEnv) -> str:
+    """The action of the environment's own oracle; raises `EngineError` where there is none."""
+    action = env.oracle()
+    if action is None:
+        raise EngineError(
+            f"{env.name} has no oracle for this state; write its method `oracle`, or take another player, such as "
+            "--player random"
+        )
+    return action

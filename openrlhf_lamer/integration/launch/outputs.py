@@ -1,4 +1,4 @@
-"""What a run writes: where it lands, the trials of an earlier run that are there, and the settings to keep beside."""
+"""Output of a run: where it lands, the trials of an earlier run that are there, and the settings to keep beside."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.policies.base import EngineError
+from openrlhf_lamer.policies.scripted import oracle_action
 from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
 
 
@@ -36,10 +36,4 @@ class Mixture(DemonstratedPolicy):
         """The oracle's action, or a random one."""
         if self.rng.random() >= self._oracle:
             return self.reply(env.random_action(self.rng), "I try this.", certain=False)
-        action = env.oracle()
-        if action is None:
-            raise EngineError(
-                f"{env.name} has no oracle for this state; write its method `oracle`, or take another player, such as "
-                "--player random"
-            )
-        return self.reply(action, "I know this one.", certain=False)
+        return self.reply(oracle_action(env), "I know this one.", certain=False)
