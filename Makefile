@@ -1,4 +1,4 @@
-# Development on a machine with nothing but Python 3.11 and a C++ compiler; no GPU is needed.
+# Development on a machine with nothing but Python 3.11, a C++ compiler and libnuma; no GPU is needed.
 #   PYTHON       the interpreter that .venv is made with (default: python3.11, else a python3 that is 3.11 or 3.12)
 #   WORKERS      processes that run tests side by side (default: 2); each may take 9 GB for a run of the host
 #   TORCH_INDEX  PyTorch's CPU index, where pip's own index has no CPU build of torch
@@ -57,6 +57,7 @@ package: $(STAMP) ## Build sdist and wheel in dist/
 # Resolved, not installed; without a virtual environment too: make resolve UV=uv
 UV ?= $(BIN)/uv
 resolve: ## Check with the resolver that the extra gpu can be installed; needs a package index
+	@mkdir -p build
 	@for python in 3.11 3.12; do \
 		$(UV) pip compile --quiet --extra gpu --python-platform x86_64-manylinux_2_28 --python-version $$python pyproject.toml \
 			--output-file build/gpu-$$python.txt && echo "Python $$python: build/gpu-$$python.txt" || exit 1; \
