@@ -2,12 +2,13 @@
 // ---- curves over the steps
 
 let points = JSON.parse(byId("points").textContent);
-const percent = (value) => `${number(100 * value)}%`;
+const brief = (value) => number(Number(value.toPrecision(2)));
+const percent = (value) => `${Math.round(1000 * value) / 10}%`;
 
 // Title, lines with their names, what the scale reaches at least, and how its values are written.
 const CHARTS = [
   ["Success", { first: "first episode", won: "any episode" }, 1, percent],
-  ["Entropy, nats a token", { play: "play", reflect: "reflections" }, 0.01, number],
+  ["Entropy, nats a token", { play: "play", reflect: "reflections" }, 0.01, brief],
   ["Invalid actions", { invalid: "of all actions" }, 0.05, percent],
 ];
 const SIZE = { width: 320, height: 108, left: 38, right: 8, top: 8, bottom: 18 };
