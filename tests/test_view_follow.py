@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -83,6 +83,7 @@ def news(server: LiveServer, run: str = "", known: int = 0) -> dict[str, Any]:
     return got(f"{server.url}news?run={run}&known={known}").json()
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=60), cuts=st.lists(st.integers(0, 60)), most=st.integers(1, 70))
 def test_lines_do_not_depend_on_how_they_were_written_and_read(content: bytes, cuts: list[int], most: int) -> None:
     ends = [*sorted(min(cut, len(content)) for cut in cuts), len(content)]
@@ -104,6 +105,7 @@ def test_lines_do_not_depend_on_how_they_were_written_and_read(content: bytes, c
         assert [growing.line_at(line.start).removesuffix("\n") for line in found] == texts
 
 
+@settings(deadline=None, max_examples=50)
 @given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=8))
 def test_any_split_of_writes_gives_the_same_trials(cuts: list[int]) -> None:
     with TemporaryDirectory() as folder:
