@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,6 @@ from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import Observation, Step, TextEnv
 from openrlhf_lamer.envs.session import OpenSession
 from openrlhf_lamer.policies import Generation, Policy, Request
-from openrlhf_lamer.policies.scripted import ScriptedPolicy
 from openrlhf_lamer.records import Phase, Task, Trial
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
@@ -89,17 +88,6 @@ class Replies:
         self.prompts.append(len(request.prompt_ids))
         kind = PLAY if request.phase is Phase.PLAY else REFLECT
         return Generation((kind,) * self.length, None, truncated=False)
-
-
-class Typed(ScriptedPolicy):
-    """Gives its actions one after the other, whatever the state is."""
-
-    def __init__(self, chat: Chat, actions: Iterable[str]) -> None:
-        super().__init__(chat)
-        self._actions = iter(actions)
-
-    def act(self, env: TextEnv) -> str:
-        return f"<action>{next(self._actions)}</action>"
 
 
 def played(agent: Agent, config: LamerConfig, said: Sequence[str], reply: int) -> list[int]:

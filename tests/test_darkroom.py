@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from stand_ins import Typed
 
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs import EpisodeOverError, TaskError, make
 from openrlhf_lamer.envs.darkroom.env import DarkRoom
+from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Stop, Task, Trial
 
 STEPS = ("up", "down", "left", "right")
@@ -243,7 +243,7 @@ def test_a_player_of_the_trial_wins_what_the_optimum_says(play: Callable[..., Tr
                 seen = seen or env.found is not None
                 continue
             break
-        trial = play(Typed(chat, actions), seed=task.seed, agent=agent, num_episodes=2, memory="history")
+        trial = play(TypedPolicy(chat, actions), seed=task.seed, agent=agent, num_episodes=2, memory="history")
         won += trial.won
         final = trial.episodes[0].final_observation
         if len(trial.episodes) == 2:  # memory tells where the goal is, if it was seen
@@ -275,7 +275,7 @@ def every_walk() -> list[tuple[tuple[str, ...], int]]:
 def test_nobody_can_tell_which_step_was_the_mistake(play: Callable[..., Trial], chat: Chat) -> None:
     agent = load_agent("openrlhf_lamer.agents.darkroom")[0]
     seed = by_goal(5)["(5, 5)"].seed
-    trial = play(Typed(chat, ["Up", "jump", "up", "up"]), seed=seed, agent=agent, num_episodes=1)
+    trial = play(TypedPolicy(chat, ["Up", "jump", "up", "up"]), seed=seed, agent=agent, num_episodes=1)
     (episode,) = trial.episodes
     played = DarkRoom.played(episode)
     assert (episode.stop, played.mistake) == (Stop.MAX_TURNS, None)

@@ -8,12 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from stand_ins import Typed
 
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs import EpisodeOverError, TaskError, make
 from openrlhf_lamer.envs.doors import Doors
+from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Stop, Task, Trial
 
 
@@ -145,7 +145,7 @@ def test_a_wrong_door_is_the_mistake_and_the_lamp_is_none(play: Callable[..., Tr
     task = by_prize(Doors(8, lamp=True))[3]
     typed = ("lamp", "door 2", "d9", "D4")
     trial = play(
-        Typed(chat, typed), seed=task.seed, agent=agent, num_episodes=4, env_options={"doors": 8, "lamp": True}
+        TypedPolicy(chat, typed), seed=task.seed, agent=agent, num_episodes=4, env_options={"doors": 8, "lamp": True}
     )
     found = [Doors.played(episode) for episode in trial.episodes]
     assert [[move.action for move in each.moves] for each in found] == [["lamp"], ["d2"], [], ["d4"]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins import LONG, Long, Typed, prize_behind
+from stand_ins import LONG, Long, prize_behind
 from typer.testing import CliRunner
 
 from openrlhf_lamer import room
@@ -25,6 +25,7 @@ from openrlhf_lamer.evaluation.outcomes import Outcome
 from openrlhf_lamer.evaluation.reflections import analyse
 from openrlhf_lamer.evaluation.run import read_trials
 from openrlhf_lamer.evaluation.statistics import mean, share, single, success, wins
+from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.text_chat import TextChat
@@ -340,7 +341,7 @@ class TestTraining:
             played = executor.play(
                 "",
                 prize_behind("d4", doors=4),
-                Typed(chat, actions.split()),
+                TypedPolicy(chat, actions.split()),
                 sample=0,
                 seed=None,
                 max_new_tokens=99,

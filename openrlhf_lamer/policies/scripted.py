@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.envs.base import TextEnv
@@ -50,6 +51,32 @@ class RandomPolicy(ScriptedPolicy):
     def act(self, env: TextEnv) -> str:
         """A random legal action."""
         return f"I try this. <action>{env.random_action(self._rng)}</action>"
+
+
+class TypedPolicy(ScriptedPolicy):
+    """Gives actions one after the other, whatever the state is, and so with remarks on lost episodes.
+
+    Args:
+        chat: Turns the replies into ids.
+        actions: The actions of all episodes. A trial that needs more of them fails.
+        remarks: The remarks; where there are no more, the one of every script.
+    """
+
+    def __init__(self, chat: Chat, actions: Iterable[str], remarks: Iterable[str] = ()) -> None:
+        super().__init__(chat)
+        self._actions, self._remarks = iter(actions), iter(remarks)
+
+    def act(self, env: TextEnv) -> str:
+        """The next action."""
+        action = next(self._actions, None)
+        if action is None:
+            raise EngineError("the trial goes on, but there are no more actions; give more")
+        return f"<action>{action}</action>"
+
+    def reflect(self, env: TextEnv) -> str:
+        """The next remark."""
+        remark = next(self._remarks, None)
+        return super().reflect(env) if remark is None else f"<remark>{remark}</remark>"
 
 
 class OraclePolicy(ScriptedPolicy):
