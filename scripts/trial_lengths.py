@@ -27,7 +27,7 @@ from openrlhf_lamer.vocabulary import ContextPolicy, Memory
 from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from common import Talker  # noqa: E402
+from common import Talker
 
 GAMES = ("sokoban", "minesweeper", "webshop", "alfworld", "doors", "darkroom")
 LONGEST = 1 << 30
@@ -37,9 +37,7 @@ def measured(env: str, chat: Chat, context: ContextPolicy, memory: Memory, tasks
     """Means over trials: for each attempt its turns, and its reflection, as the fields of a `Stage`."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
     rules = Rules(agent, LamerConfig(context=context, memory=memory), 2 * REPLY, LONGEST)
-    trials = demonstrate(
-        envs.lookup(env).tasks("train", tasks), rules, chat, lambda seed: Talker(chat, seed, REPLY)
-    )
+    trials = demonstrate(envs.lookup(env).tasks("train", tasks), rules, chat, lambda seed: Talker(chat, seed, REPLY))
     found: dict[str, list[list[Stage]]] = {"play": [], "reflect": []}
     for trial in trials:
         for phase, own in stages(trial).items():
@@ -70,9 +68,12 @@ def main() -> None:
             },
         }
         print(env, flush=True)
-    lines = [f" {json.dumps(env)}: {{\n" + ",\n".join(
-        f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in own.items()
-    ) + "\n }" for env, own in content.items()]
+    lines = [
+        f" {json.dumps(env)}: {{\n"
+        + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in own.items())
+        + "\n }"
+        for env, own in content.items()
+    ]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 

@@ -133,7 +133,7 @@ def recorded(trials: Iterable[Trial], *, train_reflection: bool = True) -> Lengt
         if trial.failure is not None:
             continue
         if counts_characters(trial):
-            raise EstimateError("--trials: these trials hold characters and not tokens; give trials that a model played")
+            raise EstimateError("--trials: these hold characters and not tokens; give trials that a model played")
         rows = trial_rows(trial, train_reflection=train_reflection)
         ids = [np.asarray(row.ids) for row in rows]
         found.append(

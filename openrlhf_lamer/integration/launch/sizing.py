@@ -64,9 +64,10 @@ def sized(argv: Sequence[str], model: str | None = None) -> Sized:
 def _run(line: CommandLine, played: Mapping[str, Game], shape: Shape, critic: Shape | None) -> Run:
     forest = line.config.forward == "forest"
     actors = _gpus(line, "actor")
-    ranks = actors // (line["ds.ring_attn_size"] * line["ds.tensor_parallel_size"])
+    copies = line["ds.ring_attn_size"] * line["ds.tensor_parallel_size"]
+    ranks = actors // copies
     if ranks < 1:
-        raise ConfigError(f"--ds.tensor_parallel_size {line['ds.tensor_parallel_size']}: there are {actors} actors only")
+        raise ConfigError(f"--ds.tensor_parallel_size {copies}: --actor.num_gpus_per_node gives {actors} GPUs only")
     limit = line["train.max_tokens_per_gpu"] if forest else line["train.micro_batch_size"]
     scored = (line["rollout.max_tokens_per_gpu"] or limit) if forest else line["rollout.micro_batch_size"]
     modules = line["ds.lora.target_modules"]
