@@ -89,9 +89,7 @@ def estimate(
     recipe = None if words[0].startswith("--") else Path(words[0])
     run = sized(words if recipe is None else recipes.resolve(recipe, words[1:]), model)
     lengths = _lengths(run, trials, reply_tokens)
-    found = computed(
-        run.run, lengths, gpu_memory * GIB, generated=generated_per_second, trained=trained_per_second
-    )
+    found = computed(run.run, lengths, gpu_memory * GIB, generated=generated_per_second, trained=trained_per_second)
     if as_json:
         typer.echo(json.dumps(found.as_dict()))
         return
