@@ -86,14 +86,24 @@ def estimate(
         fail("--generated-per-second and --trained-per-second go together: a step has both")
     if trials is not None and reply_tokens is not None:
         fail("--reply-tokens: recorded trials have their own replies; leave out it or --trials")
-    recipe = None if words[0].startswith("--") else Path(words[0])
-    run = sized(words if recipe is None else recipes.resolve(recipe, words[1:]), model)
+    run = sized(_arguments(words), model)
     lengths = _lengths(run, trials, reply_tokens)
     found = computed(run.run, lengths, gpu_memory * GIB, generated=generated_per_second, trained=trained_per_second)
     if as_json:
         typer.echo(json.dumps(found.as_dict()))
         return
     _print(found, "recorded trials" if trials else "typical lengths, every attempt lost")
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """Arguments of the training command: those of a recipe and the flags after it, or the flags alone."""
+    if words[0].startswith("--"):
+        return words
+    from openrlhf_lamer.integration.launch import flags
+
+    recipe, overrides = Path(words[0]), words[1:]
+    recipes.check_names(recipes.read(recipe), overrides, flags.names())
+    return recipes.resolve(recipe, overrides)
 
 
 def _lengths(run: Sized, trials: Path | None, reply: float | None) -> Lengths:

@@ -119,8 +119,7 @@ class Part:
 def peak(parts: Iterable[Part]) -> tuple[str, float]:
     """The phase that needs the most, and its bytes."""
     own = list(parts)
-    phases = sorted({phase for part in own for phase in part.phases})
-    totals = {phase: sum(part.size for part in own if phase in part.phases) for phase in phases}
+    totals = {phase: sum(part.size for part in own if phase in part.phases) for phase in PHASES}
     return max(totals.items(), key=lambda each: each[1])
 
 

@@ -206,8 +206,8 @@ def _cache(run: Run, lengths: Lengths, gpu: float) -> Cache:
     if tokens < run.length:
         raise EstimateError(
             f"--vllm.gpu_memory_utilization {run.engines.share:g} of {gpu / GIB:g} GiB leaves an engine {tokens} "
-            f"tokens of cache beside its weights, fewer than one sequence of {run.length} (--data.max_len); give it more, or "
-            "--vllm.tensor_parallel_size"
+            f"tokens of cache beside its weights, fewer than one sequence of {run.length} (--data.max_len); give it "
+            "more, or --vllm.tensor_parallel_size"
         )
     trials = run.batch.groups * run.batch.group_size
     concurrent = -(-trials // run.engines.number)
