@@ -206,6 +206,15 @@ def test_recorded_trials_give_their_own_lengths(play: Callable[..., Trial], chat
     assert found["processed"] == 128 * lengths.distinct
 
 
+def test_the_page_shows_what_its_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "estimate.md").read_text("utf-8")
+    (command,) = re.findall(r"```bash\nopenrlhf-lamer (.*)\n```", page)
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, command.split(), env={"COLUMNS": "110"})
+    assert [line.rstrip() for line in result.output.strip().splitlines()] == shown.splitlines()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,9 @@ from openrlhf_lamer.cli.inputs import entries_of
 
 if TYPE_CHECKING:
     from openrlhf_lamer.estimate.lengths import Lengths
+    from openrlhf_lamer.estimate.memory import Part
     from openrlhf_lamer.estimate.run import Estimate, Group
-    from openrlhf_lamer.evaluation.tables import Table
+    from openrlhf_lamer.evaluation.tables import Cell, Table
     from openrlhf_lamer.integration.launch.sizing import Sized
 
 NOTE = "Computed, not measured."
@@ -168,17 +170,21 @@ def _memory(found: Estimate, group: Group) -> Table:
     def gib(size: float) -> float:
         return round(size / memory.GIB, 2)
 
-    rows = [
-        (f"{part.role}: {part.name}", *(gib(part.size) if phase in part.phases else None for phase in phases))
-        for part in group.parts
-    ]
-    rows.append(("sum", *(gib(sum(p.size for p in group.parts if phase in p.phases)) for phase in phases)))
+    def held(parts: Iterable[Part]) -> tuple[Cell, ...]:
+        own = list(parts)
+        sums = [sum(part.size for part in own if phase in part.phases) for phase in phases]
+        return tuple(gib(size) if size else None for size in sums)
+
+    labels = dict.fromkeys(f"{part.role}: {part.name}" for part in group.parts)
+    rows = [(name, *held(p for p in group.parts if f"{p.role}: {p.name}" == name)) for name in labels]
+    rows.append(("sum", *held(group.parts)))
     phase, most = memory.peak(group.parts)
     fits = "fits into" if most <= found.gpu else "does NOT fit into"
     note = f"{NOTE} The peak, {gib(most):g} GiB in {phase}, {fits} {gib(found.gpu):g} GiB."
     if group.on_cpu:
         note += f" Parts that leave the GPU take {gib(group.on_cpu):g} GiB of the machine's memory for each."
-    title = f"GiB on each of {group.gpus} GPUs: {', '.join(group.roles)}"
+    where = f"each of {group.gpus} GPUs" if group.gpus > 1 else "one GPU"
+    title = f"GiB on {where}: {', '.join(group.roles)}"
     return Table("memory", title, ("", *phases), tuple(rows), note)
 
 
