@@ -16,7 +16,7 @@ usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.ex
 PYTHON ?= $(call usable,python3.11 python3 python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast test-e2e soak lint format clean
+.PHONY: help venv quickstart test test-fast test-e2e soak lint format site clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,8 +47,11 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(STAMP) ## Build the site into site/, without network; any warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
 clean: ## Remove caches and build outputs (not .venv)
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 # uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
@@ -58,7 +61,7 @@ $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cp
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,alfworld,webshop]' \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,docs,alfworld,webshop]' \
 		--override requirements/cpu-overrides.txt
 	touch $@
 
