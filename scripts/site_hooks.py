@@ -1,8 +1,8 @@
 """Hooks of the site's build: pages that lie outside docs/, and links that lead to the same on GitHub and on the site.
 
-Such a page keeps its path in the repository, which is also its entry in the nav of mkdocs.yml: `scripts/learning/README.md`
-is the site's `scripts/learning/`. A link to a folder leads to its README, one to the README of the repository to the home
-page, and one to a file that is no page to a copy of it.
+Such a page keeps its path in the repository, which is also its entry in the nav of mkdocs.yml. So
+`scripts/learning/README.md` is the site's `scripts/learning/`. A link to a folder leads to its README, one to the
+README of the repository to the home page, and one to a file that is no page to a copy of it.
 """
 
 from __future__ import annotations
