@@ -33,10 +33,8 @@ from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(page for name in ("docs", "recipes", "scripts") for page in (ROOT / name).rglob("*.md"))]
-)
-FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "requirements", "scripts", "tests"))
+PAGES = sorted(page for folder in ("", "docs/**/", "recipes/**/", "scripts/**/") for page in ROOT.glob(f"{folder}*.md"))
+FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "recipes", "requirements", "scripts", "tests"))
 
 RENDER = runpy.run_path(str(ROOT / "scripts" / "render_prompts.py"))
 
