@@ -17,6 +17,7 @@ from openrlhf_lamer.cli.credit import credit
 from openrlhf_lamer.cli.cross import cross
 from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.errors import Commands
+from openrlhf_lamer.cli.estimate import estimate
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.merge import merge
 from openrlhf_lamer.cli.play import play
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(prepare.app, name="prepare")
 app.command("tasks")(tasks)
 app.command("play")(play)
+app.command("estimate", context_settings=FLAGS)(estimate)
 app.command("train", context_settings=FLAGS)(train)
 app.command("eval")(evaluate)
 app.command("analyze")(analyze)
