@@ -140,21 +140,6 @@ def test_the_commands_for_several_games(tmp_path: Path, monkeypatch: pytest.Monk
     assert (agent.env, agent.max_turns) == ("sokoban", 10)
 
 
-@pytest.mark.parametrize(
-    ("page", "least"), [("host-options.md", 25), ("cluster.md", 5), ("from-other-projects.md", 60)]
-)
-def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
-    pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration.host import host_parser
-
-    known = {action.dest for action in host_parser()._actions} | {f"lamer.{name}" for name in LamerConfig.flags()}
-    known |= {"agent_func", "lamer.config"}
-    named = set(re.findall(r"`--([\w.]+\w)(?![\w*])", (DOCS / page).read_text("utf-8")))
-    groups = {name for name in named if any(flag.startswith((f"{name}.", f"{name}_")) for flag in known)}
-    assert len(named) > least
-    assert named - groups <= known
-
-
 class TestReadme:
     PAGE = "../README.md"
 
