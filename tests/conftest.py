@@ -68,21 +68,23 @@ def need() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def browsed() -> Callable[[Path, str], str]:
-    """Opens a page, with what stands behind `#`, and gives what the browser makes of it: HTML without code and data."""
+def browsed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path | str, str], str]:
+    """Opens a file or an address, with what stands behind `#`, and gives what the browser makes of it.
+
+    That is HTML without code and data.
+    """
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 
-    def run(page: Path, address: str) -> str:
-        quiet = (
-            "--disable-background-networking",
-            "--disable-component-update",
-            f"--user-data-dir={page.parent}/profile",
-        )
+    profile = tmp_path_factory.mktemp("profile")
+
+    def run(page: Path | str, address: str) -> str:
+        quiet = ("--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}")
+        opened = page if isinstance(page, str) else f"file://{page}"
         dumped = subprocess.run(
-            [chromium, *flags, *quiet, "--virtual-time-budget=3000", "--dump-dom", f"file://{page}#{address}"],
+            [chromium, *flags, *quiet, "--virtual-time-budget=3000", "--dump-dom", f"{opened}#{address}"],
             capture_output=True,
             text=True,
             timeout=100,

@@ -71,12 +71,17 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     return value
 
 
+def trials_file(run: Path) -> Path:
+    """A file of trials: the path, or `trials.jsonl` in a run's folder."""
+    return run / TRIALS if run.is_dir() else run
+
+
 def entries_of(run: Path) -> list[Entry]:
     """The trials of a file, or of `trials.jsonl` in a run's folder."""
     from openrlhf_lamer.evaluation import viewer
     from openrlhf_lamer.records import SchemaError
 
-    file = run / TRIALS if run.is_dir() else run
+    file = trials_file(run)
     entries: list[Entry] = []
     try:
         with file.open(encoding="utf-8") as lines:

@@ -1,19 +1,22 @@
-"""Trials as one HTML page that needs no server, no network and no other file."""
+"""Trials as one HTML page that needs no server, no network and no other file; `live` serves one that grows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
+from openrlhf_lamer.evaluation.viewer.curves import Curves
 from openrlhf_lamer.evaluation.viewer.pieces import Decode, Piece, by_line, characters
 from openrlhf_lamer.records import SchemaError, Trial, Turn
 from openrlhf_lamer.text_chat import counts_characters
 
 HERE = Path(__file__).parent
+
+SCRIPTS = ("viewer.js", "cards.js", "curves.js", "state.js")
+"""Code of every page; one more file says where its trials come from, and begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,16 @@ def each(lines: Iterable[str]) -> Iterator[Entry]:
         if not line.strip():
             continue
         try:
-            entry = _entry(line)
+            found = entry(line)
         except SchemaError as error:
             if line.endswith("\n"):
                 raise SchemaError(f"line {number}: {error}") from error
         else:
-            yield entry
+            yield found
 
 
-def _entry(line: str) -> Entry:
+def entry(line: str) -> Entry:
+    """The trial of a line; raises `SchemaError` where it is none."""
     trial, beside = Trial.from_line(line)
     step, group = (beside.get(key) for key in ("step", "group"))
     return Entry(
@@ -94,21 +98,43 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None, abo
             without a tokenizer are characters, which need no decoding.
         about: Description of the run in a line, such as its panel.
     """
+    curves = Curves()
+    for each in entries:
+        curves.add(each.trial, each.step)
+    return _rendered(
+        title,
+        about,
+        index=[summary(each) for each in entries],
+        trials="\n".join(embedded(details(each, decode)) for each in entries),
+        points=[asdict(point) for point in curves.points()],
+    )
+
+
+def live_page(title: str, about: str) -> str:
+    """The page without trials: it asks the server that it comes from for them, again and again."""
+    return _rendered(title, about, index=[], trials="", points=[], live=True)
+
+
+def _rendered(title: str, about: str, *, index: Any, trials: str, points: Any, live: bool = False) -> str:
     import jinja2
 
     folder = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+    scripts = (*SCRIPTS, "live.js" if live else "still.js")
     return environment.get_template("page.html.j2").render(
         title=title,
         about=about,
+        live=live,
         style=(HERE / "viewer.css").read_text("utf-8"),
-        code="".join((HERE / name).read_text("utf-8") for name in ("viewer.js", "cards.js", "state.js")),
-        index=_embed(_summaries(entries)),
-        trials="\n".join(_embed(_details(entry, decode)) for entry in entries),
+        code="".join((HERE / name).read_text("utf-8") for name in scripts),
+        index=embedded(index),
+        trials=trials,
+        points=embedded(points),
     )
 
 
-def _embed(value: Any) -> str:
+def embedded(value: Any) -> str:
+    """JSON of a value, without line breaks, as it can stand in a page."""
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -126,37 +152,13 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
-def _summaries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Columns, filters and sorting of the list.
-
-    Trials of one group have the same `set`, and `spread` is the standard deviation of what those that did not fail
-    earned: of their returns if the file has them, else of their rewards.
-    """
-    sets: dict[Hashable, int] = {}
-    numbers = [sets.setdefault(_group(entry), len(sets)) for entry in entries]
-    credited = all(entry.returns for entry in entries if entry.trial.failure is None)
-    earned: dict[int, list[float]] = {}
-    for entry, number in zip(entries, numbers, strict=True):
-        if entry.trial.failure is None:
-            earned.setdefault(number, []).append(entry.returns[0] if credited else _reward(entry.trial))
-    spreads = {number: pstdev(values) for number, values in earned.items() if len(values) > 1}
-    return [
-        _summary(entry) | {"set": number, "spread": spreads.get(number)}
-        for entry, number in zip(entries, numbers, strict=True)
-    ]
-
-
-def _group(entry: Entry) -> Hashable:
-    """Key of the trials that an entry's trial is compared with: its group in training, else those of its task."""
-    return entry.step, entry.trial.task.id if entry.group is None else entry.group
-
-
 def _reward(trial: Trial) -> float:
     """Sum of the rewards of all turns, reflections among them."""
     return sum(turn.reward for turn in trial.turns)
 
 
-def _summary(entry: Entry) -> dict[str, Any]:
+def summary(entry: Entry) -> dict[str, Any]:
+    """Columns, filters and sorting of a trial in the list."""
     trial = entry.trial
     return {
         "task": trial.task.id,
@@ -175,7 +177,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
+def details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
     """Content of an opened trial.
 
     Texts of prompts are lists of places in `pieces`, where each of their lines is once: a string, or for a control

@@ -141,7 +141,7 @@ function failureOf(trial) {
   return [failure];
 }
 
-function heading(title, badges, group) {
+function heading(title, badges, group, pieces) {
   const made = element("div", "top");
   const nav = element("nav");
   const [expanded, special, side] = ["expand", "special", "group"].map((name) => state[name] === "1");
@@ -150,7 +150,7 @@ function heading(title, badges, group) {
   nav.append(list, button("‹ previous", "k", neighbour(-1)), button("next ›", "j", neighbour(1)));
   if (group.length > 1)
     nav.append(button(side ? "one trial" : `side by side (${group.length})`, "g", { group: side ? "" : "1" }));
-  if (trialAt(group[0]).pieces.length)
+  if (pieces.length)
     nav.append(button(special ? "hide special tokens" : "special tokens", "s", { special: special ? "" : "1" }));
   nav.append(button(expanded ? "fold all" : "open all", "e", { expand: expanded ? "" : "1" }));
   made.append(element("h2", "", title), ...badges, nav);
@@ -185,7 +185,7 @@ function alone(entry, place, group) {
   const episodes = element("div", "episodes");
   episodes.append(...trial.episodes.map((episode, at) => episodeColumn(episode, at, view)));
   return [
-    heading(`#${place + 1} ${entry.task}`, [resultBadge(entry)], group),
+    heading(`#${place + 1} ${entry.task}`, [resultBadge(entry)], group, trial.pieces),
     element("p", "facts", facts.join(" · ")),
     ...failureOf(trial),
     episodes,
@@ -206,7 +206,7 @@ function sideBySide(entry, group) {
   const rows = Math.max(...trials.map((trial) => trial.episodes.length));
   grid.style.setProperty("--rows", String(1 + rows));
   grid.append(...trials.map((trial, at) => trialColumn(trial, group[at], largest)));
-  return [heading(entry.task, [], group), element("p", "facts", facts.join(" · ")), grid];
+  return [heading(entry.task, [], group, trials[0].pieces), element("p", "facts", facts.join(" · ")), grid];
 }
 
 function trialColumn(trial, place, largest) {

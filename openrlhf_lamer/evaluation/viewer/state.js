@@ -17,12 +17,28 @@ function go(change) {
   location.hash = hashOf({ ...state, ...change });
 }
 
-function apply() {
-  state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+// Places of the trials whose texts the page needs.
+function needed() {
+  if (state.text) return [...index.keys()];
+  const entry = index[Number(state.trial) - 1];
+  if (!entry) return [];
+  return state.group === "1" ? groups.get(entry.set) : [Number(state.trial) - 1];
+}
+
+function showFields() {
   for (const name of [...Object.keys(KINDS), "text", "sort"])
     if (fields[name].value !== (state[name] ?? "")) fields[name].value = state[name] ?? "";
+}
+
+async function apply() {
+  const address = location.hash;
+  state = Object.fromEntries(new URLSearchParams(address.slice(1)));
+  showFields();
+  await available(needed());
+  if (location.hash !== address) return;
   find();
   showList();
+  showCurves();
   showTrial();
 }
 
@@ -48,6 +64,10 @@ addEventListener("keydown", (event) => {
   if (event.target.closest?.("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (KEYS[event.key]) go(KEYS[event.key]());
 });
-fillFilters();
-apply();
-document.documentElement.dataset.ready = String(Math.round(performance.now()));
+
+async function begin() {
+  regroup();
+  fillFilters();
+  await apply();
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
+}

@@ -4,7 +4,8 @@
 // Trials count from 1, as in their file. All text goes in by textContent: nothing of a record is ever HTML.
 
 const index = JSON.parse(document.getElementById("index").textContent);
-const lines = document.getElementById("trials").textContent.split("\n");
+const given = document.getElementById("trials").textContent;
+const lines = given ? given.split("\n") : [];
 const byId = (id) => document.getElementById(id);
 const fields = byId("filters").elements;
 const PAGE = 500;
@@ -12,7 +13,7 @@ const PAGE = 500;
 let state = {};
 let matches = [];
 let listed = 0;
-let searched = null;
+let searched = [];
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -29,12 +30,31 @@ function number(value) {
 const many = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 const trialAt = (place) => JSON.parse(lines[place]);
 
-// Places of the trials of each group, in the order of the file.
+// Places of the trials of each group, in the order of the file: in training its group, else the trials of a task.
 const groups = new Map();
-index.forEach((entry, place) => {
-  if (!groups.has(entry.set)) groups.set(entry.set, []);
-  groups.get(entry.set).push(place);
-});
+
+// A trial's `set` names its group. Its `spread` is the standard deviation of what those of them that did not fail
+// earned: of their returns if the file has them, else of their rewards.
+function regroup() {
+  groups.clear();
+  index.forEach((entry, place) => {
+    entry.set = JSON.stringify([entry.step, entry.group ?? entry.task]);
+    if (!groups.has(entry.set)) groups.set(entry.set, []);
+    groups.get(entry.set).push(place);
+  });
+  const credited = index.every((entry) => entry.failure || entry.return !== null);
+  for (const places of groups.values()) {
+    const sound = places.map((place) => index[place]).filter((entry) => !entry.failure);
+    const spread = deviation(sound.map((entry) => (credited ? entry.return : entry.reward)));
+    for (const place of places) index[place].spread = spread;
+  }
+}
+
+function deviation(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const found = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
+  return values.length > 1 && Number.isFinite(found) ? found : null;
+}
 
 // What a trial ended by: the failure that broke it, or how its last episode stopped.
 const end = (entry) => entry.failure ?? entry.stops[entry.stops.length - 1];
@@ -61,14 +81,15 @@ const KINDS = {
 
 // By what trials are sorted: the value, a label, and which end comes first unless asked otherwise. A trial without a
 // value, such as a failed one, comes last in both directions.
-const live = (of) => (entry) => (entry.failure ? null : of(entry));
+const sound = (of) => (entry) => (entry.failure ? null : of(entry));
 const ORDERS = {
-  return: [live((entry) => entry.return), "return", -1],
-  reward: [live((entry) => entry.reward), "sum of rewards", -1],
-  won: [live((entry) => entry.wins[0] ?? Infinity), "success: attempt that won", 1],
-  turns: [live((entry) => entry.turns), "turns", -1],
-  tokens: [live((entry) => entry.tokens), `${units()} sampled`, -1],
-  spread: [(entry) => entry.spread, "spread of its group", -1],
+  step: [(entry) => entry.step, () => "step", -1],
+  return: [sound((entry) => entry.return), () => "return", -1],
+  reward: [sound((entry) => entry.reward), () => "sum of rewards", -1],
+  won: [sound((entry) => entry.wins[0] ?? Infinity), () => "success: attempt that won", 1],
+  turns: [sound((entry) => entry.turns), () => "turns", -1],
+  tokens: [sound((entry) => entry.tokens), () => `${units()} sampled`, -1],
+  spread: [(entry) => entry.spread, () => "spread of its group", -1],
 };
 
 function units() {
@@ -81,15 +102,15 @@ function fillFilters() {
     for (const entry of index) counts.set(of(entry), (counts.get(of(entry)) ?? 0) + 1);
     const values = [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     const select = fields[name];
-    select.append(new Option("any", ""));
+    select.replaceChildren(new Option("any", ""));
     for (const value of values) select.append(new Option(`${say(value)} (${counts.get(value)})`, value));
     select.closest("label").hidden = name === "step" && values.length < 2;
   }
-  fields.sort.append(new Option("order of the file", ""));
+  fields.sort.replaceChildren(new Option("order of the file", ""));
   for (const [name, [of, label, first]] of Object.entries(ORDERS)) {
     if (!index.some((entry) => Number.isFinite(of(entry)))) continue;
     for (const way of [first, -first])
-      fields.sort.append(new Option(`${label}, ${way > 0 ? "lowest" : "highest"} first`, (way > 0 ? "" : "-") + name));
+      fields.sort.append(new Option(`${label()}, ${way > 0 ? "lowest" : "highest"} first`, (way > 0 ? "" : "-") + name));
   }
 }
 
@@ -97,7 +118,8 @@ function searchable() {
   // Built at the first search: what a trial says, without the names of its fields.
   const texts = (value) =>
     typeof value === "string" ? [value] : value && typeof value === "object" ? Object.values(value).flatMap(texts) : [];
-  searched ??= index.map((entry, place) => [entry.task, ...texts(trialAt(place))].join("\n").toLowerCase());
+  for (let place = searched.length; place < index.length; place++)
+    searched.push([index[place].task, ...texts(trialAt(place))].join("\n").toLowerCase());
   return searched;
 }
 
@@ -122,7 +144,8 @@ function order() {
     return values[a] === values[b] ? 0 : values[a] < values[b] === !down ? -1 : 1;
   };
   // Groups with the same spread stay together.
-  const within = chosen === ORDERS.spread ? (a, b) => index[a].set - index[b].set : () => 0;
+  const first = (place) => groups.get(index[place].set)[0];
+  const within = chosen === ORDERS.spread ? (a, b) => first(a) - first(b) : () => 0;
   matches.sort((a, b) => compare(a, b) || within(a, b) || a - b);
 }
 
@@ -157,12 +180,13 @@ function showRows(upTo) {
   byId("more").textContent = `show ${Math.min(left, PAGE)} more of ${left}`;
 }
 
-function showList() {
+// At least `rows` of the matches are listed.
+function showList(rows = PAGE) {
   byId("list").replaceChildren();
   listed = 0;
   byId("count").textContent = `${matches.length} of ${many(index.length, "trial")}`;
   const open = matches.indexOf(Number(state.trial) - 1);
-  showRows(Math.max(PAGE, open + 1));
+  showRows(Math.max(PAGE, rows, open + 1));
   byId("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
 }
 

@@ -1,0 +1,5 @@
+
+// ---- all trials stand in the page
+
+const available = async () => {};
+begin();
