@@ -16,7 +16,7 @@ usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.ex
 PYTHON ?= $(call usable,python3.11 python3 python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-fast test-e2e coverage soak lint format package resolve clean
+.PHONY: help venv quickstart test test-fast test-e2e coverage soak lint format site package resolve clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(STAMP) ## Build the site into site/, without network; any warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
 package: $(STAMP) ## Build sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
@@ -64,7 +67,7 @@ resolve: ## Check with the resolver that the extra gpu can be installed; needs a
 	done
 
 clean: ## Remove caches and build outputs (not .venv)
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 # uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
@@ -74,7 +77,7 @@ $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cp
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,alfworld,webshop]' \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,docs,alfworld,webshop]' \
 		--override requirements/cpu-overrides.txt
 	touch $@
 

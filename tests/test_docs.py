@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from page_blocks import DOCS, ROOT, blocks
 from typer.testing import CliRunner
 
 from openrlhf_lamer import __version__, advantage, envs, manifest
@@ -32,8 +33,6 @@ from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
 PAGES = sorted(page for folder in ("", "docs/**/", "recipes/**/", "scripts/**/") for page in ROOT.glob(f"{folder}*.md"))
 FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "recipes", "requirements", "scripts", "tests"))
 
@@ -80,11 +79,6 @@ def test_before_a_commit_runs_a_ruff_that_the_project_allows() -> None:
 
 def test_the_citation_names_this_version() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", RENDER["AGENTS"])
