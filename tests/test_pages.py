@@ -124,7 +124,7 @@ def test_each_estimator_has_its_advice() -> None:
     assert named == bundled | {"group_norm", "rloo"}
 
 
-@pytest.mark.parametrize("row", cells(ADVICE, "What we measured"), ids=lambda row: row[0].strip())
+@pytest.mark.parametrize("row", cells(ADVICE, "Measurements"), ids=lambda row: row[0].strip())
 def test_figures_are_those_of_the_page_that_they_come_from(row: list[str]) -> None:
     ((page, anchor),) = re.findall(r"\]\(([\w-]+\.md)#([\w-]+)\)", row[2])
     source = (ROOT / "docs" / page).read_text("utf-8")
