@@ -13,7 +13,7 @@ import typer
 from packaging.requirements import Requirement
 from page_blocks import ROOT
 
-from openrlhf_lamer import advantage
+from openrlhf_lamer import advantage, recipes
 from openrlhf_lamer.cli.main import app
 
 TRAINING = ("openrlhf.cli.train_ppo_ray", "openrlhf_lamer.cli.train_ppo_ray")
@@ -71,7 +71,8 @@ def check_block(block: str) -> int:
 def _ours(arguments: Sequence[str]) -> None:
     """`openrlhf-lamer ...`, read as far as its command."""
     command: Any = typer.main.get_command(app)
-    context, rest = None, list(arguments)
+    context: Any = None
+    rest = list(arguments)
     while hasattr(command, "get_command") and rest and not rest[0].startswith("-"):
         name = rest.pop(0)
         found = command.get_command(command.context_class(command, parent=context), name)
@@ -79,9 +80,11 @@ def _ours(arguments: Sequence[str]) -> None:
             raise UnknownCommandError(f"openrlhf-lamer has no command {name}")
         command = found
     try:
-        command.make_context(command.name, rest)
+        context = command.make_context(command.name, rest)
     except Exception as error:  # of the parser, whose classes Typer keeps to itself
         raise UnknownCommandError(f"openrlhf-lamer {shlex.join(arguments)}: {error}") from error
+    if arguments[0] == "train":
+        _training(recipes.resolve(context.params["recipe"], context.args, context.params["run"]))
 
 
 def _training(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from page_blocks import ROOT, blocks
 from page_commands import UnknownCommandError, check_block
 
+from openrlhf_lamer import LamerError
 from openrlhf_lamer.config import ConfigError
 
 FOLDERS = ("docs", "recipes", "scripts")
@@ -45,6 +46,8 @@ def test_the_commands_of_a_page_are_known(page: Path) -> None:
         ("python -m openrlhf_lamer.cli.train_ppo_ray ... --lamer.gama_traj 1", ConfigError, "--lamer.gamma_traj"),
         ("python -m openrlhf_lamer.cli.train_ppo_ray ... --ds.packing_samples", ConfigError, "--ds.packing_samples"),
         ("ray job submit -- python -m openrlhf.cli.train_ppo_ray ... --actor.lr 1", ConfigError, "--actor.lr"),
+        ("openrlhf-lamer train recipes/sokoban/nothing.toml", LamerError, "nothing.toml"),
+        ("openrlhf-lamer train recipes/sokoban/lamer.toml --lamer.norms mean", LamerError, "--lamer.norms"),
         ("python scripts/nothing.py", UnknownCommandError, "scripts/nothing.py"),
         ("python scripts/learning run doors --hours 3", UnknownCommandError, "--hours"),
         ("python -m openrlhf_lamer.nothing", UnknownCommandError, "openrlhf_lamer.nothing"),
