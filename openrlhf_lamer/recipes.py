@@ -81,9 +81,9 @@ def read(path: Path) -> Recipe:
     return Recipe(path, tuple(file for file, _ in chain[1:]), settings)
 
 
-def run_folder(path: Path, runs: Path = Path("runs")) -> Path:
+def run_folder(path: Path) -> Path:
     """Folder of a recipe's run, unless another one is given: `runs/sokoban/lamer` for `recipes/sokoban/lamer.toml`."""
-    return runs / path.absolute().parent.name / path.stem
+    return Path("runs", path.absolute().parent.name, path.stem)
 
 
 def resolve(path: Path, overrides: Sequence[str] = (), run: Path | None = None) -> list[str]:

@@ -34,8 +34,8 @@ from openrlhf_lamer.trial import run_trial
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "scripts").rglob("*.md")])
-FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "requirements", "scripts", "tests"))
+PAGES = sorted(page for folder in ("", "docs/**/", "recipes/**/", "scripts/**/") for page in ROOT.glob(f"{folder}*.md"))
+FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "recipes", "requirements", "scripts", "tests"))
 
 RENDER = runpy.run_path(str(ROOT / "scripts" / "render_prompts.py"))
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from openrlhf_lamer import envs, recipes
-from openrlhf_lamer.tasks import write_dataset
+from openrlhf_lamer.agents import load_agent
+from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.tasks import read_dataset, write_dataset
 
 pytest.importorskip("openrlhf")
 
@@ -121,6 +126,45 @@ def test_a_recipe_shows_only_what_differs() -> None:
 def test_each_says_first_what_it_is() -> None:
     heads = [file.read_text("utf-8").splitlines()[0] for file in [*ALL, FOLDER / "paper.toml"]]
     assert all(head.startswith("# ") and len(head) > 30 for head in heads)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_page_of_a_game_has_its_recipes_and_sizes(
+    game: str, plan: Callable[[Path], launcher.Plan], need: Callable[[str], None]
+) -> None:
+    need(game)
+    page = (FOLDER / game / "README.md").read_text("utf-8")
+    there = {file.stem for file in ALL if file.parent.name == game}
+    assert there <= set(re.findall(r"`([\w.-]+)`", page))
+    assert set(re.findall(rf"recipes/{game}/([\w.-]+)\.toml", page)) <= there
+    lamer = plan(FOLDER / game / "lamer.toml").line
+    trials, most = lamer["rollout.batch_size"] * lamer["rollout.n_samples_per_prompt"], lamer.config.num_episodes
+    turns = load_agent(lamer.agents[0])[0].max_turns
+    replies = trials * (most * turns + most - 1)
+    told = f"{lamer['rollout.batch_size']} tasks: at most {trials * most} attempts and {replies:,} replies, of 1,024"
+    assert told in " ".join(page.split())
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_page_of_a_game_prepares_the_data_of_its_recipes(
+    game: str, tmp_path: Path, need: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(game)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    page = (FOLDER / game / "README.md").read_text("utf-8")
+    (block, *_) = re.findall(r"^```bash\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    prepare = [shlex.split(line)[1:] for line in block.splitlines() if " prepare " in line]
+    for words in prepare:
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+    steps = 300 if game in ("sokoban", "minesweeper") else 150
+    for file in (file for file in ALL if file.parent.name == game):
+        settings = recipes.read(file).settings
+        assert len(read_dataset(Path(settings["eval.dataset"].value))) == 128
+        if not file.stem.startswith("one-gpu"):
+            tasks = read_dataset(Path(settings["data.prompt_dataset"].value))
+            assert len(tasks) == steps * settings["rollout.batch_size"].value
 
 
 def test_every_flag_can_stand_in_a_recipe() -> None:
