@@ -145,7 +145,7 @@ def test_the_host_logs_what_the_page_says_of_it() -> None:
 
 
 class TestAlarms:
-    """What the page says of alarms, against every alarm that there is."""
+    """The page's alarms, against every alarm that there is."""
 
     STEP = {"lamer/doors/turns": 3.0, "lamer/doors/success@1": 0.1}
     BAD = (

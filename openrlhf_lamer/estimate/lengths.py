@@ -79,7 +79,7 @@ class Stage(NamedTuple):
 
 
 def stages(trial: Trial) -> dict[str, list[Stage]]:
-    """What each attempt of a trial (`play`) and each reflection (`reflect`) adds."""
+    """Tokens that each attempt of a trial (`play`) and each reflection (`reflect`) adds."""
     found: dict[str, list[Stage]] = {"play": [], "reflect": []}
     row: tuple[int, ...] = ()  # the row so far, and the replies and sampled tokens in it
     replies = inside = before = 0

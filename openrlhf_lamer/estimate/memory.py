@@ -205,7 +205,7 @@ def engine(shape: Shape, engines: Engines, gpu: float) -> list[Part]:
 
 
 def _pass(shape: Shape, trainer: Trainer, *, critic: bool) -> list[tuple[str, float]]:
-    """What a forward and backward pass over a micro-batch keeps, and the larger of its two peaks."""
+    """Memory that a forward and backward pass over a micro-batch keeps, and the larger of its two peaks."""
     tokens, layers = trainer.train_tokens, shape.layers
     one = shape.saved(tokens, trainer.lora_rank, trainer.lora_modules) / trainer.tensor_parallel
     kept = layers * tokens * shape.hidden * BYTES if trainer.checkpointing else layers * one
@@ -217,7 +217,7 @@ def _pass(shape: Shape, trainer: Trainer, *, critic: bool) -> list[tuple[str, fl
 
 
 def _scoring(role: str, shape: Shape, trainer: Trainer, *, critic: bool = False) -> list[Part]:
-    """What a pass without a backward pass needs."""
+    """Memory of a pass without a backward pass."""
     tokens = trainer.score_tokens
     logits = 0.0 if critic else _logits(shape, trainer, tokens, "score")
     layer = shape.saved(tokens) / trainer.tensor_parallel

@@ -15,7 +15,7 @@ from openrlhf_lamer.estimate.work import Batch, Seconds, Work, seconds, work
 
 @dataclass(frozen=True)
 class Run:
-    """What an estimate takes from a command line and its models.
+    """Figures that an estimate takes from a command line and its models.
 
     Attributes:
         shape: The policy; engines and reference are of its shape.

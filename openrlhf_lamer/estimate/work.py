@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Work:
-    """What a rollout and its update come to, over all ranks and engines.
+    """Work of a rollout and its update, over all ranks and engines.
 
     Attributes:
         trials: Trials.

@@ -71,7 +71,7 @@ class Training:
 
     @property
     def recipe(self) -> recipes.Recipe:
-        """What it is trained by."""
+        """Recipe with what it takes over from its bases."""
         return recipes.read(RECIPES / self.env / f"{self.model}.toml")
 
     def folder(self, setup: Setup, seed: int) -> Path:
