@@ -14,8 +14,8 @@ import numpy as np
 from openrlhf_lamer.update.forest import IntArray, common, distinct_tokens, lexical
 
 Shares: TypeAlias = list[list[list[int]]]
-"""Rows of each micro-batch of each rank, as `[rank][micro-batch]`. A micro-batch may be empty where a step has fewer rows
-than ranks."""
+"""Rows of each micro-batch of each rank, as `[rank][micro-batch]`. A micro-batch may be empty where a step has fewer
+rows than ranks."""
 
 
 def steps_of_rows(owner: IntArray, size: int, rng: np.random.Generator) -> list[list[int]]:
