@@ -8,7 +8,7 @@ stack is loaded before it is used.
 
 from typing import ClassVar
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 class LamerError(Exception):

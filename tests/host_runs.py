@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from openrlhf_lamer.config import LamerConfig
+from openrlhf_lamer.estimate.work import Batch, optimizer_steps
 from openrlhf_lamer.integration.rollout.task_stream import trial_seed
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import trial_rows
@@ -160,7 +161,7 @@ def check(
         assert status["lamer/rows_trained"] == epochs * len(rows)
         assert status["lamer/tokens_trained"] == epochs * sum(len(turn.sampled_ids) for turn in trained)
         assert sum(len(turn.sampled_ids) for turn in trained) == sum(row.sampled for row in rows)
-        updates = config.updates or math.ceil(len(rows) / 16)
+        updates = optimizer_steps(len(rows), Batch(4, 4, 16, config.updates))  # as `estimate` tells them
         assert status["lamer/optimizer_steps"] == epochs * updates
         assert status["lamer/tokens_in_rows"] == sum(len(row.ids) for row in rows)
         # Random states differ soon, but all prompts of a game begin alike.

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from page_blocks import DOCS, ROOT, blocks
 from typer.testing import CliRunner
 
 from openrlhf_lamer import __version__, advantage, envs, manifest
@@ -32,10 +33,8 @@ from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "scripts").rglob("*.md")])
-FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "requirements", "scripts", "tests"))
+PAGES = sorted(page for folder in ("", "docs/**/", "recipes/**/", "scripts/**/") for page in ROOT.glob(f"{folder}*.md"))
+FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "recipes", "requirements", "scripts", "tests"))
 
 RENDER = runpy.run_path(str(ROOT / "scripts" / "render_prompts.py"))
 
@@ -80,11 +79,6 @@ def test_before_a_commit_runs_a_ruff_that_the_project_allows() -> None:
 
 def test_the_citation_names_this_version() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", RENDER["AGENTS"])
@@ -144,21 +138,6 @@ def test_the_commands_for_several_games(tmp_path: Path, monkeypatch: pytest.Monk
     assert plan.agent_files[0] == tmp_path / "longer.py"
     agent, _ = load_agent("longer.py")
     assert (agent.env, agent.max_turns) == ("sokoban", 10)
-
-
-@pytest.mark.parametrize(
-    ("page", "least"), [("host-options.md", 25), ("cluster.md", 5), ("from-other-projects.md", 60)]
-)
-def test_pages_name_flags_that_there_are(page: str, least: int) -> None:
-    pytest.importorskip("openrlhf")
-    from openrlhf_lamer.integration.host import host_parser
-
-    known = {action.dest for action in host_parser()._actions} | {f"lamer.{name}" for name in LamerConfig.flags()}
-    known |= {"agent_func", "lamer.config"}
-    named = set(re.findall(r"`--([\w.]+\w)(?![\w*])", (DOCS / page).read_text("utf-8")))
-    groups = {name for name in named if any(flag.startswith((f"{name}.", f"{name}_")) for flag in known)}
-    assert len(named) > least
-    assert named - groups <= known
 
 
 class TestReadme:

@@ -5,18 +5,14 @@ A start of the host takes about a minute, a step a few seconds, so each run is a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +33,7 @@ from host_runs import (
     stop,
     weights,
 )
+from ray_heads import Head, answers, free_ports, ray_started
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.statistics import success
@@ -231,19 +228,6 @@ def served(workshop: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
     return start(command, folder, cpu.worker_env())
 
 
-def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_killed(
     workshop: Path, tmp_path: Path
 ) -> None:
@@ -321,55 +305,18 @@ def test_a_checkpoint_plays_the_same_in_this_process_and_on_a_server_that_is_kil
         assert replace(remote[name], **timeless) == replace(trial, **timeless)
 
 
-PATIENCE = ("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "RAY_raylet_start_wait_time_s")
-"""Variables of Ray's with the seconds that it gives its own processes to start."""
-
-
-def takes_jobs(port: int) -> bool:
-    """Whether Ray takes a job that does nothing: the dashboard answers long before the agent that starts jobs does."""
-    nothing = json.dumps({"entrypoint": "true"}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/jobs/", data=nothing, headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-@dataclass(frozen=True)
-class Head:
-    """Addresses of a Ray cluster's head: for jobs, and for drivers that join."""
-
-    jobs: str
-    drivers: str
-
-
 @pytest.fixture
 def ray_head() -> Iterator[Head]:
-    """A Ray cluster as a user has it, with logical GPUs."""
-    port, dashboard, client = free_ports(3)
-    # In a folder of its own, so that no other run on this machine joins it. Ray's sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as name:
-        folder = Path(name)
-        ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
-        logical = ("--num-cpus=16", "--num-gpus=2", "--object-store-memory=500000000", "--disable-usage-stats")
-        command = ("ray.scripts.scripts", "start", "--head", "--block", *ports, *logical)
-        # Beside another run of the host, half a minute can be too little for Ray's processes to start.
-        patience = dict.fromkeys(PATIENCE, "200")
-        process = start(command, folder, {"RAY_TMPDIR": name, "PATH": ACTIVATED["PATH"], **patience})
-        deadline = time.monotonic() + 240
-        try:
-            while not (answers(port) and takes_jobs(dashboard)):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(1)
-            yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
-        finally:
-            stop(process, folder)
+    """A Ray cluster that takes jobs. Another process may have taken a port that was free: then others are tried."""
+    for _ in range(2):
+        with ray_started() as head:
+            if head is not None:
+                yield head
+                return
+    pytest.fail("Ray took no jobs in two starts; its logs are above")
 
 
+@pytest.mark.timeout(1200)
 def test_the_line_as_typed_through_ray_job_submit(workshop: Path, tmp_path: Path, ray_head: Head) -> None:
     """`ray job submit -- python -m openrlhf.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`."""
     line = [

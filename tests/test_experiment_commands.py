@@ -14,7 +14,7 @@ import pytest
 from experiment_scripts import plans, tables
 from typer.testing import CliRunner
 
-from openrlhf_lamer import envs, panels
+from openrlhf_lamer import envs, panels, recipes
 from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS
@@ -41,28 +41,32 @@ def test_training_commands_pass_the_launchers_checks(
     from openrlhf_lamer.integration.launch import launcher
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    setup = plans.Setup("Qwen/Qwen3-4B", setup.runs, official=official)
+    setup = plans.Setup("Qwen/Qwen3-4B", setup.runs, nodes=2, gpus=4, official=official)
     for env in plans.STEPS:
         write_dataset(setup.runs / "data" / env / "train.jsonl", seeded_tasks(env, "train", 32))
     estimators = set()
     for words in commands(setup):
-        if words[0] == "python":
-            if "openrlhf_lamer.agents.alfworld" in words:
+        if words[1] == "train":
+            if "alfworld" in words[2]:
                 pytest.importorskip("textworld")
-            plan = launcher.prepare(words[3:])
+            recipe, run = Path(words[2]), Path(words[words.index("--run") + 1])
+            assert run == setup.runs / "train" / recipe.parent.name / recipe.stem / "seed-0"
+            plan = launcher.prepare(recipes.resolve(recipe, words[5:], run))
             estimators.add(plan.estimator)
-            assert plan.gpus == 8
+            assert plan.gpus == plan.line["vllm.num_engines"] == 8
             trials = plan.line.config.num_episodes * plan.line["rollout.n_samples_per_prompt"]
             assert trials == 24, "as many episodes an update in every training"
+            assert plan.line["ckpt.path"] == str(run / "checkpoints")
+            assert plan.line["ckpt.output_dir"] == str(run / "model")
             assert plan.line["ckpt.load_enable"]
-            assert plan.line["ckpt.max_num"] >= 2, "the host removes one before the next is whole"
-            steps, _ = plans.STEPS[plan.agent_file.stem]
+            assert plan.line["eval.dataset"] is None
+            steps = plans.STEPS[plan.agent_file.stem]
             assert steps % plan.line["ckpt.save_steps"] == 0, "one that is cut off in saving its model goes on there"
     assert estimators == {"lamer_ppo", "rloo", "group_norm", "lamer_rloo", "lamer_grpo", "lamer_gigpo"}
 
 
 def test_a_script_that_is_killed_and_started_again_goes_on(setup: Any, tmp_path: Path) -> None:
-    """With a `python` that is cut off in its first training, and in saving the model of the second one."""
+    """With an `openrlhf-lamer` that is cut off in its first training, and in saving the model of the second one."""
     setup = replace(setup, runs=tmp_path / "a b", seeds=(0,))
     training, second = plans.Training("sokoban", "lamer"), plans.Training("sokoban", "gigpo")
     fake = f"""#!{sys.executable}
@@ -71,7 +75,7 @@ from pathlib import Path
 with open({str(tmp_path / "called")!r}, "a") as file:
     print(len(list(Path({str(tmp_path)!r}).rglob("latest"))), file=file)
 flags = dict(zip(sys.argv, sys.argv[1:]))
-latest, model = Path(flags["--ckpt.path"]) / "latest", Path(flags["--ckpt.output_dir"])
+latest, model = Path(flags["--run"]) / "checkpoints" / "latest", Path(flags["--run"]) / "model"
 begun = latest.exists()
 latest.parent.mkdir(parents=True, exist_ok=True)
 latest.touch()
@@ -83,8 +87,8 @@ if not begun:
     sys.exit(9)
 (model / "tokenizer_config.json").touch()
 """
-    (tmp_path / "python").write_text(fake)
-    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "openrlhf-lamer").write_text(fake)
+    (tmp_path / "openrlhf-lamer").chmod(0o755)
     lines = [line for line in plans.plan([], setup, [training, second]) if "prepare" not in line]
     script = "\n".join(["set -euo pipefail", *lines])
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
@@ -96,16 +100,16 @@ if not begun:
         assert (each.folder(setup, 0) / "model" / "tokenizer_config.json").exists()
 
 
-def test_baselines_that_compare_whole_attempts_are_the_hosts_own(setup: Any) -> None:
+def test_baselines_that_compare_whole_attempts_are_the_hosts_own() -> None:
     """Table 1's RLOO and GRPO credit an attempt by its return, which equal attempts share; ours go by other names."""
     estimators: dict[str, set[str]] = {}
     for name in ("main-table", "by-turn"):
         for cell in plans.EXPERIMENTS[name].cells:
             if cell.row.startswith(("RLOO", "GRPO")):
-                words = shlex.split(cell.evaluation.training.command(setup, 0))
-                estimators.setdefault(cell.row, set()).add(words[words.index("--algo.advantage.estimator") + 1])
-                assert words[words.index("--lamer.num_episodes") + 1] == "1"
-                assert words[words.index("--rollout.n_samples_per_prompt") + 1] == "24"
+                settings = cell.evaluation.training.recipe.settings
+                estimators.setdefault(cell.row, set()).add(settings["algo.advantage.estimator"].value)
+                assert settings["lamer.num_episodes"].value == 1
+                assert settings["rollout.n_samples_per_prompt"].value == 24
     assert estimators == {
         "RLOO": {"rloo"},
         "GRPO": {"group_norm"},
@@ -141,8 +145,7 @@ def test_data_commands_write_what_is_named(setup: Any, tmp_path: Path) -> None:
         if words[:3] == ["openrlhf-lamer", "prepare", "tasks"] and "alfworld" not in words:
             result = CliRunner().invoke(app, words[1:])
             assert result.exit_code == 0, result.output
-    steps, tasks = plans.STEPS["sokoban"]
-    assert len((setup.runs / "data" / "sokoban" / "train.jsonl").read_text().splitlines()) == steps * tasks
+    assert len((setup.runs / "data" / "sokoban" / "train.jsonl").read_text().splitlines()) == 300 * 16
     official = plans.Setup("m", setup.runs, official=True)
     text = "\n".join(shlex.join(words) for words in commands(official))
     for panel, count in COUNTS[plans.OFFICIAL].items():
@@ -162,7 +165,7 @@ def test_webshop_is_evaluated_on_the_catalogue_that_it_trains_on(
     for words in commands(setup):
         if words[:3] == ["openrlhf-lamer", "prepare", "tasks"] and "webshop" in words:
             assert CliRunner().invoke(app, words[1:]).exit_code == 0
-        elif "openrlhf_lamer.agents.webshop" in words:
+        elif words[1] == "train" and "webshop" in words[2]:
             trained.add(words[words.index("--data.prompt_dataset") + 1])
         elif words[:2] == ["openrlhf-lamer", "eval"] and "/eval/webshop" in words[words.index("--out") + 1]:
             evaluated.add(words[words.index("--tasks") + 1])

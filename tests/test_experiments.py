@@ -183,7 +183,7 @@ def test_what_is_missing_is_a_gap_with_the_commands_that_fill_it(setup: Any, tmp
     assert f"{setup.runs}/eval/sokoban-2-boxes/lamer-history/seed-0 " not in gaps + " "
     assert "--memory reflection" in gaps
     assert "openrlhf-lamer prepare tasks" in gaps
-    assert "train_ppo_ray" in gaps
+    assert "openrlhf-lamer train" in gaps
 
 
 def test_an_unfinished_run_is_told_and_can_go_on(setup: Any, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_the_budget_of_training_is_read_from_its_trials(setup: Any, tmp_path: Pa
     assert (gap["runs"], gap["episodes"]) == ("0", "")
     assert float(lamer["tokens"]) > float(rl["tokens"]), "reflections cost tokens"
     text = files[1].read_text()
-    assert "agents.webshop" in text.split("## Not there yet")[1]
+    assert "recipes/webshop" in text.split("## Not there yet")[1]
     assert "sokoban/lamer/seed-0" not in text
     assert files[2].read_bytes().startswith(PNG)
 
@@ -283,7 +283,10 @@ def test_a_plan_is_a_shell_script(tmp_path: Path) -> None:
     lines = script.stdout.splitlines()
     assert len(lines) == len(set(lines)), "what experiments share is made once"
     subprocess.run(["bash", "-n"], input=script.stdout, text=True, check=True)
-    assert sum("train_ppo_ray" in line for line in lines) == 2 * (3 * len(plans.MODELS) + 2)
+    evaluations = [each for experiment in plans.EXPERIMENTS.values() for each in experiment.evaluations]
+    trainings = {each.training for each in evaluations if each.training}
+    assert len(trainings) > 30
+    assert sum("openrlhf-lamer train" in line for line in lines) == 2 * len(trainings)
 
 
 def test_what_is_typed_wrong_is_told(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from openrlhf_lamer.warmstart import measures
+from openrlhf_lamer.warmstart import measures, run
 from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
 from openrlhf_lamer.warmstart.measures import ModelPolicy, measure
 from openrlhf_lamer.warmstart.model import load
@@ -197,6 +197,24 @@ class TestCommand:
             lines = (tmp_path / seed / "demonstrations.jsonl").read_text().splitlines()
             drawn.add(tuple(Trial.from_json(each).turns[0].action for each in lines))
         assert len(drawn) == 2
+
+    def test_a_measured_reply_is_at_most_twice_as_long_as_the_longest_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = dict[str, Any]()
+
+        def watched(model: Any, chat: Chat, rules: Rules, tasks: Any, player: Any, seed: int, progress: Any) -> Any:
+            asked.update(most=rules.max_new_tokens, tasks=len(list(progress(tasks))))
+            return measure(model, chat, rules, tasks[:1], player, seed)
+
+        monkeypatch.setattr(run, "measure", watched)
+        line = ["warmstart", *SMALL, "--trials", "20", "--max-new-tokens", "500", "--out", str(tmp_path)]
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 0, result.output
+        shown = [Trial.from_json(each) for each in (tmp_path / "demonstrations.jsonl").read_text().splitlines()]
+        assert asked["most"] == 2 * max(len(turn.sampled_ids) for trial in shown for turn in trial.turns)
+        assert asked["tasks"] == 32
+        assert "measures: 32 of 32" in result.output
 
     @pytest.mark.parametrize(
         ("given", "message"),

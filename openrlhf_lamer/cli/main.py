@@ -17,12 +17,14 @@ from openrlhf_lamer.cli.credit import credit
 from openrlhf_lamer.cli.cross import cross
 from openrlhf_lamer.cli.doctor import doctor
 from openrlhf_lamer.cli.errors import Commands
+from openrlhf_lamer.cli.estimate import estimate
 from openrlhf_lamer.cli.eval import evaluate
 from openrlhf_lamer.cli.merge import merge
 from openrlhf_lamer.cli.play import play
 from openrlhf_lamer.cli.quickstart import quickstart
 from openrlhf_lamer.cli.report import report
 from openrlhf_lamer.cli.tasks import tasks
+from openrlhf_lamer.cli.train import FLAGS, train
 from openrlhf_lamer.cli.view import view
 from openrlhf_lamer.cli.warmstart import warmstart
 
@@ -37,6 +39,8 @@ app = typer.Typer(
 app.add_typer(prepare.app, name="prepare")
 app.command("tasks")(tasks)
 app.command("play")(play)
+app.command("estimate", context_settings=FLAGS)(estimate)
+app.command("train", context_settings=FLAGS)(train)
 app.command("eval")(evaluate)
 app.command("analyze")(analyze)
 app.command("cross")(cross)
@@ -67,8 +71,8 @@ def about(
     failure; together they are a **trial**. It is trained on the discounted return across the whole
     trial, against the other trials of the same task, its **group**.
 
-    Training itself is OpenRLHF's command with our flags:
-    `python -m openrlhf_lamer.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`
+    `train` runs a recipe: `openrlhf-lamer train recipes/sokoban/lamer.toml`. It is OpenRLHF's command with our
+    flags, `python -m openrlhf_lamer.cli.train_ppo_ray --agent_func openrlhf_lamer.agents.sokoban ...`
     (`--help` shows our flags, `--help-host` OpenRLHF's).
     """
 

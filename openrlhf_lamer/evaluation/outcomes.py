@@ -165,7 +165,6 @@ def read_runs(arguments: Sequence[str]) -> list[Run]:
 
     Args:
         arguments: Folders or files.
-        report: Called after each trial.
 
     Raises:
         RunError: naming the argument, and what is wrong with it.

@@ -14,7 +14,7 @@ import numpy as np
 from openrlhf_lamer.update.forest import IntArray, common, distinct_tokens, lexical
 
 Shares: TypeAlias = list[list[list[int]]]
-"""Rows of each micro-batch of each rank: [rank][micro-batch]. A micro-batch may be empty where a step has fewer rows
+"""Rows of each micro-batch of each rank, as `[rank][micro-batch]`. A micro-batch may be empty where a step has fewer rows
 than ranks."""
 
 

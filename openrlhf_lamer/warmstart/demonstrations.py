@@ -14,6 +14,9 @@ from openrlhf_lamer.policies.base import Policy
 from openrlhf_lamer.records import Task, Trial
 from openrlhf_lamer.trial import run_trial
 
+Progress = Callable[[Iterable[Task]], Iterable[Task]]
+"""Wrapper of tasks that shows how many have been played."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -37,7 +40,7 @@ def demonstrate(
     rules: Rules,
     chat: Chat,
     player: Callable[[int], Policy],
-    progress: Callable[[Iterable[Task]], Iterable[Task]] = iter,
+    progress: Progress = iter,
 ) -> list[Trial]:
     """One trial of a player on each task; `player` makes it from the trial's number."""
 

@@ -13,7 +13,7 @@ from openrlhf_lamer.metrics import summarize
 from openrlhf_lamer.policies.base import EngineError, Generation, Request
 from openrlhf_lamer.records import Phase, Task
 from openrlhf_lamer.rows import Row, Span
-from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.demonstrations import Progress, Rules, demonstrate
 from openrlhf_lamer.warmstart.imitation import scored
 from openrlhf_lamer.warmstart.players import PlayerFactory
 
@@ -68,7 +68,15 @@ class ModelPolicy:
         return Generation(reply, None, truncated=reply[-1:] != self._chat.end_of_reply[-1:])
 
 
-def measure(model: Any, chat: Chat, rules: Rules, tasks: Sequence[Task], player: PlayerFactory, seed: int) -> Learnt:
+def measure(
+    model: Any,
+    chat: Chat,
+    rules: Rules,
+    tasks: Sequence[Task],
+    player: PlayerFactory,
+    seed: int,
+    progress: Progress = iter,
+) -> Learnt:
     """Measure a model on tasks that it has seen no demonstration of.
 
     Args:
@@ -78,13 +86,14 @@ def measure(model: Any, chat: Chat, rules: Rules, tasks: Sequence[Task], player:
         tasks: Tasks, each played by the model and by the player.
         player: Makes the scripted player.
         seed: Seed of sampling.
+        progress: Wraps the tasks that the model plays.
     """
     import torch
 
     torch.manual_seed(seed)
     model.eval()
     policy = ModelPolicy(model, chat)
-    own = demonstrate(tasks, rules, chat, lambda number: policy)
+    own = demonstrate(tasks, rules, chat, lambda number: policy, progress)
     if failed := [trial.failure for trial in own if trial.failure is not None]:
         raise EngineError(f"{len(failed)} of {len(own)} trials of the model failed; the first: {failed[0].message}")
     found = summarize(own, rules.config.num_episodes, rules.config.gamma_traj)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from openrlhf_lamer.progress import Bar
 from openrlhf_lamer.records import Task
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.warmstart import demonstrations
-from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
+from openrlhf_lamer.warmstart.demonstrations import Progress, Rules, demonstrate
 from openrlhf_lamer.warmstart.imitation import Imitation, imitate
 from openrlhf_lamer.warmstart.measures import Learnt, measure
 from openrlhf_lamer.warmstart.model import build_model, build_tokenizer, load, save
@@ -86,14 +86,9 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
     chat, model = _model(plan, seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     player = _player(plan, chat)
-    advance = bar("demonstrations", plan.trials)
-
-    def counted(tasks: Iterable[Task]) -> Iterable[Task]:
-        for number, task in enumerate(tasks):
-            yield task
-            advance(number + 1, "demonstrations")
-
-    trials = demonstrate(_tasks(plan, FIRST, plan.trials), rules, chat, player, counted)
+    trials = demonstrate(
+        _tasks(plan, FIRST, plan.trials), rules, chat, player, _counted(bar, "demonstrations", plan.trials)
+    )
     failed = [trial.failure for trial in trials if trial.failure is not None]
     if failed:
         raise WarmStartError(f"{len(failed)} of {len(trials)} demonstrations failed; the first: {failed[0].message}")
@@ -102,10 +97,13 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
     loss = imitate(
         model, trials, plan.imitation, lambda done, now: advance(round(100 * done), f"imitation, loss {now:.3f}")
     )
-    bar("measures", 1)
-    learnt = measure(model, chat, rules, _tasks(plan, MEASURED, plan.measured), player, seed)
-    save(model, chat.tokenizer, out / "model")
     turns = [turn for trial in trials for turn in trial.turns]
+    # A model that has not learnt to end its replies samples all the tokens that it may each time.
+    longest = max(len(turn.sampled_ids) for turn in turns)
+    bounded = replace(rules, max_new_tokens=min(rules.max_new_tokens, 2 * longest))
+    tasks = _tasks(plan, MEASURED, plan.measured)
+    learnt = measure(model, chat, bounded, tasks, player, seed, _counted(bar, "measures", plan.measured))
+    save(model, chat.tokenizer, out / "model")
     figures = {
         **asdict(learnt),
         "loss": loss,
@@ -122,6 +120,18 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
     }
     (out / "warmstart.json").write_text(json.dumps(figures, indent=2) + "\n")
     return learnt
+
+
+def _counted(bar: Bar, text: str, total: int) -> Progress:
+    """Progress of a walk over tasks, on a bar."""
+    advance = bar(text, total)
+
+    def counted(tasks: Iterable[Task]) -> Iterable[Task]:
+        for number, task in enumerate(tasks):
+            yield task
+            advance(number + 1, text)
+
+    return counted
 
 
 def _model(plan: Plan, seed: int) -> tuple[Chat, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openrlhf_lamer import panels
+from openrlhf_lamer import panels, recipes
 from openrlhf_lamer.envs.alfworld.catalogue import COUNTS, TASK_TYPES
 from openrlhf_lamer.evaluation.methods import METHODS
 from openrlhf_lamer.panels import Ceilings
@@ -35,37 +35,10 @@ PANELS = {"sokoban": "sokoban/2-boxes", "minesweeper": "minesweeper/3-mines", "w
 WRITTEN = (SHOP, *TASK_TYPES)
 """Evaluation sets that are not frozen panels: their tasks are written first."""
 
-STEPS = {"sokoban": (300, 16), "minesweeper": (300, 16), "webshop": (150, 8), "alfworld": (150, 8)}
-"""Steps of the paper's training, and tasks per step."""
+STEPS = {"sokoban": 300, "minesweeper": 300, "webshop": 150, "alfworld": 150}
+"""Steps of the paper's training."""
 
-SAVE_EVERY = 10
-"""Steps between checkpoints: as many are repeated at most after a training was killed."""
-
-SINGLE = ("--lamer.num_episodes", "1", "--rollout.n_samples_per_prompt", "24")
-"""Flags for single attempts: as many in an update as in LaMer's 8 trials of 3."""
-
-MODELS: dict[str, tuple[str, ...]] = {
-    "ppo": (*SINGLE, "--algo.advantage.estimator", "lamer_ppo"),
-    "rloo": (*SINGLE, "--algo.advantage.estimator", "rloo"),
-    "grpo": (*SINGLE, "--algo.advantage.estimator", "group_norm"),
-    "lamer_rloo": (*SINGLE, "--algo.advantage.estimator", "lamer_rloo"),
-    "lamer_grpo": (*SINGLE, "--algo.advantage.estimator", "lamer_grpo"),
-    "gigpo": (*SINGLE, "--algo.advantage.estimator", "lamer_gigpo"),
-    "lamer": ("--algo.advantage.estimator", "lamer_gigpo"),
-    **{
-        f"lamer-gamma-{gamma}": ("--algo.advantage.estimator", "lamer_gigpo", "--lamer.gamma_traj", gamma)
-        for gamma in ("0.0", "0.3", "0.9")
-    },
-    **{
-        f"lamer-{memory}": ("--algo.advantage.estimator", "lamer_gigpo", "--lamer.memory", memory)
-        for memory in ("history", "reflection")
-    },
-}
-"""Trainings, and the flags in which they differ. `lamer` has γ_traj 0.6 and both kinds of memory.
-
-`rloo` and `grpo` are the host's, which compare whole attempts as the published methods do: attempts with equal
-rewards get equal credit. `lamer_rloo` and `lamer_grpo` compare the turns of these attempts, each by its return.
-"""
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @dataclass(frozen=True)
@@ -91,10 +64,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class Training:
-    """A model of `MODELS`, trained in an environment."""
+    """A training by a recipe, `recipes/ENV/MODEL.toml`."""
 
     env: str
     model: str
+
+    @property
+    def recipe(self) -> recipes.Recipe:
+        """Recipe with what it takes over from its bases."""
+        return recipes.read(RECIPES / self.env / f"{self.model}.toml")
 
     def folder(self, setup: Setup, seed: int) -> Path:
         """Where it is."""
@@ -106,45 +84,32 @@ class Training:
 
     def data(self, setup: Setup) -> list[str]:
         """Commands that write its training tasks."""
-        steps, tasks = STEPS[self.env]
-        out = setup.runs / "data" / self.env / "train.jsonl"
+        num, out = STEPS[self.env] * self.recipe.settings["rollout.batch_size"].value, self._tasks(setup)
         if self.env != "alfworld":
-            return [_prepare(self.env, "train", steps * tasks, out)]
+            return [_prepare(self.env, "train", num, out)]
         options = {"task_types": "id"}
         if not setup.official:
-            return [_prepare(self.env, "train", steps * tasks, out, options)]
+            return [_prepare(self.env, "train", num, out, options)]
         # The games are listed type by type: draw from all of them, the same each time.
         every = out.with_name("official.jsonl")
-        draw = ["shuf", "-n", str(steps * tasks), f"--random-source={every}", "-o", str(out), str(every)]
+        draw = ["shuf", "-n", str(num), f"--random-source={every}", "-o", str(out), str(every)]
         count = sum(COUNTS["train"][name] for name in TASK_TYPES[:4])
         return [_prepare(self.env, "official_train", count, every, options), shlex.join(draw)]
 
     def command(self, setup: Setup, seed: int) -> str:
         """Command of the training; it goes on from the last checkpoint, and does nothing if the model is whole."""
-        _, tasks = STEPS[self.env]
-        folder = self.folder(setup, seed)
-        gpus, engines = str(setup.gpus), str(setup.nodes * setup.gpus)
-        placement = ["--actor.num_nodes", str(setup.nodes), "--actor.num_gpus_per_node", gpus]
-        if self.model == "ppo":
-            placement += ["--critic.num_nodes", str(setup.nodes), "--critic.num_gpus_per_node", gpus]
+        folder, recipe = self.folder(setup, seed), self.recipe
         words = [
-            *("python", "-m", "openrlhf_lamer.cli.train_ppo_ray"),
-            *("--agent_func", f"openrlhf_lamer.agents.{self.env}"),
-            *MODELS[self.model],
-            *("--actor.model_name_or_path", setup.model),
-            *("--data.prompt_dataset", str(setup.runs / "data" / self.env / "train.jsonl")),
-            *("--rollout.batch_size", str(tasks), "--actor.adam.lr", "1e-6", "--train.seed", str(seed)),
-            *placement,
-            *("--vllm.num_engines", engines, "--vllm.gpu_memory_utilization", "0.6", "--vllm.enable_sleep"),
-            *("--train.colocate_all", "--ds.enable_sleep", "--actor.gradient_checkpointing_enable"),
-            *("--lamer.trials", str(folder / "trials.jsonl")),
-            *("--ckpt.path", str(self.checkpoints(setup, seed)), "--ckpt.output_dir", str(folder / "model")),
-            # Two, since the host removes an old one before it has written the new one.
-            *("--ckpt.save_steps", str(SAVE_EVERY), "--ckpt.max_num", "2", "--ckpt.load_enable"),
+            *("openrlhf-lamer", "train", str(_near(recipe.path)), "--run", str(folder), "--train.seed", str(seed)),
+            *("--actor.model_name_or_path", setup.model, "--data.prompt_dataset", str(self._tasks(setup))),
+            *("--eval.dataset", "false", *_placement(recipe, setup)),  # it is evaluated when it is done
         ]
         # The host writes the tokenizer last: a model that was cut off has none.
         whole = folder / "model" / "tokenizer_config.json"
         return f"test -e {shlex.quote(str(whole))} || {shlex.join(words)}"
+
+    def _tasks(self, setup: Setup) -> Path:
+        return setup.runs / "data" / self.env / "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -153,7 +118,7 @@ class Evaluation:
 
     Attributes:
         env: The environment.
-        model: `BASE` or a model of `MODELS`.
+        model: `BASE`, or what a training makes of it, by the name of its recipe.
         panel: A frozen panel, or one of `WRITTEN`: `SHOP`, or an ALFWorld task type with all its games.
         method: Value of `eval --method`.
         memory: Memory of earlier attempts, if it is not the method's default.
@@ -273,6 +238,19 @@ def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Tr
             yield training.command(setup, seed)
             yield shlex.join(["rm", "-rf", str(training.checkpoints(setup, seed))])
         yield from (evaluation.command(setup, seed) for evaluation in evaluations)
+
+
+def _placement(recipe: recipes.Recipe, setup: Setup) -> list[str]:
+    """Flags of a training's machines, where the recipe has others."""
+    sizes = {"num_nodes": setup.nodes, "num_gpus_per_node": setup.gpus, "num_engines": setup.nodes * setup.gpus}
+    wanted = {flag: sizes[last] for flag in recipe.settings if (last := flag.rpartition(".")[2]) in sizes}
+    changed = {flag: size for flag, size in wanted.items() if recipe.settings[flag].value != size}
+    return [word for flag, size in changed.items() for word in (f"--{flag}", str(size))]
+
+
+def _near(path: Path) -> Path:
+    """A path relative to the current folder, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _prepare(env: str, split: str, num: int, out: Path, options: dict[str, str] | None = None) -> str:

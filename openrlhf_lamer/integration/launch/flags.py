@@ -97,6 +97,12 @@ def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides:
     return [*_as_arguments(merged), *users, *_as_arguments(overrides)]
 
 
+def names() -> frozenset[str]:
+    """Names of all flags, ours and the host's, without the dashes."""
+    actions = (action for parser in (_own_parser(), host_parser()) for action in parser._actions)
+    return frozenset(option.removeprefix("--") for action in actions for option in action.option_strings)
+
+
 def _own_parser() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("LaMer")
