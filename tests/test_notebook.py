@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -39,7 +40,7 @@ def cell(notebook: Any, word: str) -> Any:
     return found
 
 
-def printed(notebook: Any, word: str) -> list[str]:
+def printed(notebook: Any, word: str) -> Sequence[str]:
     """Lines that a cell prints."""
     return "".join(out.text for out in cell(notebook, word).outputs if out.output_type == "stream").splitlines()
 
@@ -105,7 +106,7 @@ def test_returns_and_advantages_are_those_of_a_plain_computation(executed: Any) 
     )
 
     def played(policy: Policy, seed: int | None = None) -> Trial:
-        limits: dict[str, int] = {"max_new_tokens": 500, "max_length": 100_000}
+        limits: dict[str, Any] = {"max_new_tokens": 500, "max_length": 100_000}
         return asyncio.run(run_trial(task, agent, policy, chat, LamerConfig(num_episodes=3), seed=seed, **limits))
 
     group = [played(TypedPolicy(chat, names["ACTIONS"], names["REMARKS"]))]
