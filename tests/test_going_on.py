@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from stand_ins import Typed, prize_behind
+from stand_ins import prize_behind
 
 from openrlhf_lamer import envs, metrics
 from openrlhf_lamer.advantage import CreditConfig, TurnTable, with_returns
@@ -17,6 +17,7 @@ from openrlhf_lamer.config import ENV_VAR, ConfigError, LamerConfig
 from openrlhf_lamer.envs.base import SUCCESS_REWARD, Observation, TextEnv
 from openrlhf_lamer.memory import recall
 from openrlhf_lamer.policies.base import Generation, Request
+from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.trial import run_trial
@@ -29,7 +30,7 @@ TASK = prize_behind("d4", doors=4)
 GAMES = envs.names(plugins=False)
 
 
-class Seen(Typed):
+class Seen(TypedPolicy):
     """Plays its actions in turn, and keeps the prompts of each phase."""
 
     prompts: dict[Phase, list[str]]

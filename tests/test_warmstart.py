@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from lamp_doors import AGENT, CONFIG, LAMP, RULES, doors, finder
-from stand_ins import Typed
 from typer.testing import CliRunner
 
 from openrlhf_lamer import envs
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.policies import EngineError, Request
+from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Phase, Trial
 from openrlhf_lamer.rows import Row
 
@@ -54,7 +54,7 @@ class TestMeasures:
     def test_shares_are_counted(self, door_chat: Chat, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The model tries `d1`, then an action that does not exist, then `d2`; two of its remarks are none."""
 
-        class Own(Typed):
+        class Own(TypedPolicy):
             remarks: Iterator[str] = iter(["<remark>a</remark>", "b"] * 1000)
 
             def reflect(self, env: Any) -> str:
