@@ -18,8 +18,7 @@ TAKERS = 5
 
 REMEDY = (
     "end other work on that machine; or ask for fewer engines or actors (--vllm.num_engines, "
-    "--actor.num_gpus_per_node), smaller micro-batches (--train.micro_batch_size, --rollout.micro_batch_size) or fewer "
-    "trials at once "
+    "--actor.num_gpus_per_node), smaller micro-batches (--train.max_tokens_per_gpu) or fewer trials at once "
     "(--lamer.max_concurrent_trials); or let Ray use more than 95% of the memory (RAY_memory_usage_threshold)"
 )
 
