@@ -12,13 +12,14 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from openrlhf_lamer import LamerError
-from openrlhf_lamer.config import LamerConfig, no_such_option
+from openrlhf_lamer.config import ConfigError, LamerConfig, no_such_option
 
 BASE = "base"
 RUN = "{run}"
@@ -160,11 +161,20 @@ def check_names(recipe: Recipe, overrides: Sequence[str], host: Collection[str] 
             raise RecipeError(places.get(flag, "") + problem)
 
 
-def located(message: str, recipe: Recipe) -> str:
-    """A message about flags, with the files in which the recipe sets them."""
-    named = dict.fromkeys(re.findall(r"--([\w.]*\w)", message))
-    lines = [f"--{flag} is set in {recipe.settings[flag].file}" for flag in named if flag in recipe.settings]
-    return "\n".join([message, *lines])
+@contextmanager
+def located(recipe: Recipe, overrides: Sequence[str]) -> Iterator[None]:
+    """Add to a `ConfigError` the files in which the recipe sets the flags that it names.
+
+    Args:
+        recipe: The recipe.
+        overrides: Flags that replace its own, as typed; none of them is told with a file.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        named, ours = dict.fromkeys(re.findall(r"--([\w.]*\w)", str(error))), recipe.settings.keys() - typed(overrides)
+        lines = [f"--{flag} is set in {recipe.settings[flag].file}" for flag in named if flag in ours]
+        raise ConfigError("\n".join([str(error), *lines])) from error
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -191,6 +191,10 @@ def test_a_dry_run_says_where_a_wrong_value_stands(write: Callable[..., Path], b
     assert result.exit_code == 2
     assert "--lamer.memory 'all'" in result.stderr
     assert result.stderr.endswith(f"--lamer.memory is set in {file.with_name('far.toml')}\n")
+    typed = CliRunner().invoke(app, ["train", str(file), *base, "--lamer.memory", "none", "--dry-run"])
+    assert typed.exit_code == 2
+    assert "--lamer.memory 'none'" in typed.stderr
+    assert "is set in" not in typed.stderr  # it is not the file's
 
 
 def test_without_the_host_a_dry_run_says_that_it_checked_little(

@@ -65,7 +65,8 @@ def estimate(
     trained_per_second: Annotated[
         float | None,
         typer.Option(
-            help="Tokens that one GPU of the policy trains in a second, forward and backward.",
+            help="Tokens that one data-parallel rank of the policy trains in a second, forward and backward. A rank is "
+            "one GPU, or --ds.tensor_parallel_size of them.",
             min=0.001,
             show_default=False,
         ),
@@ -82,13 +83,12 @@ def estimate(
     """
     from openrlhf_lamer.estimate.memory import GIB
     from openrlhf_lamer.estimate.run import estimate as computed
-    from openrlhf_lamer.integration.launch.sizing import sized
 
     if (generated_per_second is None) != (trained_per_second is None):
         fail("--generated-per-second and --trained-per-second go together: a step has both")
     if trials is not None and reply_tokens is not None:
         fail("--reply-tokens: recorded trials have their own replies; leave out it or --trials")
-    run = sized(_arguments(words), model)
+    run = _sized(words, model)
     lengths = _lengths(run, trials, reply_tokens)
     found = computed(run.run, lengths, gpu_memory * GIB, generated=generated_per_second, trained=trained_per_second)
     if as_json:
@@ -97,15 +97,18 @@ def estimate(
     _print(found, "recorded trials" if trials else "typical lengths, every attempt lost")
 
 
-def _arguments(words: list[str]) -> list[str]:
-    """Arguments of the training command: those of a recipe and the flags after it, or the flags alone."""
-    if words[0].startswith("--"):
-        return words
+def _sized(words: list[str], model: str | None) -> Sized:
+    """Sizes of a recipe with the flags after it, or of flags alone."""
     from openrlhf_lamer.integration.launch import flags
+    from openrlhf_lamer.integration.launch.sizing import sized
 
+    if words[0].startswith("--"):
+        return sized(words, model)
     recipe, overrides = Path(words[0]), words[1:]
-    recipes.check_names(recipes.read(recipe), overrides, flags.names())
-    return recipes.resolve(recipe, overrides)
+    read = recipes.read(recipe)
+    recipes.check_names(read, overrides, flags.names())
+    with recipes.located(read, overrides):
+        return sized(recipes.resolve(recipe, overrides), model)
 
 
 def _lengths(run: Sized, trials: Path | None, reply: float | None) -> Lengths:

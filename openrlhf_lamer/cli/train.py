@@ -5,14 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from openrlhf_lamer import recipes
-
-if TYPE_CHECKING:
-    from openrlhf_lamer.integration.launch.launcher import Plan
 
 PROGRAM = ("python", "-m", "openrlhf_lamer.cli.train_ppo_ray")
 JOB = ("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--")
@@ -56,11 +53,14 @@ def train(
         typer.echo(f"# on this machine\n{command(PROGRAM, arguments)}\n")
         there = command((*JOB, *PROGRAM), recipes.absolute(arguments, Path.cwd()))
         typer.echo(f"# as a job of a Ray cluster; give the address of its dashboard\n{there}")
-        _say_checked(read, arguments)
+        with recipes.located(read, context.args):
+            _say_checked(arguments)
         return
-    from openrlhf_lamer.integration.launch.launcher import launch
+    from openrlhf_lamer.integration.launch.launcher import launch, prepare
 
-    launch(_prepared(read, arguments))
+    with recipes.located(read, context.args):
+        plan = prepare(arguments)
+    launch(plan)
 
 
 def command(program: Sequence[str], arguments: Sequence[str]) -> str:
@@ -79,22 +79,14 @@ def _known() -> frozenset[str] | None:
     return flags.names()
 
 
-def _prepared(recipe: recipes.Recipe, arguments: Sequence[str]) -> Plan:
-    from openrlhf_lamer.config import ConfigError
-    from openrlhf_lamer.integration.launch.launcher import prepare
-
-    try:
-        return prepare(arguments)
-    except ConfigError as error:
-        raise ConfigError(recipes.located(str(error), recipe)) from error
-
-
-def _say_checked(recipe: recipes.Recipe, arguments: Sequence[str]) -> None:
+def _say_checked(arguments: Sequence[str]) -> None:
     """Check the command as far as this machine can, and say so."""
     if _known() is None:
         typer.echo("OpenRLHF is not installed here: its flags and the tasks were not checked.", err=True)
         return
-    plan = _prepared(recipe, arguments)
+    from openrlhf_lamer.integration.launch.launcher import prepare
+
+    plan = prepare(arguments)
     line = plan.line
     tasks, trials = line["rollout.batch_size"], line["rollout.n_samples_per_prompt"]
     episodes = tasks * trials * line.config.num_episodes
