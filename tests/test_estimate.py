@@ -242,10 +242,13 @@ def test_sleep_offload_and_an_adapter_take_the_optimizer_off() -> None:
     asleep = memory.trained(shape, Trainer(sleep=True))
     in_rollout = {part.name for part in asleep if memory.ROLLOUT in part.phases}
     assert in_rollout == {"weights"}
-    assert memory.on_cpu(asleep, shape, Trainer(sleep=True), Engines()) == 12 * shape.parameters
+    assert memory.on_cpu(asleep, {"policy": shape}, Trainer(sleep=True), Engines()) == 12 * shape.parameters
     offload = Trainer(offload=True)
     assert "optimizer" not in sizes(memory.trained(shape, offload))
-    assert memory.on_cpu(memory.trained(shape, offload), shape, offload, Engines()) == 16 * shape.parameters
+    assert memory.on_cpu(memory.trained(shape, offload), {"policy": shape}, offload, Engines()) == 16 * shape.parameters
+    critic = memory.trained(TINY, offload, critic=True)
+    of_critic = memory.on_cpu(critic, {"critic": TINY}, offload, Engines())
+    assert of_critic == 16 * (TINY.parameters + TINY.hidden)  # its own size, not the policy's; tied, so a head is added
     adapted = sizes(memory.trained(shape, Trainer(lora_rank=32)))
     assert adapted["optimizer"] == 12 * shape.adapter(32)
     assert adapted["weights"] == 2 * (shape.parameters + shape.adapter(32))

@@ -86,6 +86,18 @@ def test_lengths_of_typical_trials_are_sums_of_stages(context: Any) -> None:
 def test_a_budget_of_turns_bounds_the_attempts() -> None:
     config = LamerConfig(context="trial", turn_budget=20, stop_on_success=False)
     assert typical("alfworld", config, 10).turns == pytest.approx(20 + 1)
+    for env in ("sokoban", "minesweeper"):  # attempts of 5.6 and 2.4 to 2.7 turns, the last one cut short
+        many = typical(env, config.model_copy(update={"num_episodes": 21}), 7)
+        play = typical(env, config.model_copy(update={"num_episodes": 21, "memory": "history"}), 7)
+        assert play.turns == pytest.approx(20)
+        assert 20 + 3 <= many.turns <= 20 + 8
+
+
+def test_attempts_beyond_the_measured_ones_are_no_shorter_than_the_last() -> None:
+    for env in ("sokoban", "minesweeper", "webshop", "alfworld"):
+        turns = [typical(env, LamerConfig(num_episodes=n), 7).turns for n in (2, 3, 4, 8)]
+        third = turns[1] - turns[0]
+        assert turns[2:] == pytest.approx([turns[1] + third, turns[1] + 5 * third])
 
 
 def test_a_game_without_lengths_is_told_what_to_record() -> None:
@@ -161,6 +173,20 @@ def test_every_recipe_fits_into_80_gib(recipe: Path, need: Callable[[str], None]
     assert found["cache"]["longest"] >= 1
 
 
+@pytest.mark.parametrize("game", sorted({path.parent.name for path in RECIPES}))
+def test_the_page_of_recipes_has_what_is_computed(game: str, need: Callable[[str], None]) -> None:
+    need(game)
+    page = (ROOT / "recipes" / "README.md").read_text("utf-8")
+    rows = re.findall(rf"^\| `{game}/(\S+)` \| (.+) \|$", page, re.MULTILINE)
+    assert {"lamer", "gigpo"} <= {name for name, _ in rows}
+    for name, told in rows:
+        found = estimated(str(ROOT / "recipes" / game / f"{name}.toml"))
+        (group,), own = found["groups"], found["work"]
+        figures = [group["gpus"], round(own["replies"]), round(own["sampled"], -3), own["optimizer_steps"]]
+        figures.append(round(group["peak"] / memory.GIB))
+        assert told == " | ".join(f"{figure:,.0f}" for figure in figures), name
+
+
 def test_flags_after_a_recipe_replace_what_it_says() -> None:
     recipe = str(ROOT / "recipes" / "sokoban" / "lamer.toml")
     before = estimated(recipe)
@@ -173,6 +199,14 @@ def test_flags_after_a_recipe_replace_what_it_says() -> None:
     assert after["work"]["trials"] == before["work"]["trials"] / 2
     weights = next(part["size"] for part in after["groups"][1]["parts"] if part["name"] == "weights")
     assert weights == 2 * 8_190_735_360 / 8
+
+
+def test_a_wrong_value_of_a_recipe_is_told_with_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'base = "{ROOT}/recipes/sokoban/lamer.toml"\n[lamer]\nmemory = "all"\n')
+    result = CliRunner().invoke(app, ["estimate", str(file)])
+    assert result.exit_code == 2
+    assert result.output.endswith(f"--lamer.memory is set in {file}\n")
 
 
 def test_an_adapter_needs_no_reference_but_its_scores_take_time() -> None:

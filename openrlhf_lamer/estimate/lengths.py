@@ -7,6 +7,7 @@ that they are known for each number of attempts. What depends on the length of r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -178,12 +179,8 @@ def typical(env: str, config: LamerConfig, turns: int, reply: float = REPLY) -> 
             "(`--lamer.trials`, or `openrlhf-lamer eval --out`) and give them with --trials"
         )
     own = known[env][f"{config.context} {config.memory}"]
-    attempts, scale = config.num_episodes, turns / known[env]["turns"]
-    if config.turn_budget is not None:
-        used = _stage(own["play"], 0).turns * scale
-        attempts = max(1, min(attempts, round(config.turn_budget / used)))
-    played = [Stage(*(scale * value for value in _stage(own["play"], n))) for n in range(attempts)]
-    reflected = [_stage(own["reflect"], n) for n in range(attempts - 1)] if config.reflects else []
+    played = _played(own["play"], config, turns / known[env]["turns"])
+    reflected = [_stage(own["reflect"], n) for n in range(len(played) - 1)] if config.reflects else []
     trained = [*played, *(reflected if config.train_reflection else [])]
     every = [*played, *reflected]
     replies, learnt = sum(stage.turns for stage in every), sum(stage.turns for stage in trained)
@@ -200,13 +197,33 @@ def typical(env: str, config: LamerConfig, turns: int, reply: float = REPLY) -> 
     )
 
 
+def _played(measured: Sequence[Sequence[float]], config: LamerConfig, scale: float) -> list[Stage]:
+    """Attempts of a trial; a budget of turns cuts the last one short."""
+    left = math.inf if config.turn_budget is None else float(config.turn_budget)
+    found: list[Stage] = []
+    while len(found) < config.num_episodes and left > 0:
+        whole = Stage(*(scale * value for value in _stage(measured, len(found))))
+        share = min(1.0, left / whole.turns)
+        found.append(Stage(*(share * value for value in whole)))
+        left -= whole.turns
+    return found
+
+
 def _stage(measured: Sequence[Sequence[float]], number: int) -> Stage:
-    """A measured stage; after the last one, each differs from the one before as that did."""
+    """A measured stage; later ones have the turns of the last one, which differ from those before as its own did."""
     last = len(measured) - 1
     if number <= last:
         return Stage(*measured[number])
-    grown = [a + (number - last) * (a - b) for a, b in zip(measured[last], measured[last - 1], strict=True)]
-    return Stage(*(max(0.0, value) for value in grown))
+    turns = measured[last][0]
+    pairs = zip(_by_turn(measured[last]), _by_turn(measured[last - 1]), strict=True)
+    grown = [max(0.0, a + (number - last) * (a - b)) for a, b in pairs]
+    return Stage(turns, *(turns * value for value in grown[:-2]), *grown[-2:])
+
+
+def _by_turn(stage: Sequence[float]) -> list[float]:
+    """A stage's sums as means of its turns, and its longest prompt as it is."""
+    turns, *sums = stage
+    return [*(value / turns for value in sums[:-2]), *sums[-2:]]
 
 
 @cache

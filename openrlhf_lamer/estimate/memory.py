@@ -6,7 +6,7 @@ vLLM. `docs/estimate.md` has the formulas, where they come from, and what is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from openrlhf_lamer.estimate.shapes import BYTES, Shape
@@ -136,11 +136,8 @@ def trained(shape: Shape, trainer: Trainer, *, critic: bool = False) -> list[Par
     training, stepping = (CRITIC_TRAINING, CRITIC_STEPPING) if apart else (TRAINING, STEPPING)
     every = frozenset(PHASES)
     own, now = frozenset((training, stepping)), frozenset((training,))
-    local = trainer.local(shape, shape.backbone + shape.hidden if critic else shape.parameters)
-    head = shape.hidden if critic else 0
-    rank, modules = trainer.lora_rank, trainer.lora_modules
-    learnt = shape.adapter(rank, modules) + head if rank else local
-    weights = local + (learnt if rank else 0)
+    local, learnt = _parameters(shape, trainer, critic=critic)
+    weights = local + (learnt if trainer.lora_rank else 0)
     mine = trainer.split(learnt, 1)
     parts = [Part(role, "weights", BYTES * trainer.split(weights, 3), every)]
     if trainer.zero_stage == 3:
@@ -156,27 +153,21 @@ def trained(shape: Shape, trainer: Trainer, *, critic: bool = False) -> list[Par
     return [*parts, *_scoring(role, shape, trainer, critic=critic)]
 
 
-def on_cpu(parts: Iterable[Part], shape: Shape, trainer: Trainer, engines: Engines) -> float:
+def on_cpu(parts: Iterable[Part], shapes: Mapping[str, Shape], trainer: Trainer, engines: Engines) -> float:
     """Bytes of the machine's memory that one GPU's models take while they are not on it.
 
     Args:
         parts: The GPU's parts.
-        shape: The policy.
-        trainer: How it is trained.
+        shapes: The models that are trained there, by role: policy, critic or both.
+        trainer: How they are trained.
         engines: The rollout engines.
     """
-    own = list(parts)
-    total = 0.0
-    for critic in (False, True):
-        role = "critic" if critic else "policy"
-        if trainer.sleep:
-            total += sum(part.size for part in own if part.role == role and part.name == "optimizer")
-        if trainer.offload and any(part.role == role for part in own):
-            head = shape.backbone + shape.hidden if critic else shape.parameters
-            learnt = shape.adapter(trainer.lora_rank, trainer.lora_modules) if trainer.lora_rank else head
-            total += (ADAM + 4) * trainer.split(learnt, 1)
-    if engines.sleep:
-        total += sum(part.size for part in own if part.role == "engine" and part.name == "weights")
+    away = {(role, "optimizer") for role in shapes} if trainer.sleep else set()
+    away |= {("engine", "weights")} if engines.sleep else set()
+    total = sum(part.size for part in parts if (part.role, part.name) in away)
+    if trainer.offload:
+        learnt = (_parameters(shape, trainer, critic=role == "critic")[1] for role, shape in shapes.items())
+        total += sum((ADAM + 4) * trainer.split(own, 1) for own in learnt)
     return total
 
 
@@ -202,6 +193,14 @@ def engine(shape: Shape, engines: Engines, gpu: float) -> list[Part]:
         Part("engine", "weights", weights, frozenset(awake)),
         Part("engine", "KV cache", cache, frozenset(awake)),
     ]
+
+
+def _parameters(shape: Shape, trainer: Trainer, *, critic: bool) -> tuple[float, float]:
+    """Parameters of a model on one GPU, and those of them, or of its adapter, that are trained; ZeRO splits them."""
+    local = trainer.local(shape, shape.backbone + shape.hidden if critic else shape.parameters)
+    if not trainer.lora_rank:
+        return local, local
+    return local, shape.adapter(trainer.lora_rank, trainer.lora_modules) + (shape.hidden if critic else 0)
 
 
 def _pass(shape: Shape, trainer: Trainer, *, critic: bool) -> list[tuple[str, float]]:

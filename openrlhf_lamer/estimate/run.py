@@ -194,7 +194,9 @@ def _groups(run: Run, gpu: float) -> tuple[Group, ...]:
     found = []
     for roles in (shared, *alone):
         own = tuple(part for role in roles for part in parts[role] if part.size)
-        on_cpu = memory.on_cpu(own, run.shape, run.trainer, run.engines)
+        learning = {"policy": run.shape, "critic": run.critic}
+        shapes = {role: shape for role, shape in learning.items() if shape is not None and role in roles}
+        on_cpu = memory.on_cpu(own, shapes, run.trainer, run.engines)
         found.append(Group(roles, gpus[roles[0]], own, on_cpu))
     return tuple(found)
 
