@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -143,6 +144,27 @@ def test_the_page_of_a_game_has_its_recipes_and_sizes(
     replies = trials * (most * turns + most - 1)
     told = f"{lamer['rollout.batch_size']} tasks: at most {trials * most} attempts and {replies:,} replies, of 1,024"
     assert told in " ".join(page.split())
+
+
+def test_the_pages_of_games_have_the_papers_figures() -> None:
+    """Those that the tables of the experiments have too."""
+    paper = tomllib.loads((FOLDER.parent / "scripts" / "experiments" / "paper.toml").read_text("utf-8"))
+    main, memory, with_memory = (paper[name]["figures"] for name in ("main-table", "memory", "rl-memory"))
+    for game, title in (("sokoban", "Sokoban"), ("minesweeper", "MineSweeper"), ("webshop", "WebShop")):
+        page = (FOLDER / game / "README.md").read_text("utf-8")
+        rows = dict(re.findall(r"^\| `?([^`|]+?)`? \| (.+) \|$", page, re.MULTILINE))
+        told = {name: ", ".join(map(str, figures[title])) for name, figures in main.items()}
+        more = f"; with a memory in evaluation {with_memory['GiGPO with memory'][title]} within 3"
+        assert rows["before training, zero-shot"] == told["Zero-shot"]
+        assert (rows["lamer"], rows["gigpo"]) == (told["LaMer"], told["GiGPO"] + more)
+        assert [rows[name] for name in ("grpo", "rloo", "ppo")] == [told[name] for name in ("GRPO", "RLOO", "PPO")]
+        assert rows["lamer-history"] == f"{memory['Trajectory only'][title]} within 3"
+        assert rows["lamer-reflection"] == f"{memory['Reflection only'][title]} within 3"
+    page = (FOLDER / "alfworld" / "README.md").read_text("utf-8")
+    told = re.findall(r"^\| .+? \| ([\d. |]+) \|$", page, re.MULTILINE)
+    numbers = [[float(value) for value in row.split(" | ")] for row in told]
+    prompting, rl, lamer = (list(paper["alfworld"]["figures"][name].values()) for name in ("Prompting", "RL", "LaMer"))
+    assert numbers == [prompting, lamer, rl]
 
 
 @pytest.mark.parametrize("game", GAMES)
