@@ -25,7 +25,7 @@ NAMES = [*EXPERIMENTS, budget.NAME]
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="The paper's experiments.")
 
 Which = Annotated[list[str], typer.Argument(help=f"Experiments: {', '.join(NAMES)}, or all.", metavar="EXPERIMENT...")]
-Model = Annotated[str, typer.Option(help="Folder of the model that training starts from.")]
+Model = Annotated[str, typer.Option(help="Folder of the model that training starts from; evaluations take no name.")]
 Runs = Annotated[Path, typer.Option(help="Folder of data, trainings and evaluations.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, with commas between.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines of a training.")]
@@ -38,7 +38,7 @@ Official = Annotated[
 @app.command("plan")
 def plan_(
     which: Which,
-    model: Model = "Qwen3-4B",
+    model: Model = "models/Qwen3-4B",
     runs: Runs = Path("runs/paper"),
     seeds: Seeds = "0",
     nodes: Nodes = 1,
@@ -62,7 +62,7 @@ def collect(
     folders: Annotated[
         Path | None, typer.Option("--map", help="TOML file with the folders of runs that are elsewhere.")
     ] = None,
-    model: Model = "Qwen3-4B",
+    model: Model = "models/Qwen3-4B",
     runs: Runs = Path("runs/paper"),
     seeds: Seeds = "0",
     nodes: Nodes = 1,
