@@ -114,6 +114,31 @@ def test_baselines_have_as_many_episodes_an_update(
         assert baseline.estimator == estimator
 
 
+@pytest.mark.parametrize("game", GAMES)
+def test_lamer_and_its_baselines_have_the_papers_setting(
+    game: str, plan: Callable[[Path], launcher.Plan], need: Callable[[str], None]
+) -> None:
+    """Section 5.1 and appendix C, and what only the authors' scripts say."""
+    need(game)
+    paper = {"actor.adam.lr": 1e-6, "rollout.temperature": 1.0, "eval.temperature": 0.7, "rollout.max_new_tokens": 1024}
+    scripts = {"train.batch_size": 64, "train.max_epochs": 1, "actor.eps_clip": 0.2, "algo.kl.init_coef": 0.0}
+    groups = {"rollout.batch_size": 16 if game in ("sokoban", "minesweeper") else 8}
+    turns = {"sokoban": 7, "minesweeper": 7, "webshop": 12, "alfworld": 10}
+    for name in ("lamer", *BASELINES):
+        line = plan(FOLDER / game / f"{name}.toml").line
+        found = {flag: line[flag] for flag in {**paper, **scripts, **groups}}
+        assert found == {**paper, **scripts, **groups}, name
+        assert line["actor.model_name_or_path"] == "Qwen/Qwen3-4B"
+        assert line["rollout.n_samples_per_prompt"] == (8 if name == "lamer" else 24)
+        own = line.config
+        assert (own.gamma_traj, own.gamma_step, own.memory, own.reward, own.thinking) == (
+            0.6, 0.95, "both", "sparse", False
+        )  # fmt: skip
+        assert own.max_turns is None
+        assert load_agent(line.agents[0])[0].max_turns == turns[game]
+    assert plan(FOLDER / game / "lamer.toml").estimator == "lamer_gigpo"
+
+
 def test_a_recipe_shows_only_what_differs() -> None:
     """No value is that of a base."""
     for file in ALL:
