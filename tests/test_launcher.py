@@ -328,6 +328,13 @@ def test_a_model_that_no_worker_would_find_is_refused_at_once(base: list[str]) -
         assert "openrlhf-lamer: CPU mode: this machine has no CUDA device, so everything runs on the CPU." in said[-1]
 
 
+def test_so_is_a_critic_that_no_worker_would_find(base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    critic = ["--critic.model_name_or_path", "nobody/critic", "--critic.num_gpus_per_node", "1"]
+    with pytest.raises(ConfigError, match=r"^--critic\.model_name_or_path nobody/critic is not in the cache"):
+        launcher.launch(launcher.prepare([*base, *critic, "--algo.advantage.estimator", "lamer_ppo"]))
+
+
 def test_the_command_leaves_with_2_and_one_line_and_starts_nothing(base: list[str]) -> None:
     result = command([*base, "--lamer.num_episodes", "0"])
     assert result.returncode == 2

@@ -144,14 +144,14 @@ def launch(plan: Plan) -> None:
     """Start or join Ray, put our classes where the host looks for its own, and run the host's command.
 
     Raises:
-        ConfigError: The model is neither here nor on the hub.
+        ConfigError: A model is neither here nor on the hub.
         StartError: Ray did not start.
         EngineDiedError: A rollout engine died meanwhile.
         WorkerKilledError: Another worker was killed for memory.
     """
     env = _worker_env(plan)
     _say_mode(plan, env)
-    _find_model(plan, env)
+    _find_models(plan, env)
     os.environ.update(env)
     if plan.cpu:
         cpu.enter_driver()
@@ -195,12 +195,16 @@ def _say_mode(plan: Plan, env: Mapping[str, str]) -> None:
     print(f"openrlhf-lamer: CPU mode: {why}, so everything runs on the CPU.{hub}", file=sys.stderr)
 
 
-def _find_model(plan: Plan, env: Mapping[str, str]) -> None:
+def _find_models(plan: Plan, env: Mapping[str, str]) -> None:
     """Refuse a model that workers would look for in vain, minutes later."""
     offline = {**os.environ, **env}.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    found = reach(plan.line["actor.model_name_or_path"], offline=offline)
-    if found.verdict is Verdict.ERROR:
-        raise ConfigError(f"--actor.model_name_or_path {found.found}; {found.remedy}")
+    flags = ["actor.model_name_or_path"]
+    if needs_critic(plan.estimator) and plan.line["critic.model_name_or_path"]:
+        flags.append("critic.model_name_or_path")
+    for flag in flags:
+        found = reach(plan.line[flag], offline=offline)
+        if found.verdict is Verdict.ERROR:
+            raise ConfigError(f"--{flag} {found.found}; {found.remedy}")
 
 
 def _remedy(line: CommandLine) -> str:
