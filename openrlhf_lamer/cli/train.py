@@ -41,8 +41,9 @@ def train(
     flag can be typed too: `--train.colocate_all false` switches off what a recipe has on.
 
     Prepare the tasks first; a recipe's README has the commands. `--dry-run` prints the command for this machine, a flag
-    a line, and the same as a job for a Ray cluster, with absolute paths. It checks flags and tasks; only a training asks
-    the hub for its model. A run that was killed goes on from its last checkpoint when the same command is typed again.
+    a line, and the same as a job for a Ray cluster, with absolute paths. It checks flags and tasks, but doesn't
+    ask the hub for the model. A run that was killed goes on from its last checkpoint when the same command is
+    typed again.
 
     Flags: `python -m openrlhf_lamer.cli.train_ppo_ray --help`, and `--help-host` for all of OpenRLHF's.
     """
