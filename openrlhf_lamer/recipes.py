@@ -32,6 +32,9 @@ INPUTS, OUTPUTS = (
 )
 """Flags that may name files: those that are read, some of which may name other things, and those that are written."""
 
+DATASETS = ("data.prompt_dataset", "eval.dataset")
+"""Flags of files that are prepared first."""
+
 
 class RecipeError(LamerError):
     """A recipe cannot be used; the message names the file, the key and the remedy."""
@@ -163,7 +166,7 @@ def check_names(recipe: Recipe, overrides: Sequence[str], host: Collection[str] 
 
 @contextmanager
 def located(recipe: Recipe, overrides: Sequence[str]) -> Iterator[None]:
-    """Add to a `ConfigError` the files in which the recipe sets the flags that it names.
+    """Add to a `ConfigError` the files in which the recipe sets the flags that it names, and where datasets come from.
 
     Args:
         recipe: The recipe.
@@ -173,8 +176,15 @@ def located(recipe: Recipe, overrides: Sequence[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         named, ours = dict.fromkeys(re.findall(r"--([\w.]*\w)", str(error))), recipe.settings.keys() - typed(overrides)
-        lines = [f"--{flag} is set in {recipe.settings[flag].file}" for flag in named if flag in ours]
+        lines = [_origin(flag, recipe.settings[flag].file) for flag in named if flag in ours]
         raise ConfigError("\n".join([str(error), *lines])) from error
+
+
+def _origin(flag: str, file: Path) -> str:
+    """Where a flag is set, and for a dataset the page beside it, which prepares the data with the options it needs."""
+    page = file.with_name("README.md")
+    prepared = f"; {page} has the commands that prepare it" if flag in DATASETS and page.is_file() else ""
+    return f"--{flag} is set in {file}{prepared}"
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:

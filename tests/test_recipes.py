@@ -197,6 +197,22 @@ def test_a_dry_run_says_where_a_wrong_value_stands(write: Callable[..., Path], b
     assert "is set in" not in typed.stderr  # it is not the file's
 
 
+@pytest.mark.parametrize(("flag", "split"), [("data.prompt_dataset", "train"), ("eval.dataset", "eval")])
+def test_a_recipe_without_its_data_leads_to_the_page_that_prepares_them(
+    flag: str, split: str, write: Callable[..., Path], base: list[str]
+) -> None:
+    pytest.importorskip("openrlhf")
+    table, key = flag.split(".")
+    file = write(own=f'[{table}]\n{key} = "data/3-boxes/{split}.jsonl"\n')
+    page = file.with_name("README.md")
+    page.touch()
+    rest = [word for group in recipes.grouped(base) if group[0] != f"--{flag}" for word in group]
+    result = CliRunner().invoke(app, ["train", str(file), *rest, "--dry-run"])
+    assert result.exit_code == 2
+    told = f"--split {split} --num {128 if split == 'eval' else 4096} --out data/3-boxes/{split}.jsonl\n"
+    assert result.stderr.endswith(f"{told}--{flag} is set in {file}; {page} has the commands that prepare it\n")
+
+
 def test_without_the_host_a_dry_run_says_that_it_checked_little(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from openrlhf_lamer.envs import TaskError
 from openrlhf_lamer.games import Game
 from openrlhf_lamer.records import SchemaError, Task
 
-REMEDY = "Make one: openrlhf-lamer prepare tasks --env {env} --split train --num 4096 --out data/{env}"
+REMEDY = "Make one: openrlhf-lamer prepare tasks --env {env} --split {split} --num {num} --out {out}"
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,17 @@ def check_dataset(flag: str, paths: str, split: str, label_key: str, agents: Map
     Raises:
         ConfigError: naming the flag, the file and row, and the command that makes a dataset.
     """
-    remedy = REMEDY.format(env=next(iter(agents)))
+    env = next(iter(agents))
+    kind = {"split": "eval", "num": 128} if flag == "eval.dataset" else {"split": "train", "num": 4096}
+    remedy = REMEDY.format(env=env, out=f"data/{env}", **kind)
     count = 0
     options: dict[str, dict[str, Mapping[str, Any]]] = {}
     first: list[tuple[str, Task]] = []
     for part in paths.split(","):
         path = Path(part.split("@")[0].strip())
         if not path.exists():
-            raise ConfigError(f"--{flag} {path}: there is no such file or folder. {remedy}")
+            there = REMEDY.format(env=env, out=path, **kind) if path.suffix == ".jsonl" else remedy
+            raise ConfigError(f"--{flag} {path}: there is no such file or folder. {there}")
         rows, seen = 0, set()
         for rows, row in enumerate(_rows(path, split), start=1):
             where = f"--{flag} {path}, row {rows}"
