@@ -213,7 +213,7 @@ def _load(file: Path, said: str) -> dict[str, Any]:
             f"{said}: {file} cannot be read ({error.strerror}); name a file such as recipes/sokoban/lamer.toml"
         ) from error
     except ValueError as error:
-        raise RecipeError(f"{file}: this is no TOML: {error}") from error
+        raise RecipeError(f"{file}: not valid TOML: {error}") from error
 
 
 def _flags(file: Path, table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -227,7 +227,8 @@ def _flags(file: Path, table: Mapping[str, Any], prefix: str = "") -> Iterator[t
             continue
         if not _is_value(value) and not isinstance(value, dict):
             raise RecipeError(
-                f"{file}: {_key(flag)} = {value!r}: give a string, a number, true or false, or a list of some"
+                f"{file}: {_key(flag)} = {value!r}: give a string, a number, true, false, or a list of "
+                "strings or numbers"
             )
         yield flag, value
 

@@ -254,10 +254,10 @@ def test_the_page_shows_what_its_command_prints(monkeypatch: pytest.MonkeyPatch)
     ("words", "said"),
     [
         (["--generated-per-second", "5"], "--trained-per-second go together"),
-        (["--trials", "x", "--reply-tokens", "5"], "leave out it or --trials"),
+        (["--trials", "x", "--reply-tokens", "5"], "leave out this flag or --trials"),
         (["--lamer.num_episode", "3"], "Did you mean --lamer.num_episodes"),
         (["--vllm.gpu_memory_utilization", "0.05"], "fewer than one sequence"),
-        (["--ds.lora.target_modules", "router"], "the size is known of q_proj"),
+        (["--ds.lora.target_modules", "router"], "only the sizes of q_proj"),
         (["--ds.tensor_parallel_size", "16"], "gives 8 GPUs only"),
     ],
 )

@@ -103,7 +103,7 @@ def test_typed_flags_replace_those_of_the_file(write: Callable[..., Path]) -> No
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"own": "lamer = both"}, r"own\.toml: this is no TOML: .*line 1"),
+        ({"own": "lamer = both"}, r"own\.toml: not valid TOML: .*line 1"),
         ({"own": 'base = "none.toml"'}, r"own\.toml: base = 'none\.toml', .*none\.toml cannot be read"),
         ({"own": "base = 3"}, r"own\.toml: base = 3 is no path"),
         ({"own": 'base = "own.toml"'}, r"own\.toml: base leads back to .*own\.toml"),

@@ -56,8 +56,8 @@ def estimate(
     generated_per_second: Annotated[
         float | None,
         typer.Option(
-            help="Tokens that one rollout engine samples in a second, with all its trials running; with the next one, "
-            "seconds of a step are told.",
+            help="Tokens that one rollout engine samples in a second, with all its trials running. Together with "
+            "--trained-per-second it gives the seconds of a step.",
             min=0.001,
             show_default=False,
         ),
@@ -87,7 +87,7 @@ def estimate(
     if (generated_per_second is None) != (trained_per_second is None):
         fail("--generated-per-second and --trained-per-second go together: a step has both")
     if trials is not None and reply_tokens is not None:
-        fail("--reply-tokens: recorded trials have their own replies; leave out it or --trials")
+        fail("--reply-tokens: recorded trials have their own replies; leave out this flag or --trials")
     run = _sized(words, model)
     lengths = _lengths(run, trials, reply_tokens)
     found = computed(run.run, lengths, gpu_memory * GIB, generated=generated_per_second, trained=trained_per_second)
@@ -185,7 +185,7 @@ def _memory(found: Estimate, group: Group) -> Table:
     fits = "fits into" if most <= found.gpu else "does NOT fit into"
     note = f"{NOTE} The peak, {gib(most):g} GiB in {phase}, {fits} {gib(found.gpu):g} GiB."
     if group.on_cpu:
-        note += f" Parts that leave the GPU take {gib(group.on_cpu):g} GiB of the machine's memory for each."
+        note += f" Parts that leave the GPU take {gib(group.on_cpu):g} GiB of the machine's memory for each GPU."
     where = f"each of {group.gpus} GPUs" if group.gpus > 1 else "one GPU"
     title = f"GiB on {where}: {', '.join(group.roles)}"
     return Table("memory", title, ("", *phases), tuple(rows), note)

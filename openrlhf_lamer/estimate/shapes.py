@@ -122,7 +122,7 @@ class Shape:
         unknown = set(modules or ()) - set(linear)
         if unknown:
             raise EstimateError(
-                f"--ds.lora.target_modules {' '.join(sorted(unknown))}: the size is known of {', '.join(linear)} only"
+                f"--ds.lora.target_modules {' '.join(sorted(unknown))}: only the sizes of {', '.join(linear)} are known"
             )
         return [linear[name] for name in modules or linear]
 
