@@ -27,7 +27,10 @@ OBJECTS = ("lamer.env_options",)
 """Flags that take a JSON object, which is a table in a recipe."""
 
 INPUTS, OUTPUTS = (
-    ("agent_func", "data.prompt_dataset", "eval.dataset", "actor.model_name_or_path", "critic.model_name_or_path"),
+    (
+        *("agent_func", "train.agent_func_path", "lamer.config", "data.prompt_dataset", "eval.dataset"),
+        *("actor.model_name_or_path", "critic.model_name_or_path"),
+    ),
     ("lamer.trials", "lamer.eval_trials", "ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"),
 )
 """Flags that may name files: those that are read, some of which may name other things, and those that are written."""

@@ -136,15 +136,17 @@ def test_unknown_flags_are_refused_with_the_nearest_one(write: Callable[..., Pat
 
 def test_a_job_gets_absolute_paths_of_files(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
+    (tmp_path / "own.toml").touch()
     line = (
         "--agent_func openrlhf_lamer.agents.sokoban,mine.py --actor.model_name_or_path Qwen/Qwen3-4B "
         "--critic.model_name_or_path models --data.prompt_dataset a.jsonl,/b.jsonl --ckpt.path runs/c "
-        "--lamer.trials /d.jsonl --lamer.memory both"
+        "--lamer.trials /d.jsonl --lamer.memory both --lamer.config own.toml --train.agent_func_path mine.py"
     )
     expected = (
         f"--agent_func openrlhf_lamer.agents.sokoban,{tmp_path}/mine.py --actor.model_name_or_path Qwen/Qwen3-4B "
         f"--critic.model_name_or_path {tmp_path}/models --data.prompt_dataset {tmp_path}/a.jsonl,/b.jsonl "
-        f"--ckpt.path {tmp_path}/runs/c --lamer.trials /d.jsonl --lamer.memory both"
+        f"--ckpt.path {tmp_path}/runs/c --lamer.trials /d.jsonl --lamer.memory both --lamer.config {tmp_path}/own.toml "
+        f"--train.agent_func_path {tmp_path}/mine.py"
     )
     assert recipes.absolute(line.split(), tmp_path) == expected.split()
 
