@@ -134,6 +134,12 @@ def test_unknown_flags_are_refused_with_the_nearest_one(write: Callable[..., Pat
         recipes.check_names(recipes.read(right), ["--agentfunc", "a.py"], known)
 
 
+def test_flags_before_the_recipe_are_told_apart_from_it(write: Callable[..., Path]) -> None:
+    result = CliRunner().invoke(app, ["train", "--lamer.num_episodes", "1", str(write(own=""))])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("--lamer.num_episodes: the recipe comes first, and flags after it\n")
+
+
 def test_a_job_gets_absolute_paths_of_files(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "own.toml").touch()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from openrlhf_lamer import recipes
+from openrlhf_lamer.cli.errors import fail
 
 PROGRAM = ("python", "-m", "openrlhf_lamer.cli.train_ppo_ray")
 JOB = ("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--")
@@ -47,6 +48,8 @@ def train(
 
     Flags: `python -m openrlhf_lamer.cli.train_ppo_ray --help`, and `--help-host` for all of OpenRLHF's.
     """
+    if str(recipe).startswith("--"):
+        fail(f"{recipe}: the recipe comes first, and flags after it")
     read = recipes.read(recipe)
     recipes.check_names(read, context.args, _known())
     arguments = recipes.resolve(recipe, context.args, run)
