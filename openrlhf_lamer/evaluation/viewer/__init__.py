@@ -139,8 +139,9 @@ def embedded(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
-    # Without any "<", no text can end the element it stands in, nor open a comment there.
-    return text.replace("<", "\\u003c")
+    # Half of a surrogate pair, which no page can hold, has an escape in JSON, as in files of trials. Without any "<",
+    # no text can end the element it stands in, nor open a comment there.
+    return text.encode("utf-8", "backslashreplace").decode().replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
