@@ -244,7 +244,7 @@ def test_a_page_that_is_closed_while_it_waits_leaves_the_terminal_quiet(
 
     monkeypatch.setattr(Following, "news", late)
     monkeypatch.setattr(LiveServer, "shutdown_request", ended)
-    with socket.create_connection(server.server_address[:2]) as page:
+    with socket.create_connection(("127.0.0.1", server.server_port)) as page:
         page.sendall(b"GET /news?run=&known=0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
         page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, at once
     closed.set()

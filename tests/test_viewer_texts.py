@@ -233,7 +233,7 @@ def test_a_phone_opens_a_trial_at_its_head_and_goes_back_to_the_place_in_the_lis
       page.scrollTop = 900;
       document.querySelectorAll("#list a")[15].click();
       await later();
-      seen.push(page.scrollTop);
+      seen.push(page.scrollTop, document.activeElement.id);
       page.scrollTop = 50;
       document.querySelector(".back").click();
       await later();
@@ -243,4 +243,4 @@ def test_a_phone_opens_a_trial_at_its_head_and_goes_back_to_the_place_in_the_lis
     phone = tmp_path / "phone.html"
     frame = '<iframe src="inner.html" style="border: 0" width="390" height="844"></iframe>'
     phone.write_text(f"<body>{frame}<script>onmessage = (e) => (document.body.dataset.places = e.data)</script></body>")
-    assert 'data-places="0 900"' in browsed(phone, "")
+    assert 'data-places="0 trial 900"' in browsed(phone, "")

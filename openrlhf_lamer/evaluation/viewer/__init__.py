@@ -93,7 +93,7 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None, abo
 
     Args:
         entries: The trials.
-        title: What the page is called, such as the name of the file.
+        title: Title of the page, such as the name of the file.
         decode: Reads token ids; without it, the page has only the number of tokens in prompts. Prompts of players
             without a tokenizer are characters, which need no decoding.
         about: Description of the run in a line, such as its panel.

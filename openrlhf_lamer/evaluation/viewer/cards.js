@@ -177,6 +177,8 @@ function showTrial() {
   const group = groups.get(entry.set);
   byId("trial").append(...(state.group === "1" && group.length > 1 ? sideBySide(entry, group) : alone(entry, place, group)));
   byId("trial").scrollTop = page.scrollTop = 0;
+  // The link or button that was pressed is gone; keys go on from here, and screen readers read here.
+  if (document.activeElement === document.body) byId("trial").focus({ preventScroll: true });
 }
 
 function alone(entry, place, group) {
