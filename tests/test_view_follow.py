@@ -331,6 +331,20 @@ def test_a_file_that_changes_while_the_page_waits(
     assert seen in shown
 
 
+def test_texts_that_could_not_be_read_are_asked_for_again(
+    server: LiveServer, browsed: Browsed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [StaleError()]
+
+    def second_time(following: Following, run: str, first: int, end: int, answer: Any = Following.details) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return answer(following, run, first, end)
+
+    monkeypatch.setattr(Following, "details", second_time)
+    assert "log-probability −1.5" in browsed(server.url, "trial=1")
+
+
 def test_a_browser_shows_curves_of_a_page_without_a_server(file: Path, tmp_path: Path, browsed: Browsed) -> None:
     page = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["view", str(file), "--out", str(page)])

@@ -73,8 +73,8 @@ async function news() {
         await refresh();
       }
     }
-    const time = new Date().toLocaleTimeString();
-    byId("state").textContent = found.state || (found.more ? "reading …" : `read to the end at ${time}`);
+    const read = found.more ? "reading …" : `read to the end at ${new Date().toLocaleTimeString()}`;
+    byId("state").textContent = found.state || (behind ? "texts could not be read, and are asked for again" : read);
   } catch (error) {
     byId("state").textContent = `no answer (${error.message}): is \`openrlhf-lamer view --follow\` still running?`;
   }
