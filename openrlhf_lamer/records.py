@@ -297,7 +297,7 @@ def _load(cls: type[T], text: str) -> tuple[T, dict[str, Any]]:
     kind = cls.__name__.lower()
     try:
         body = json.loads(text)
-    except (TypeError, json.JSONDecodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise SchemaError(f"not a {kind}: {str(text)[:80]!r} is not JSON") from error
     if not isinstance(body, dict) or "schema" not in body:
         raise SchemaError(f"not a {kind}: no schema version in {str(text)[:80]!r}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -170,9 +172,10 @@ def test_a_resumed_training_replaces_its_steps(file: Path) -> None:
         following.details(first["run"], 0, 1)
 
 
-def test_a_line_that_is_no_trial_is_left_out_and_named(file: Path) -> None:
+@pytest.mark.parametrize("line", ['{"task": 1}', '{"task": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_a_line_that_is_no_trial_is_left_out_and_named(file: Path, line: str) -> None:
     with file.open("a") as written:
-        written.write('{"task": 1}\n' + lines(2))
+        written.write(f"{line}\n{lines(2)}")
     found = Following(file).news("", 0)
     assert len(found["index"]) == len(STEPS[1]) + len(STEPS[2])
     assert found["state"].startswith("line 5 is left out: not a trial")
@@ -225,6 +228,30 @@ def test_the_server_gives_new_trials_only(server: LiveServer, file: Path) -> Non
     assert [len(json.loads(line)["episodes"]) for line in opened] == [2, 2]
 
 
+def test_a_page_that_is_closed_while_it_waits_leaves_the_terminal_quiet(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    closed, handled = Event(), Event()
+    answer, shutdown = Following.news, LiveServer.shutdown_request
+
+    def late(following: Following, run: str, known: int) -> dict[str, Any]:
+        assert closed.wait(20)
+        return answer(following, run, known) | {"state": "x" * 10_000_000}
+
+    def ended(served: LiveServer, request: Any) -> None:
+        shutdown(served, request)
+        handled.set()
+
+    monkeypatch.setattr(Following, "news", late)
+    monkeypatch.setattr(LiveServer, "shutdown_request", ended)
+    with socket.create_connection(("127.0.0.1", server.server_port)) as page:
+        page.sendall(b"GET /news?run=&known=0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, at once
+    closed.set()
+    assert handled.wait(20)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("asked", "status"), [("etc/passwd", 404), ("news?run=x", 400), ("details?run=x&first=0&end=1", 409)]
 )
@@ -252,6 +279,70 @@ def test_a_browser_shows_trials_and_curves_of_the_server(server: LiveServer, fil
     assert re.findall(r'<span class="number">#(\d+)</span>', of_one) == ["5", "6", "7"]
     assert 'class="chosen"' in of_one
     assert "7 of 7 trials" in browsed(server.url, "text=zug")
+
+
+SLOW = """<script>
+const waits = "TYPED" ? [] : [2000, 600], get = fetch;
+fetch = async (what, ...more) => {
+  const answer = await get(what, ...more);
+  if (what.startsWith("details") && waits.length) await new Promise((go) => setTimeout(go, waits.shift()));
+  if (what.endsWith("known=4")) type("TYPED");
+  return answer;
+};
+function type(text) {
+  const field = document.getElementById("filters").elements.text;
+  if (text) field.value = text;
+  if (text) field.dispatchEvent(new Event("input", { bubbles: true }));
+}
+setTimeout(() => (location.hash = "HASH"), 500);
+addEventListener("unhandledrejection", (event) => (document.body.dataset.broken = event.reason));
+</script>"""
+"""Makes the first answers with texts late, so that the file, asked for every 2 seconds, has changed before them."""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "typed", "after", "seen"),
+    [
+        ("text=zug", "", lines(1) + lines(2), "7 of 7 trials"),
+        ("trial=1", "", lines(2), "log-probability −1.5"),
+        ("", "no such text", lines(1) + lines(2), "0 of 7 trials"),
+    ],
+    ids=["a search while trials come", "a trial while the file is replaced", "typing while trials come"],
+)
+def test_a_file_that_changes_while_the_page_waits(
+    chosen: str, typed: str, after: str, seen: str, file: Path, browsed: Browsed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(title: str, about: str, made_page: Callable[[str, str], str] = viewer.live_page) -> str:
+        slow = SLOW.replace("HASH", chosen).replace("TYPED", typed)
+        return made_page(title, about).replace("<body>", f"<body>{slow}")
+
+    def changed(following: Following, run: str, known: int, answer: Any = Following.news) -> dict[str, Any]:
+        if known:
+            file.write_text(after)
+        return answer(following, run, known)
+
+    monkeypatch.setattr(viewer, "live_page", page)
+    monkeypatch.setattr(Following, "news", changed)
+    with LiveServer(Following(file), file.name, "a run") as served:
+        Thread(target=served.serve_forever, daemon=True).start()
+        shown = browsed(served.url, "")
+        served.shutdown()
+    assert "data-broken" not in shown
+    assert seen in shown
+
+
+def test_texts_that_could_not_be_read_are_asked_for_again(
+    server: LiveServer, browsed: Browsed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [StaleError()]
+
+    def second_time(following: Following, run: str, first: int, end: int, answer: Any = Following.details) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return answer(following, run, first, end)
+
+    monkeypatch.setattr(Following, "details", second_time)
+    assert "log-probability −1.5" in browsed(server.url, "trial=1")
 
 
 def test_a_browser_shows_curves_of_a_page_without_a_server(file: Path, tmp_path: Path, browsed: Browsed) -> None:

@@ -64,6 +64,14 @@ def test_no_text_of_a_trial_is_markup_in_the_page(page: Path) -> None:
     assert not re.search(r"(src|href)=[\"']?https?:", html)
 
 
+def test_half_of_a_surrogate_pair_is_no_obstacle(tmp_path: Path) -> None:
+    source, out = tmp_path / "trials.jsonl", tmp_path / "trials.html"
+    source.write_text(trial(0, won=True, text="half \ud83d").to_json() + "\n")
+    result = CliRunner().invoke(app, ["view", str(source), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert r'"half \ud83d"' in out.read_text("utf-8")
+
+
 def test_a_browser_shows_the_trial_that_is_asked_for_and_its_text_as_text(page: Path, browsed: Browsed) -> None:
     shown = browsed(page, "trial=3&expand=1")
     assert "Row 1: ? 2 ?" in shown

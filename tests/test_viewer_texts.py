@@ -219,3 +219,28 @@ def test_a_phone_needs_no_sideways_scrolling(address: str, scripted: Trial, tmp_
         f"<body>{frame}<script>onmessage = (event) => (document.body.dataset.hidden = event.data)</script></body>"
     )
     assert 'data-hidden="0"' in browsed(phone, "")
+
+
+def test_a_phone_opens_a_trial_at_its_head_and_goes_back_to_the_place_in_the_list(
+    scripted: Trial, tmp_path: Path, browsed: Browsed
+) -> None:
+    page = viewed(tmp_path, [replace(scripted, sample=sample) for sample in range(60)])
+    walk = """(async () => {
+      const page = document.scrollingElement;
+      const later = () => new Promise((go) => setTimeout(go, 200));
+      const seen = [];
+      await later();
+      page.scrollTop = 900;
+      document.querySelectorAll("#list a")[15].click();
+      await later();
+      seen.push(page.scrollTop, document.activeElement.id);
+      page.scrollTop = 50;
+      document.querySelector(".back").click();
+      await later();
+      parent.postMessage([...seen, page.scrollTop].join(" "), "*");
+    })()"""
+    (tmp_path / "inner.html").write_text(page.read_text().replace("</body>", f"<script>{walk}</script></body>"))
+    phone = tmp_path / "phone.html"
+    frame = '<iframe src="inner.html" style="border: 0" width="390" height="844"></iframe>'
+    phone.write_text(f"<body>{frame}<script>onmessage = (e) => (document.body.dataset.places = e.data)</script></body>")
+    assert 'data-places="0 trial 900"' in browsed(phone, "")

@@ -93,7 +93,7 @@ def page(entries: Sequence[Entry], title: str, decode: Decode | None = None, abo
 
     Args:
         entries: The trials.
-        title: What the page is called, such as the name of the file.
+        title: Title of the page, such as the name of the file.
         decode: Reads token ids; without it, the page has only the number of tokens in prompts. Prompts of players
             without a tokenizer are characters, which need no decoding.
         about: Description of the run in a line, such as its panel.
@@ -139,8 +139,9 @@ def embedded(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
-    # Without any "<", no text can end the element it stands in, nor open a comment there.
-    return text.replace("<", "\\u003c")
+    # Half of a surrogate pair, which no page can hold, has an escape in JSON, as in files of trials. Without any "<",
+    # no text can end the element it stands in, nor open a comment there.
+    return text.encode("utf-8", "backslashreplace").decode().replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:

@@ -157,19 +157,28 @@ function heading(title, badges, group, pieces) {
   return made;
 }
 
+// How far the list was scrolled when a trial was opened. A phone shows one or the other, and scrolls the page for both.
+let listAt = 0;
+
 function showTrial() {
   const place = Number(state.trial) - 1;
   const entry = index[place];
+  const page = document.scrollingElement;
+  const wasOpen = document.body.classList.contains("open");
+  if (entry && !wasOpen) listAt = page.scrollTop;
   document.body.classList.toggle("open", Boolean(entry));
   byId("trial").replaceChildren();
   if (!entry) {
     const hint = index.length ? "Choose a trial in the list, or press j." : "The file has no trials.";
     byId("trial").append(element("p", "nothing", hint));
+    if (wasOpen) page.scrollTop = listAt;
     return;
   }
   const group = groups.get(entry.set);
   byId("trial").append(...(state.group === "1" && group.length > 1 ? sideBySide(entry, group) : alone(entry, place, group)));
-  byId("trial").scrollTop = 0;
+  byId("trial").scrollTop = page.scrollTop = 0;
+  // The link or button that was pressed is gone; keys go on from here, and screen readers read here.
+  if (document.activeElement === document.body) byId("trial").focus({ preventScroll: true });
 }
 
 function alone(entry, place, group) {

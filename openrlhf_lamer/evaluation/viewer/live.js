@@ -4,6 +4,7 @@
 const EVERY = 2000; // milliseconds
 const AT_ONCE = 64; // trials of one request
 let run = "";
+let behind = false; // whether texts could not be had, so that the next news shows the page again
 
 async function asked(what, values) {
   const answer = await fetch(`${what}?${new URLSearchParams(values)}`, { cache: "no-store" });
@@ -11,19 +12,27 @@ async function asked(what, values) {
   return answer;
 }
 
-// Fetches the texts of those of these trials that the page does not have yet.
-async function available(places) {
-  const missing = places.filter((place) => lines[place] === undefined);
-  while (missing.length) {
-    const first = missing.shift();
+// Fetches the texts that the page needs and does not have yet; false if it went elsewhere meanwhile, or got no answer.
+// Trials may be added between two requests, or the file replaced: so what is missing is asked again each time.
+async function available() {
+  const address = location.hash;
+  while (location.hash === address) {
+    const missing = needed().filter((place) => lines[place] === undefined);
+    if (!missing.length) return true;
+    if (missing.length > AT_ONCE) byId("count").textContent = `reading the texts of ${many(missing.length, "trial")}`;
+    const [first] = missing;
     let end = first + 1;
-    while (missing[0] === end && end - first < AT_ONCE) end = missing.shift() + 1;
+    while (missing[end - first] === end && end - first < AT_ONCE) end++;
     const asking = run;
-    const found = (await (await asked("details", { run, first, end })).text()).split("\n");
-    if (run !== asking) return;
-    found.forEach((line, at) => (lines[first + at] = line));
-    if (missing.length) byId("count").textContent = `reading the texts: ${many(missing.length, "trial")} left`;
+    try {
+      const found = (await (await asked("details", { run, first, end })).text()).split("\n");
+      if (run === asking) found.forEach((line, at) => (lines[first + at] = line));
+    } catch {
+      behind = true;
+      return false;
+    }
   }
+  return false;
 }
 
 function forget() {
@@ -33,12 +42,9 @@ function forget() {
 
 // Shows trials that have come, and leaves alone what is being read: the open trial, the place in the list, the focus.
 async function refresh() {
-  const address = location.hash;
   regroup();
   fillFilters();
-  showFields();
-  await available(needed());
-  if (location.hash !== address) return;
+  if (!(await available())) return;
   find();
   const list = byId("list");
   const [top, page] = [list.scrollTop, document.scrollingElement.scrollTop];
@@ -61,11 +67,14 @@ async function news() {
       points = found.points;
       for (const entry of found.index) index.push(entry);
       if (found.more) pause = 0;
-      if (again) document.body.classList.remove("open");
-      if (again || found.index.length) await refresh();
+      if (again || behind) document.body.classList.remove("open");
+      if (again || behind || found.index.length) {
+        behind = false;
+        await refresh();
+      }
     }
-    const time = new Date().toLocaleTimeString();
-    byId("state").textContent = found.state || (found.more ? "reading …" : `read to the end at ${time}`);
+    const read = found.more ? "reading …" : `read to the end at ${new Date().toLocaleTimeString()}`;
+    byId("state").textContent = found.state || (behind ? "texts could not be read, and are asked for again" : read);
   } catch (error) {
     byId("state").textContent = `no answer (${error.message}): is \`openrlhf-lamer view --follow\` still running?`;
   }

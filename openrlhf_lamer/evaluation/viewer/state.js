@@ -31,11 +31,9 @@ function showFields() {
 }
 
 async function apply() {
-  const address = location.hash;
-  state = Object.fromEntries(new URLSearchParams(address.slice(1)));
+  state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   showFields();
-  await available(needed());
-  if (location.hash !== address) return;
+  if (!(await available())) return;
   find();
   showList();
   showCurves();
@@ -44,9 +42,9 @@ async function apply() {
 
 let typing = 0;
 byId("filters").addEventListener("input", (event) => {
-  const change = () => go({ [event.target.name]: event.target.value });
+  const { name, value } = event.target;
   clearTimeout(typing);
-  typing = setTimeout(change, event.target.name === "text" ? 200 : 0);
+  typing = setTimeout(() => go({ [name]: value }), name === "text" ? 200 : 0);
 });
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("more").addEventListener("click", () => showRows(listed + PAGE));

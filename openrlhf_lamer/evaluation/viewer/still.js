@@ -1,5 +1,5 @@
 
 // ---- all trials stand in the page
 
-const available = async () => {};
+const available = async () => true;
 begin();

@@ -104,6 +104,7 @@ function fillFilters() {
     const select = fields[name];
     select.replaceChildren(new Option("any", ""));
     for (const value of values) select.append(new Option(`${say(value)} (${counts.get(value)})`, value));
+    select.value = state[name] ?? "";
     select.closest("label").hidden = name === "step" && values.length < 2;
   }
   fields.sort.replaceChildren(new Option("order of the file", ""));
@@ -112,6 +113,7 @@ function fillFilters() {
     for (const way of [first, -first])
       fields.sort.append(new Option(`${label()}, ${way > 0 ? "lowest" : "highest"} first`, (way > 0 ? "" : "-") + name));
   }
+  fields.sort.value = state.sort ?? "";
 }
 
 function searchable() {
