@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from stand_ins import generator_strategy
 
@@ -48,6 +50,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         from openrlhf_lamer.integration.rollout.actor import CALLS, LamerRolloutActor
 
         env = cpu.worker_env() | {ENV_VAR: CONFIG.to_env()}
+        before = psutil.Process().children(recursive=True)
         ray.init(**cpu.ray_options(1), runtime_env={"env_vars": env}, log_to_driver=False)
         options: dict[str, Any] = {"max_concurrency": CALLS}
         patch.setattr(host, "RolloutRayActor", ray.remote(**options)(LamerRolloutActor))
@@ -64,7 +67,12 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             logprobs_mode="processed_logprobs",
             agent_func_path=str(load_agent("openrlhf_lamer.agents.minesweeper")[1]),
         )
+        ours = [process for process in psutil.Process().children(recursive=True) if process not in before]
         ray.shutdown()
+        # Ray ends its workers, and not vLLM's process below one of them: it would keep its memory to the end of all tests.
+        for process in psutil.wait_procs(ours, timeout=10)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def generator(engines: list[Any], tokenizer: Any, *, limit: int | None, seeded: bool) -> Any:
