@@ -69,7 +69,7 @@ def engines(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )
         ours = [process for process in psutil.Process().children(recursive=True) if process not in before]
         ray.shutdown()
-        # Ray ends its workers, but not vLLM's process below one of them, which would keep its memory until all tests end.
+        # Ray ends its workers, but not vLLM's process below one of them, which would keep its memory to the end.
         for process in psutil.wait_procs(ours, timeout=10)[1]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
