@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -297,6 +298,18 @@ def test_training_is_shown_over_its_steps(tmp_path: Path) -> None:
     several = build(read_runs([f"x={file}", f"x={again}"])).tables[0]
     assert [row[0] for row in several.rows[1:3]] == ["x 1, steps 46 to 50", "x 2, steps 1 to 5"]
     assert "Training: the figures" in page.read_text()
+
+
+@pytest.mark.parametrize(("samples", "diversity"), [(1, None), (2, math.log(2))])
+def test_evaluations_during_training_compare_the_trials_of_one_task(
+    samples: int, diversity: float | None, tmp_path: Path
+) -> None:
+    trials = [made(seed, None, ways=8, sample=seed + sample) for seed in range(8) for sample in range(samples)]
+    file = tmp_path / "evaluations.jsonl"
+    file.write_text("".join(f'{trial.to_json()[:-1]},"step":{step}}}\n' for step in (0, 10) for trial in trials))
+    rows = next(table for table in build(read_runs([str(file)])).tables if table.name == "training").rows
+    found = [cell.value if isinstance(cell := row[-1], Estimate) else cell for row in rows]
+    assert found == [diversity if diversity is None else pytest.approx(diversity)] * 2
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -48,7 +48,10 @@ class Stretch:
     def diversity(self, attempt: int) -> Estimate | None:
         """Plain diversity of the groups, as training logs it."""
         live = [each for each in self.outcomes if each.failure is None]
-        found = diversity([[(each.paths, (each.step, each.group)) for each in live]], attempt)
+        # Trials of an evaluation have no group: those of a task and step are compared.
+        groups = [each.task.id if each.group is None else each.group for each in live]
+        paths = [(each.paths, (each.step, group)) for each, group in zip(live, groups, strict=True)]
+        found = diversity([paths], attempt)
         return found.plain if found else None
 
 
@@ -85,12 +88,12 @@ def table(runs: Sequence[Run]) -> Table:
             )
     return Table(
         "training",
-        "Training trials, at the beginning and at the end",
+        "Trials at the beginning and at the end of training",
         ("steps", "trials", *(f"success@{k}" for k in attempts), *(f"won@{k}" for k in singles), "diversity@1"),
         tuple(rows),
-        f"{on((run.label, run.measured_on) for run in runs)} On the tasks and at the temperature of "
-        "training: not an evaluation. Diversity is the plain entropy in nats."
-        + (" won@k is the share of trials that won attempt k itself." if singles else ""),
+        f"{on((run.label, run.measured_on) for run in runs)} A file of --lamer.trials has the tasks and the temperature "
+        "of training, so it is not an evaluation; a file of --lamer.eval_trials is one. Diversity is the plain entropy "
+        "in nats." + (" won@k is the share of trials that won attempt k itself." if singles else ""),
     )
 
 
