@@ -92,8 +92,8 @@ def table(runs: Sequence[Run]) -> Table:
         ("steps", "trials", *(f"success@{k}" for k in attempts), *(f"won@{k}" for k in singles), "diversity@1"),
         tuple(rows),
         f"{on((run.label, run.measured_on) for run in runs)} A file of --lamer.trials has the tasks and the "
-        "temperature of training, so it is not an evaluation; a file of --lamer.eval_trials is one. Diversity is the plain entropy "
-        "in nats." + (" won@k is the share of trials that won attempt k itself." if singles else ""),
+        "temperature of training, so it is not an evaluation; a file of --lamer.eval_trials is one. Diversity is the "
+        "plain entropy in nats." + (" won@k is the share of trials that won attempt k itself." if singles else ""),
     )
 
 
