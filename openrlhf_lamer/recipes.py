@@ -93,19 +93,19 @@ def run_folder(path: Path) -> Path:
     return Path("runs", path.absolute().parent.name, path.stem)
 
 
-def resolve(path: Path, overrides: Sequence[str] = (), run: Path | None = None) -> list[str]:
+def resolve(recipe: Recipe, overrides: Sequence[str] = (), run: Path | None = None) -> list[str]:
     """Arguments of the training command for a recipe.
 
     Args:
-        path: The recipe.
+        recipe: The recipe.
         overrides: Flags that replace its own, as typed. `--train.colocate_all false` switches off what it has on.
-        run: Folder of the run; by default `run_folder(path)`.
+        run: Folder of the run; by default `run_folder(recipe.path)`.
 
     Raises:
-        RecipeError: as `read` does, or a word in `overrides` belongs to no flag.
+        RecipeError: A word in `overrides` belongs to no flag.
     """
-    folder = str(run_folder(path) if run is None else run)
-    groups = {flag: _words(flag, setting.value, folder) for flag, setting in read(path).settings.items()}
+    folder = str(run_folder(recipe.path) if run is None else run)
+    groups = {flag: _words(flag, setting.value, folder) for flag, setting in recipe.settings.items()}
     groups |= typed(overrides)
     return [word for group in groups.values() for word in group]
 

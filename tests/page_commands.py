@@ -84,7 +84,7 @@ def _ours(arguments: Sequence[str]) -> None:
     except Exception as error:  # of the parser, whose classes Typer keeps to itself
         raise UnknownCommandError(f"openrlhf-lamer {shlex.join(arguments)}: {error}") from error
     if arguments[0] == "train":
-        _training(recipes.resolve(context.params["recipe"], context.args, context.params["run"]))
+        _training(recipes.resolve(recipes.read(context.params["recipe"]), context.args, context.params["run"]))
 
 
 def _training(arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from packaging.specifiers import SpecifierSet
-from page_blocks import DOCS, ROOT, blocks
+from page_blocks import DOCS, PAGES, ROOT, blocks
 from typer.testing import CliRunner
 
 from openrlhf_lamer import __version__, advantage, envs, manifest
@@ -33,7 +33,6 @@ from openrlhf_lamer.policies.scripted import RandomPolicy
 from openrlhf_lamer.records import Phase, Task, Trial, Turn
 from openrlhf_lamer.trial import run_trial
 
-PAGES = sorted(page for folder in ("", "docs/**/", "recipes/**/", "scripts/**/") for page in ROOT.glob(f"{folder}*.md"))
 FOLDERS = "|".join(("benchmarks", "docs", "openrlhf_lamer", "recipes", "requirements", "scripts", "tests"))
 
 RENDER = runpy.run_path(str(ROOT / "scripts" / "render_prompts.py"))

@@ -51,7 +51,7 @@ def test_training_commands_pass_the_launchers_checks(
                 pytest.importorskip("textworld")
             recipe, run = Path(words[2]), Path(words[words.index("--run") + 1])
             assert run == setup.runs / "train" / recipe.parent.name / recipe.stem / "seed-0"
-            plan = launcher.prepare(recipes.resolve(recipe, words[5:], run))
+            plan = launcher.prepare(recipes.resolve(recipes.read(recipe), words[5:], run))
             estimators.add(plan.estimator)
             assert plan.gpus == plan.line["vllm.num_engines"] == 8
             trials = plan.line.config.num_episodes * plan.line["rollout.n_samples_per_prompt"]

@@ -62,7 +62,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], launcher.
         with inside(home), pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_TMPDIR", str(home))  # a Ray that runs on this machine is not to be joined
             patch.delenv("RAY_ADDRESS", raising=False)
-            return launcher.prepare(recipes.resolve(file))
+            return launcher.prepare(recipes.resolve(recipes.read(file)))
 
     return checked
 

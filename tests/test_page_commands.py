@@ -6,14 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from page_blocks import ROOT, blocks
+from page_blocks import PAGES, ROOT, blocks
 from page_commands import UnknownCommandError, check_block
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.config import ConfigError
-
-FOLDERS = ("docs", "recipes", "scripts")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))])
 
 
 def test_shell_blocks_are_called_bash() -> None:

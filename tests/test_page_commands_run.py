@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_blocks import ROOT, blocks
+from page_blocks import PAGES, ROOT, blocks
 from page_commands import MARK, commands
-from test_page_commands import PAGES
 from typer.testing import CliRunner
 
 from openrlhf_lamer.cli.main import app

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from page_blocks import ROOT, blocks_of
 from typer.testing import CliRunner
 
 from openrlhf_lamer import advantage
@@ -19,17 +20,12 @@ from openrlhf_lamer.advantage import CreditConfig
 from openrlhf_lamer.cli.main import app
 from openrlhf_lamer.config import LamerConfig
 
-ROOT = Path(__file__).parent.parent
 TEXTS = {file.stem: file.read_text("utf-8") for file in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md")}
 ADVICE, TROUBLE = TEXTS["hyper-parameters"], TEXTS["troubleshooting"]
 TRAINING = ("python -m openrlhf_lamer.cli.train_ppo_ray", "python -m openrlhf.cli.train_ppo_ray")
 FIGURE = r"\d+\.\d+%?|\d+%|\d+,\d+"
 HIDDEN = re.compile(r"…+")
 """Stands in a quoted message for what varies."""
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def spans(text: str) -> list[str]:
@@ -39,7 +35,7 @@ def spans(text: str) -> list[str]:
 
 def code(text: str) -> list[str]:
     """Command lines in blocks, and spans."""
-    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks_of(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
     return [line.partition("  #")[0].strip() for line in lines if line.strip()] + spans(text)
 
 
@@ -161,7 +157,7 @@ def test_its_starting_points_pass_the_checks_of_training(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launcher.cluster, "find", lambda: None)
-    block = [each for each in blocks(ADVICE, "bash") if "train_ppo_ray" in each][number]
+    block = [each for each in blocks_of(ADVICE, "bash") if "train_ppo_ray" in each][number]
     *prepare, train = block.replace("\\\n", "").splitlines()
     for line in prepare:
         result = CliRunner().invoke(app, shlex.split(line.replace("4096", "40"))[1:])

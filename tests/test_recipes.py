@@ -49,7 +49,9 @@ def test_a_recipe_changes_its_bases(write: Callable[..., Path]) -> None:
         "train.colocate_all": (False, "middle.toml"),
         "actor.adam.lr": (1e-6, "middle.toml"),
     }
-    assert recipes.resolve(file) == shlex.split("--lamer.num_episodes 1 --lamer.memory both --actor.adam.lr 1e-06")
+    assert recipes.resolve(recipes.read(file)) == shlex.split(
+        "--lamer.num_episodes 1 --lamer.memory both --actor.adam.lr 1e-06"
+    )
 
 
 def test_values_become_words_of_their_parsers(write: Callable[..., Path]) -> None:
@@ -70,7 +72,7 @@ def test_values_become_words_of_their_parsers(write: Callable[..., Path]) -> Non
         betas = [0.9, 0.999]
         """
     )
-    assert recipes.grouped(recipes.resolve(file, run=Path("there"))) == [
+    assert recipes.grouped(recipes.resolve(recipes.read(file), run=Path("there"))) == [
         ["--agent_func", "my agent.py"],
         ["--lamer.reference", "on"],
         ["--lamer.stop_on_success", "off"],
@@ -80,24 +82,24 @@ def test_values_become_words_of_their_parsers(write: Callable[..., Path]) -> Non
         ["--ds.enable_sleep"],
         ["--actor.adam.betas", "0.9", "0.999"],
     ]
-    assert "runs/game/own/trials.jsonl" in recipes.resolve(file)
+    assert "runs/game/own/trials.jsonl" in recipes.resolve(recipes.read(file))
 
 
 def test_options_of_an_environment_are_merged_by_name(write: Callable[..., Path]) -> None:
     file = write(
         own='base = "far.toml"\n[lamer.env_options]\nmines = 4\n', far="[lamer.env_options]\nmines = 3\nsize = 6\n"
     )
-    assert json.loads(recipes.resolve(file)[1]) == {"mines": 4, "size": 6}
+    assert json.loads(recipes.resolve(recipes.read(file))[1]) == {"mines": 4, "size": 6}
 
 
 def test_typed_flags_replace_those_of_the_file(write: Callable[..., Path]) -> None:
     file = write(own="[lamer]\nnum_episodes = 3\n[actor.adam]\nbetas = [0.9, 0.95]\n[train]\ncolocate_all = true\n")
     typed = "--lamer.num_episodes=1 --actor.adam.betas 0.8 0.9 --train.colocate_all false --ds.enable_sleep true"
     expected = "--lamer.num_episodes 1 --actor.adam.betas 0.8 0.9 --ds.enable_sleep"
-    assert recipes.resolve(file, shlex.split(typed)) == shlex.split(expected)
+    assert recipes.resolve(recipes.read(file), shlex.split(typed)) == shlex.split(expected)
     assert recipes.typed(["--lamer.reference", "false"]) == {"lamer.reference": ["--lamer.reference", "off"]}
     with pytest.raises(RecipeError, match=r"^8: after the recipe come flags"):
-        recipes.resolve(file, ["8"])
+        recipes.resolve(recipes.read(file), ["8"])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_dry_run_prints_commands_that_a_shell_reads(write: Callable[..., Path]
     here, there = (part.split("\n", 1)[1] for part in result.stdout.split("\n\n"))
     words = shlex.split(here.replace("\\\n", ""))
     assert words[:3] == ["python", "-m", "openrlhf_lamer.cli.train_ppo_ray"]
-    assert words[3:] == recipes.resolve(file, ["--lamer.gamma_traj", "0.5"], Path("a b"))
+    assert words[3:] == recipes.resolve(recipes.read(file), ["--lamer.gamma_traj", "0.5"], Path("a b"))
     assert all(line.startswith("    --") for line in here.splitlines()[1:])
     job = shlex.split(there.replace("\\\n", ""))
     assert job[:3] == ["ray", "job", "submit"]
@@ -276,8 +278,8 @@ def test_what_is_written_is_read_and_typed_back(tree: dict[str, Any]) -> None:
         full.write_text(as_toml(tree), "utf-8")
         empty.touch()
         read = {flag: setting.value for flag, setting in recipes.read(full).settings.items()}
-        arguments = recipes.resolve(full)
-        assert recipes.resolve(empty, arguments) == arguments
+        arguments = recipes.resolve(recipes.read(full))
+        assert recipes.resolve(recipes.read(empty), arguments) == arguments
     finally:
         shutil.rmtree(folder)
     expected = leaves(tree)

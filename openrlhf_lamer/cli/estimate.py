@@ -104,10 +104,9 @@ def _sized(words: list[str], model: str | None) -> Sized:
 
     if words[0].startswith("--"):
         return sized(words, model)
-    recipe, overrides = Path(words[0]), words[1:]
-    read = recipes.read(recipe)
-    recipes.check_names(read, overrides, flags.names())
-    with recipes.located(read, overrides):
+    recipe, overrides = recipes.read(Path(words[0])), words[1:]
+    recipes.check_names(recipe, overrides, flags.names())
+    with recipes.located(recipe, overrides):
         return sized(recipes.resolve(recipe, overrides), model)
 
 

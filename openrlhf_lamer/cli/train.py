@@ -52,7 +52,7 @@ def train(
         fail(f"{recipe}: the recipe comes first, and flags after it")
     read = recipes.read(recipe)
     recipes.check_names(read, context.args, _known())
-    arguments = recipes.resolve(recipe, context.args, run)
+    arguments = recipes.resolve(read, context.args, run)
     if dry_run:
         typer.echo(f"# on this machine\n{command(PROGRAM, arguments)}\n")
         there = command((*JOB, *PROGRAM), recipes.absolute(arguments, Path.cwd()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from openrlhf_lamer.estimate.lengths import Lengths
@@ -85,10 +86,10 @@ def work(lengths: Lengths, batch: Batch) -> Work:
     steps = optimizer_steps(rows, batch)
     if batch.forest:
         processed = trials * lengths.distinct
-        micro = _ceil(processed / steps / (batch.limit * batch.ranks))
+        micro = max(1, math.ceil(processed / steps / (batch.limit * batch.ranks)))
     else:
         processed = rows * lengths.longest
-        micro = _ceil(rows / steps / (batch.limit * batch.ranks))
+        micro = max(1, math.ceil(rows / steps / (batch.limit * batch.ranks)))
     return Work(
         trials=trials,
         replies=trials * lengths.turns,
@@ -107,7 +108,7 @@ def optimizer_steps(rows: float, batch: Batch) -> int:
     """Optimizer steps of one pass over a batch of `rows` rows, as `update.plan` cuts them."""
     if batch.updates is not None:
         return min(batch.updates, batch.groups)
-    return _ceil(rows / batch.step_rows)
+    return max(1, math.ceil(rows / batch.step_rows))
 
 
 def seconds(
@@ -143,7 +144,3 @@ def seconds(
     training = learners * batch.epochs * a_pass
     update = scoring + training
     return Seconds(generation, scoring, training, max(generation, update) if asynchronous else generation + update)
-
-
-def _ceil(value: float) -> int:
-    return max(1, -int(-value // 1))
