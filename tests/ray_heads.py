@@ -58,11 +58,16 @@ def answers(port: int) -> bool:
 @contextlib.contextmanager
 def ray_started() -> Iterator[Head | None]:
     """A Ray cluster as a user has it, with logical GPUs; None where it takes no jobs after four minutes."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     # In a folder of its own, so that no other run on this machine joins it. Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as name:
         folder = Path(name)
-        ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}")
+        # The agent starts jobs, by default at one port for all clusters of a machine: where another run of the host
+        # has taken it, the agent stays alive without its service, and no job is ever taken.
+        ports = (
+            *(f"--port={port}", f"--dashboard-port={dashboard}"),
+            *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
+        )
         logical = ("--num-cpus=16", "--num-gpus=2", "--object-store-memory=500000000", "--disable-usage-stats")
         command = ("ray.scripts.scripts", "start", "--head", "--block", *ports, *logical)
         # Beside another run of the host, half a minute can be too little for Ray's processes to start.
