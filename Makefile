@@ -71,13 +71,14 @@ clean: ## Remove caches and build outputs (not .venv)
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 # uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
+# uv compiles no bytecode unless told to: where PYTHONDONTWRITEBYTECODE is set, every process of a run would compile vLLM.
 $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cpu-overrides.txt
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; set PYTHON." >&2; exit 1; }
 	@date +%s > .install-began
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,docs,alfworld,webshop]' \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements/cpu.txt -e '.[dev,docs,alfworld,webshop]' \
 		--override requirements/cpu-overrides.txt
 	touch $@
 
