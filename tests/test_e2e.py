@@ -136,7 +136,7 @@ def test_grpo_by_episode_with_the_hosts_agent_flag_and_its_evaluation(workshop: 
 
 
 def test_ppo_with_the_hosts_critic_colocated_and_kl_as_loss(workshop: Path, tmp_path: Path) -> None:
-    """`lamer_ppo`: a step for the critic alone, then both; reference model, dual clip, rows dropped by their KL."""
+    """`lamer_ppo`: a step for the critic only, then both; reference model, dual clip, rows dropped by their KL."""
     command = [
         *("openrlhf_lamer.cli.train_ppo_ray", "--agent_func", "openrlhf_lamer.agents.minesweeper"),
         *arguments(workshop, tmp_path, "minesweeper", *RUNS["ppo with a critic"]),

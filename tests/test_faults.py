@@ -181,7 +181,7 @@ def test_a_later_prompt_over_the_limit_ends_its_episode_and_is_counted(
 def test_a_group_goes_on_with_the_trials_that_it_has(
     plan: Plan, rollout: Callable[..., Rollout], train: Callable[..., Any], estimator: str, failing: int
 ) -> None:
-    """One lost, a single one left, none left: rows of the live ones alone, and finite numbers."""
+    """One lost, a single one left, none left: rows of the live ones only, and finite numbers."""
     plan.where, plan.how, plan.times = "make", "raise", failing
     given: dict[str, Any] = {"cross_episode": "chained"} if estimator == "lamer_ppo" else {}
     found = rollout(retries=0, max_failed_share=0.5, **given)

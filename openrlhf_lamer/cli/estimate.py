@@ -98,7 +98,7 @@ def estimate(
 
 
 def _sized(words: list[str], model: str | None) -> Sized:
-    """Sizes of a recipe with the flags after it, or of flags alone."""
+    """Sizes of a recipe with the flags after it, or of flags only."""
     from openrlhf_lamer.integration.launch import flags
     from openrlhf_lamer.integration.launch.sizing import sized
 

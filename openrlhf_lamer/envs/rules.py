@@ -374,7 +374,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(no_step_before_reset, "set a flag in __init__ that step looks at first, and raise EpisodeOverError"),
     Rule(no_step_after_the_end, "set a flag at the end that step looks at first, and raise EpisodeOverError"),
-    Rule(rewards_within_bounds, "let reward_bounds return the least and most that so many turns can pay together"),
+    Rule(rewards_within_bounds, "let reward_bounds return the least and most that max_turns turns can pay together"),
     Rule(no_state_is_longer_than_the_long_ones, "let long_states return states as long as they get"),
 )
 """Rules that `check_env` tries, in this order."""

@@ -19,7 +19,7 @@ def unpad_input(
     """Pack the tokens of a padded batch into one row.
 
     Returns the packed tokens, their places in the flattened batch, the cumulated lengths of the sequences, the longest
-    length, and how many tokens of each sequence `attention_mask` alone counts.
+    length, and how many tokens of each sequence `attention_mask` itself counts.
     """
     kept = attention_mask if unused_mask is None else attention_mask + unused_mask
     indices = kept.reshape(-1).nonzero().squeeze(-1)
