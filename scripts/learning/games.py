@@ -109,7 +109,7 @@ GAMES = {
             memory="history",
             panel="darkroom/5",
             context="episode",
-            imitation=("--batch-tokens", "2048"),  # twice the optimizer steps of a pass, in two thirds of the time
+            imitation=("--batch-tokens", "2048"),  # twice the optimizer steps of a pass, in about the same time
             steps=100,
             learning_rate=5e-4,
         ),
