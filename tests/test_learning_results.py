@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from learning_scripts import (
     arms,
@@ -37,6 +38,7 @@ class TestBehaviours:
     def test_the_lamp_and_the_door_that_it_shows(self) -> None:
         assert of(doors_trial(0, "d3", ["lamp", "d3"])) == {
             "valid actions": [1, 1],
+            "wins attempt 2": [1],
             "lamp first": [1],
             "opens the shown door": [1],
         }
@@ -49,10 +51,12 @@ class TestBehaviours:
         four = {"doors": 4}
         assert of(doors_trial(0, "d4", ["d1", "d2", "d1", "d2"], options=four)) == {
             "valid actions": [1, 1, 1, 1],
+            "wins attempt 2": [0],
             "repeats a mistake": [0, 1, 1],
         }
         assert of(doors_trial(0, "d4", ["?", "d2", "d4"], options=four)) == {
             "valid actions": [0, 1, 1],
+            "wins attempt 2": [0],
             "repeats a mistake": [0],
         }
         assert "repeats a mistake" not in of(doors_trial(0, "d4", ["lamp", "d4"]))
@@ -78,7 +82,9 @@ class TestBehaviours:
         assert (found["goal seen first"], found["wins attempt 2"], found["enters the known goal"]) == ([1], [1], [1])
         found = of(trial(dark, seen, dark))
         assert (found["goal seen first"], found["wins attempt 2"], found["enters the known goal"]) == ([0], [0], [0])
-        assert of(trial(won))["goal seen first"] == [1]
+        found = of(trial(won, won))
+        assert found["goal seen first"] == [1]
+        assert "wins attempt 2" not in found, "trials that go on after a win"
 
     def test_failed_trials_are_left_out(self) -> None:
         trial = doors_trial(0, "d3", ["lamp"])
@@ -165,6 +171,33 @@ class TestResults:
         file = written.training(experiment.arms[3], 0) / "evaluations.jsonl"
         file.write_text("".join(evaluation(0, ["never"])))
         assert reporting.differences(experiment, results.find(experiment, written)).rows == ()
+
+    def test_second_attempts_beside_first_ones(self, written: Any) -> None:
+        experiment = arms.EXPERIMENTS["doors-lamp"]
+        table = reporting.second(experiment, results.find(experiment, written))
+        rows = {row[0]: row for row in table.rows}
+        assert [(name, row[1]) for name, row in rows.items()] == [("before training", 0), ("lamer", 20), ("rl", 20)]
+        assert rows["lamer"][2].value == pytest.approx((8 + 4) / 16), "nobody wins the first"
+        assert rows["rl"][2].value == 0
+
+    def test_what_a_second_attempt_gains_is_a_ratio_minus_a_share(self) -> None:
+        """Against counting, and its interval against a bootstrap over tasks."""
+        rng = np.random.default_rng(3)
+        first, then = rng.random(400) < 0.3, rng.random(400) < 0.45
+        run = {
+            "success@1": {str(task): [float(won)] for task, won in enumerate(first)},
+            "wins attempt 2": {str(task): [float(then[task])] for task in np.flatnonzero(~first)},
+        }
+        found = reporting.gained([run])
+        assert found.value == pytest.approx(then[~first].mean() - first.mean())
+        drawn = rng.integers(400, size=(4000, 400))
+        lost = ~first[drawn]
+        resampled = (then[drawn] & lost).sum(1) / lost.sum(1) - first[drawn].mean(1)
+        assert (found.low, found.high) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.01)
+        # Another run of equal figures moves nothing but the interval; its tasks have two samples each.
+        twice = {name: {task: own * 2 for task, own in measure.items()} for name, measure in run.items()}
+        assert reporting.gained([run, twice]).value == pytest.approx(found.value)
+        assert reporting.gained([{"success@1": {"0": [1.0]}}]) is None
 
     def test_attempts_without_memory_are_independent(self, written: Any) -> None:
         experiment = arms.EXPERIMENTS["doors-lamp"]

@@ -36,10 +36,13 @@ def _any(trial: Trial) -> Shown:
 
     - `valid actions`: of play turns.
     - `remark found`: of reflections.
+    - `wins attempt 2`: of second attempts, after a lost first.
     - `repeats a mistake`: of attempts after one with a known mistake, such as an empty door or a mine.
     """
     for turn in trial.turns:
         yield "valid actions" if turn.phase is Phase.PLAY else "remark found", turn.valid
+    if len(trial.episodes) > 1 and not trial.episodes[0].won:
+        yield "wins attempt 2", trial.episodes[1].won
     game = reading(trial.task.env)
     mistakes: list[Move] = []
     for episode in trial.episodes:
@@ -80,15 +83,12 @@ def _darkroom(trial: Trial) -> Shown:
 
     - `goal seen first`: of first attempts, those in which the goal came in sight.
     - `enters the known goal`: of attempts after one that saw the goal and lost, those that enter it.
-    - `wins attempt 2`: of the second attempts.
     """
     known = False
     for number, episode in enumerate(trial.episodes, 1):
         sees = episode.won or "Goal at" in episode.final_observation
         if number == 1:
             yield "goal seen first", sees
-        if number == 2:
-            yield "wins attempt 2", episode.won
         if known:
             yield "enters the known goal", episode.won
         known = known or sees

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from arms import Experiment
-from results import Found, find
+from results import Found, Measures, find
 from stages import Setup
 
 from openrlhf_lamer.evaluation.cross import REFERENCE
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
-from openrlhf_lamer.evaluation.statistics import difference, exactly, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, mean, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table, long_csv
 
 NEAR = 0.9
@@ -19,6 +20,9 @@ NEAR = 0.9
 
 BEFORE = "before training"
 """Row of the warm start."""
+
+FIRST, SECOND = "success@1", "wins attempt 2"
+"""Measures of first attempts, and of second ones after a lost first."""
 
 
 def write(experiment: Experiment, setup: Setup) -> list[Path]:
@@ -31,7 +35,10 @@ def write(experiment: Experiment, setup: Setup) -> list[Path]:
     if not any(each.evaluations for each in found):
         return []
     files = [setup.home / f"{experiment.name}.{suffix}" for suffix in ("md", "csv", "png")]
-    tables = [final(experiment, found), differences(experiment, found), *crossed(experiment, found)]
+    tables = [
+        *(final(experiment, found), differences(experiment, found), second(experiment, found)),
+        *crossed(experiment, found),
+    ]
     files[0].write_text(_page(experiment, tables, files[2].name), "utf-8")
     files[1].write_text(long_csv([*tables, course(experiment, found)]), "utf-8")
     files[2].write_bytes(draw(curves(experiment, found), "png"))
@@ -100,6 +107,40 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
     title = f"Points by which {first.arm.name} is above"
     note = "Differences of shares, paired by task, with 95% intervals over tasks and seeds."
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
+
+
+def second(experiment: Experiment, found: Sequence[Found]) -> Table:
+    """A row an arm: how much more often its second attempt wins, after a lost first, than its first one."""
+    start = next((each for each in found if 0 in each.evaluations), None)
+    rows = [] if start is None else [(BEFORE, 0, gained(start.evaluations[0].values()))]
+    rows += [(each.arm.name, each.last, gained(each.evaluations[each.last].values())) for each in found if each.last]
+    title = "Points by which a second attempt wins more often than a first"
+    note = (
+        "Second attempts are those after a lost first. Differences of shares, with 95% intervals over tasks and seeds."
+    )
+    return Table("second", title, ("arm", "step", "difference"), tuple(rows), note)
+
+
+def gained(runs: Iterable[Measures]) -> Estimate | None:
+    """Share of second attempts that win, after a lost first, minus that of first attempts; None without any.
+
+    The first share is a ratio of two means over tasks. The interval is that of the mean of its linear approximation.
+    """
+    # Of each task: shares of trials that won their first attempt, and that lost it and won their second.
+    won = [
+        {task: (fmean(own), sum(run.get(SECOND, {}).get(task, ())) / len(own)) for task, own in run[FIRST].items()}
+        for run in runs
+    ]
+    every = [shares for run in won for shares in run.values()]
+    first, later = (fmean(shares[n] for shares in every) for n in (0, 1))
+    if first == 1:
+        return None
+    share = later / (1 - first)
+    linear = (
+        {task: [share - own + (then - share * (1 - own)) / (1 - first)] for task, (own, then) in run.items()}
+        for run in won
+    )
+    return mean(list(linear), "points")
 
 
 def crossed(experiment: Experiment, found: Sequence[Found]) -> Iterator[Table]:
