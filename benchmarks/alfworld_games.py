@@ -2,9 +2,9 @@
 
     python benchmarks/alfworld_games.py [--games N]
 
-A line a task type, with three numbers for each figure: generated, official and their ratio. The figures are copies of
-the target, the share of these that begin in closed receptacles, the share of receptacles that open, things in
-receptacles, and commands to win. Exit code 1 where a figure is off by more than a third.
+Prints a line per task type, with three numbers for each figure: generated, official and their ratio. The figures are
+copies of the target, the share of these that begin in closed receptacles, the share of receptacles that open, things in
+receptacles, and commands to win. Exits with code 1 if a figure is off by more than a third.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common import grid, show
 from openrlhf_lamer.envs.alfworld import catalogue, census, counts
 
 FIGURES = {"copies": "{:.2f}", "hidden": "{:.1%}", "opens": "{:.0%}", "things": "{:.1f}", "commands": "{:.1f}"}
-"""The figures that are compared, and their form in print."""
+"""The compared figures and their print formats."""
 
 
 def main() -> int:

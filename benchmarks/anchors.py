@@ -3,7 +3,7 @@
     python benchmarks/anchors.py [--turns N] [--words N] [--similarity S]
 
 Groups have 8 trials. The observations of a task are pages of WORDS words: a tenth of the words of one of ten templates
-is replaced at random. Printed is the processor time of `lamer_gigpo`, returns included, the best of some runs.
+is replaced at random. Prints the processor time of `lamer_gigpo`, returns included, as the best of several runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RUNS = 3
 
 
 def with_pages(table: TurnTable, states: int, words: int, seed: int = 0) -> TurnTable:
-    """The same turns in `states` states of each task, and what is seen there."""
+    """The same turns, spread over `states` states of each task, with an observation for each state."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     vocabulary = [f"{chr(97 + i % 26)}{i}word"[: 3 + i % 8] for i in range(3000)]
     anchor = numbers.integers(0, states, size=len(table)) if states else np.arange(len(table))
@@ -48,7 +48,7 @@ def with_pages(table: TurnTable, states: int, words: int, seed: int = 0) -> Turn
 
 
 def seconds(table: TurnTable, similarity: float) -> float:
-    """Best processor time of some runs from rewards to advantages; other processes don't count."""
+    """Processor time from rewards to advantages, best of several runs; other processes don't count."""
     estimate, config = get("lamer_gigpo").estimate, CreditConfig(options={"similarity": similarity})
 
     def run() -> None:

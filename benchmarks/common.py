@@ -33,12 +33,12 @@ def show(table: Table, width: int = 100) -> None:
 
 
 def peak_memory() -> float:
-    """Megabytes that this process took at the most: not `ru_maxrss`, which it inherits from the one that started it."""
+    """Peak memory of this process in megabytes. Not `ru_maxrss`, which a process inherits from its parent."""
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
 
 
 class Talker(RandomPolicy):
-    """Plays at random, and thinks before each reply for as long as makes it `tokens` long."""
+    """Plays at random, with thoughts that make each reply `tokens` tokens long."""
 
     def __init__(self, chat: Chat, seed: int, tokens: int) -> None:
         super().__init__(chat, seed)
@@ -49,7 +49,7 @@ class Talker(RandomPolicy):
         return self._filled(THOUGHT, "{}", f"<action>{env.random_action(self._rng)}</action>")
 
     def reflect(self, env: TextEnv) -> str:
-        """A reply that is a remark from end to end."""
+        """A reply that is nothing but a remark."""
         return self._filled(REMARK, "<remark>{}</remark>")
 
     def _filled(self, filler: str, form: str, ending: str = "") -> str:

@@ -2,8 +2,8 @@
 
     python benchmarks/credit.py [TURNS ...]
 
-Groups have 8 trials, trials up to 3 episodes. Printed are the best of some runs, the time per turn against that of
-the first size (1.00 is linear), and peak memory over the table's own bytes.
+Groups have 8 trials, trials up to 3 episodes. Prints the best of several runs, the time per turn relative to the first
+size (1.00 is linear), and peak memory relative to the table's own bytes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _counts_up(lengths: np.ndarray) -> np.ndarray:
 
 
 def measure(estimator: Estimator, table: TurnTable, config: CreditConfig) -> tuple[float, int]:
-    """Best seconds of some runs from rewards to advantages, and the most bytes that one allocates."""
+    """Seconds from rewards to advantages, best of several runs, and the peak bytes that a run allocates."""
 
     def run() -> None:
         estimator.estimate(with_returns(table, config), config)

@@ -6,8 +6,9 @@
 Every registered environment in each of its difficulties, in one process. `reset` goes to a new task, `again` back to
 the same one. A step is a whole turn: parsing, the rules, the text of the new state, and the anchor.
 
-`--soak` resets one environment over and over instead; exit code 1 where memory or temporary files grew by more than 5%
-from the first half, without its first fifth, to the second. The least of each half counts, since caches come and go.
+`--soak` resets one environment over and over instead. It exits with code 1 if memory or temporary files grew by more
+than 5% from the first half (without its first fifth) to the second. The minimum of each half counts, since caches come
+and go.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def play_on(env: TextEnv, task: Task, rng: random.Random) -> TextEnv:
 
 
 def soak(name: str, resets: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Memory and temporary files in bytes: the least in each half of that many resets."""
+    """Memory and temporary files in bytes: the minimum in each half of `resets` resets."""
     options = envs.lookup(name).difficulties[0]
     rng = random.Random(0)
     tasks = cycle(some_tasks(name, options, resets))
@@ -138,7 +139,7 @@ def resident() -> int:
 
 
 def temporary(folder: str) -> int:
-    """Bytes of temporary files, those included that are deleted and still mapped or open."""
+    """Bytes of temporary files, including deleted ones that are still mapped or open."""
     held = {path: path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()}
     for line in Path("/proc/self/maps").read_text().splitlines():
         if folder in line and line.endswith("(deleted)"):
@@ -146,7 +147,7 @@ def temporary(folder: str) -> int:
             start, stop = (int(address, 16) for address in addresses.split("-"))
             held[Path(name)] = max(held.get(Path(name), 0), int(offset, 16) + stop - start)
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
+        with suppress(FileNotFoundError):  # the descriptor that lists the others
             if "(deleted)" in (name := str(link.readlink())):
                 held[Path(name)] = link.stat().st_size
     return sum(held.values())

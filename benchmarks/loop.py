@@ -78,7 +78,7 @@ class Recorded:
 
 @dataclass
 class Measured:
-    """Trials as played, the seconds it took, and milliseconds of lag and by stage."""
+    """Played trials, total seconds, and milliseconds of lag and of each stage."""
 
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
@@ -126,7 +126,7 @@ async def measure(env: str, chat: Chat, trials: int, tasks: int) -> Measured:
     assert all(record.failure is None for record in records), [record.failure for record in records]
 
     async def on_a_worker(make: partial[TextEnv]) -> Session:
-        return PooledSession(pool, make)  # a small shop too, as the whole one is
+        return PooledSession(pool, make)  # even for a small shop: the full one plays on a worker
 
     async def play(number: int) -> Trial:
         policy = EnginePolicy(Recorded(records[number % tasks], random.Random(number)), PARAMS)

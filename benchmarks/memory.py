@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--trials N]
 
-The steps are those of a training step before the models: trials arrive pickled, as from a rollout engine, become
-rows, rows micro-batches, and these get returns and advantages. Printed: their time, and by how much the process grew.
+The steps are those of a training step before the models: trials arrive pickled, as from a rollout engine, become rows,
+rows micro-batches, and these get returns and advantages. Prints their time, and how much the process grew.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     python benchmarks/rollout.py [--seeds N] [--tasks N] [--out idle.png]
 
 The trials are recorded (see `recorded.py`): every way to play them samples the same tokens. A decode step of the
-simulated engine costs a + b · batch, on a clock of its own; our code runs on it for real. Intervals are 95% of the mean
-over seeds. Printed are
+simulated engine costs a + b · batch, on a clock of its own; our code runs on it for real. Intervals are 95% confidence
+intervals of the mean over seeds. Prints
 
-- trials a second of our executor, over those of a loop in which all trials wait for each other's turns, and
-- seconds that a batch takes with 3 episodes a trial, over those with as many episodes in trials of 1, and the limit of
-  that ratio, tokens over tokens. In sync mode a batch ends with its last trial; in async mode the next one's trials
-  take the slots that it leaves free.
+- our executor's trials per second, relative to a loop in which all trials wait for each other's turns, and
+- the seconds of a batch with 3 episodes per trial, relative to the same number of episodes in trials of 1, and the
+  limit of that ratio, tokens over tokens. In sync mode a batch ends with its last trial; in async mode the next one's
+  trials take the slots that it leaves free.
 """
 
 from __future__ import annotations

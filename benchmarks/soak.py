@@ -4,12 +4,13 @@
 
 There are three processes, as in training. A rollout actor plays trials of MineSweeper and Sokoban on the real executor;
 its engine answers at once with random actions and remarks. A trainer actor dispatches tasks, turns each batch into rows
-and credits them, with made-up scores. The driver asks for one batch after the other. Now and then the engine raises or
+and credits them, with made-up scores. The driver asks for one batch after another. Now and then the engine raises or
 returns no action, and an environment raises or hangs.
 
-Printed is each process's private memory, without Ray's object store, under the launcher's setting of the allocator. It
-may grow by 5% from the first fifth of the run to its end, by the lower end of a robust slope's 95% interval (Theil and
-Sen's), so that a short run fails for a leak and not for noise. Exit code 1 if memory grows, or if trials were lost.
+Prints each process's private memory, without Ray's object store, under the launcher's allocator setting. Memory may
+grow by 5% from the first fifth of the run to its end, judged by the lower end of the 95% interval of a robust slope
+(Theil-Sen), so that a short run fails for a leak and not for noise. Exits with code 1 if memory grows, or if trials
+were lost.
 """
 
 from __future__ import annotations
@@ -76,17 +77,17 @@ FLAKY: dict[str, Any] = {
 
 
 class Process:
-    """An actor that tells its memory."""
+    """An actor that reports its memory."""
 
     def memory(self) -> float:
-        """Megabytes of this process that it shares with no other."""
+        """Private memory of this process in megabytes."""
         gc.collect()
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
         return int(line.split()[1]) / 1024
 
 
 class Rollout(Process):
-    """The host's rollout actor as an executor sees it, with an engine that is made up."""
+    """The host's rollout actor as an executor sees it, with a made-up engine."""
 
     def __init__(self) -> None:
         if not cpu.cuda_available():
@@ -105,7 +106,7 @@ class Rollout(Process):
     async def generate_responses(
         self, prompt: str, label: str, params: Any, max_length: int, tokenizer: Any, num_samples: int
     ) -> list[dict[str, Any]]:
-        """As the host's: the samples of one prompt, played at once."""
+        """Like the host's method: the samples of one prompt, played at once."""
         if self._chat is None:
             self._chat = Chat(tokenizer)
             for executor in self._executors.values():

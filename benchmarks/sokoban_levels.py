@@ -56,7 +56,7 @@ PAPER = {
 
 
 def moved(room: Room, boxes: int, player: int, by: int) -> tuple[int, int]:
-    """The position after a move; the same one where it does nothing."""
+    """The position after a move; unchanged if the move does nothing."""
     to, beyond = shift(player, by), shift(player, 2 * by)
     if not to & room.floor or (to & boxes and not beyond & room.floor & ~boxes):
         return boxes, player

@@ -10,12 +10,11 @@
 
 Trials are recorded from random play with replies of 140 tokens. Their tokenizer is a BPE trained on texts of the
 environments, since none can be downloaded; it has 3,006 tokens. The model is a Qwen3 with random weights and a
-vocabulary of 4,096, so that its head holds 14% of the weights (of Qwen3-4B's, 10%): a larger head would favour the
+vocabulary of 4,096, so that its head holds 14% of the weights (in Qwen3-4B, 10%): a larger head would favour the
 forest, which has logits only where a token is trained. Training is forward and backward of a policy gradient, without
-an optimizer.
-On the CPU every variant runs in a process of its own, and memory is by how much that grew at the most. On CUDA variants
-share a process and a model, each runs twice and the second time counts, since attention is compiled in the first, and
-memory is what PyTorch allocated at the most beyond the model.
+an optimizer. On the CPU every variant runs in a separate process, and memory is the peak growth of that process. On
+CUDA the variants share a process and a model; each runs twice and the second run counts, since the first compiles
+attention; memory is PyTorch's peak allocation beyond the model.
 """
 
 from __future__ import annotations

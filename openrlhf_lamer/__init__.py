@@ -15,4 +15,4 @@ class LamerError(Exception):
     """Base of the errors that this package raises; the message says what is wrong and what to do about it."""
 
     exit_code: ClassVar[int] = 2
-    """Code that a command leaves with: 2 where what it was given cannot work, 1 where a run broke."""
+    """Exit code of a command: 2 if its input cannot work, 1 if a run broke."""

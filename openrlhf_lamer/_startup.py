@@ -1,13 +1,13 @@
-"""Work of this package's `.pth` line at interpreter start, in two kinds of process only.
+"""Code that this package's `.pth` line runs at interpreter start, in two kinds of process only.
 
 1. `python -m openrlhf.cli.train_ppo_ray ...` with one of our flags, which the host would refuse: the process is
    replaced by `python -m openrlhf_lamer.cli.train_ppo_ray ...` with the same options and arguments.
 2. A process that carries `OPENRLHF_LAMER_CPU`: the CPU mode is installed before anything of the host is imported.
-   Ray's workers and the children of vLLM are reached in no other way.
+   There is no other way to reach Ray's workers and vLLM's child processes.
 
-The `.pth` line itself tests for both with what the interpreter has loaded already, so that other processes do not even
-import this module; `OPENRLHF_LAMER_NO_PTH=1` switches it off. Only the standard library is used here, and nothing that
-goes wrong here may keep an interpreter from starting, but for one thing: CPU mode where CUDA is.
+The `.pth` line itself tests for both with modules that the interpreter has already loaded, so that other processes do
+not even import this module; `OPENRLHF_LAMER_NO_PTH=1` switches it off. This module uses only the standard library, and
+no error here may keep an interpreter from starting, with one exception: CPU mode on a machine with CUDA.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def redirected(argv: Sequence[str]) -> list[str] | None:
 
 
 def has_our_flag(arguments: Sequence[str]) -> bool:
-    """Whether a flag is among `arguments` that the host does not know and this package does."""
+    """Whether `arguments` contain a flag that this package knows and the host does not."""
     previous = ""
     for argument in arguments:
         flag, _, value = argument.partition("=")

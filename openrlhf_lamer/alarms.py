@@ -1,7 +1,7 @@
-"""Alarms: the known ways in which such a training collapses, seen in the metrics that it logs.
+"""Alarms: known ways in which such a training collapses, detected in the metrics that it logs.
 
-Each alarm says the figure that was seen and the flags that usually help. It is said when it is first seen, and again
-only after it was away for `AWAY` steps, so that a figure at its limit does not fill the log.
+Each alarm names the figure and the flags that usually help. It is reported when it first appears, and again only after
+it was absent for `AWAY` steps, so that a figure at its limit does not fill the log.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from statistics import median
 from typing import Any
 
 NEARLY_ALL = 0.9
-"""Share of replies or trials that counts as nearly all. Of the rest, a group of 8 trials has about one, and nothing to
-compare it with."""
+"""Share of replies or trials that counts as nearly all. A group of 8 trials then has about one that differs, and
+nothing to compare it with."""
 
 STILL = 0.01
-"""Nats of entropy a token that count as none: a sampled token had a probability of 99%. A policy trades its entropy for
-performance, and with entropy used up performance stays where it is (arXiv 2505.22617)."""
+"""Entropy, in nats per token, below which there is practically none: a sampled token had a probability of 99%. A policy
+trades its entropy for performance, and with entropy used up performance stays where it is (arXiv 2505.22617)."""
 
 SOLVED = 0.9
-"""Share of first attempts won from which neither a low entropy nor groups without a lesson are a collapse."""
+"""Share of first attempts won from which neither low entropy nor groups that teach nothing are a collapse."""
 
 KL_FINE = 0.01
-"""Nats a token below which engines and trainer agree well enough, however much it has risen. Rounding in bfloat16 makes
-about 0.001; in runs that broke down it rose towards 1 (arXiv 2510.26788, Figure 3)."""
+"""KL, in nats per token, below which engines and trainer agree well enough, however much it has risen. Rounding in
+bfloat16 makes about 0.001; in runs that broke down it rose towards 1 (arXiv 2510.26788, Figure 3)."""
 
 KL_LARGE = 0.1
-"""Nats a token from which it is an alarm in itself, also in the first steps: rounding does not explain it, but other
-weights in the engines than in the trainer do."""
+"""KL, in nats per token, above which it is an alarm in itself, even in the first steps: rounding does not explain it,
+but engines with other weights than the trainer do."""
 
 KL_RISE = 10.0
-"""Rise over the first steps that is an alarm: more than it varies by chance, well before it is a thousandfold."""
+"""Factor by which the KL rises over the first steps to be an alarm: beyond chance, and well before a thousandfold."""
 
 FIRST = 5
-"""Number of steps whose median is the figure that later ones are compared with."""
+"""Number of first steps, whose median is the baseline for later ones."""
 
 LAST = 3
-"""Number of steps of which the median, or all, must show a rise or a lack: in one step both happen by chance."""
+"""Number of latest steps: their median must show a rise, or all of them teach nothing. One step may do so by chance."""
 
 AWAY = 5
 """Number of steps without an alarm after which it counts as gone."""
@@ -52,7 +52,7 @@ class Alarm:
     Attributes:
         name: Its name; with the environment where it concerns one.
         message: One line: the figure seen, its meaning, and what usually helps.
-        new: Whether it is to be said: it did not hold in the last `AWAY` steps.
+        new: Whether to report it: it did not hold in the last `AWAY` steps.
     """
 
     name: str
@@ -65,8 +65,8 @@ class _Share:
     """An alarm about a share of replies or trials.
 
     Attributes:
-        metric: The metric after `lamer/<env>/`.
-        seen: What the share is of.
+        metric: Name of the metric, after `lamer/<env>/`.
+        seen: Text that says of what it is the share.
         remedy: What usually helps.
     """
 
@@ -112,7 +112,7 @@ EASY_REMEDY = "harder tasks, or to stop here"
 
 
 class Alarms:
-    """Alarms of a training, from one step's metrics after the other. It knows the steps of its own process only."""
+    """Alarms of a training, from its metrics step by step. It knows only the steps of its own process."""
 
     def __init__(self) -> None:
         self._first: list[float] = []

@@ -5,8 +5,7 @@ ids of the text that the template puts between two replies. Text from an environ
 remark passes `Chat.clean` first, so that it forms neither control tokens nor the tags by
 which replies are parsed. A message as a whole forms no control tokens either.
 
-What a template does about thinking is found by rendering it, with its switch on and off, and
-not by a model's name.
+A template's handling of thinking is found by rendering it with its switch on and off, not from the model's name.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class Chat:
 
     Raises:
         TemplateError: There is no template, or it drops or changes replies.
-        ThinkingError: The template makes the model think although it shall not, cannot make it think although it
-            shall, or drops the thoughts of earlier replies, and `context` has a chat that goes on.
+        ThinkingError: The template makes the model think although it should not, cannot make it think although it
+            should, or drops the thoughts of earlier replies while `context` has a chat that goes on.
     """
 
     thinking = False

@@ -26,7 +26,7 @@ class Breaker:
     def __init__(self, words: Iterable[str]) -> None:
         words = list(words)
         spellings = {spelling.lower() for word in words for spelling in (word, _fold(word)) if len(spelling) > 1}
-        # A plain letter that is left of a token without its accent is kept.
+        # If folding turns a token into a plain letter (by dropping its accent), that letter is kept.
         folded = {fold for word in words if len(word) == 1 and len(fold := _fold(word)) == 1 and not fold.isalnum()}
         single = {word for word in words if len(word) == 1} | folded
         self._single = re.compile("|".join(map(re.escape, sorted(single))) or r"(?!)", re.IGNORECASE)

@@ -86,7 +86,7 @@ class LamerConfig(BaseModel):
     max_turns: int | None = Field(
         default=None,
         ge=1,
-        description="Turns in an episode, in training and on its evaluation set; by default each agent's for each.",
+        description="Turns in an episode, in training and on its evaluation set; by default each agent's own numbers.",
     )
     eval_episodes: int | None = Field(
         default=None,
@@ -286,7 +286,7 @@ class LamerConfig(BaseModel):
 
     def to_env(self) -> str:
         """This configuration as the value of the environment variable."""
-        # What is not set, not what is the default: 3 episodes beside a budget are not those without a number.
+        # Leave out unset values, not defaults: beside a budget, 3 given episodes differ from no given number.
         return self.model_dump_json(exclude_unset=True)
 
 

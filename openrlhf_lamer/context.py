@@ -1,8 +1,7 @@
 """Tokens that a generation sees: a fresh prompt, or the chat so far and a new message.
 
-`turn` starts a new chat at every generation, `episode` at every episode, `trial` never.
-The rows that the trainer gets follow from the ids only (see `rows.py`), so the three
-policies differ nowhere else.
+`turn` starts a new chat at every generation, `episode` at every episode, `trial` never. The rows that the trainer gets
+follow from the ids only (see `rows.py`), so the three policies differ in nothing else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Learnability of a task: whether its group of trials teaches something, and how often the task is drawn then.
+"""Learnability of a task: whether its group of trials teaches something, and how often the task is drawn as a result.
 
 A policy gradient compares the trials of a group, and learns nothing from trials that earned the same. For returns of 0
 and 1 the variance in a group is p(1 - p), p being the share of successes: the *learnability* by which SFL picks levels
 (arXiv 2408.15099) and arXiv 2502.12272 questions for a language model, and a lower bound of how much a step can gain
-(arXiv 2504.03380). Here it is the variance of the returns, since attempts and penalties make more than two of them.
+(arXiv 2504.03380). Here it is the variance of the returns, since attempts and penalties lead to more than two values.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def trial_returns(estimator: str, trials: Sequence[Trial], config: LamerConfig) 
 
 
 def filters_by_wins(estimator: str, config: LamerConfig) -> bool:
-    """Whether dynamic filtering goes by the share of wins only: the host's estimators on single episodes.
+    """Whether dynamic filtering uses only the share of wins, as for the host's estimators on single episodes.
 
-    These are the host's own training, and its filter is part of it.
+    Such a run is the host's own training, which includes its filter.
     """
     return estimator not in advantage.names() and config.num_episodes == 1
 

@@ -28,7 +28,7 @@ def mixed(
     """
     sizes = [len(tasks) for tasks in sets.values()]
     shares = [weight / sum(weights or sizes) for weight in weights or sizes]
-    # A little more, where a product falls short of a whole number by rounding.
+    # Plus a little, in case rounding leaves a product just short of a whole number.
     most = int(min(size / share for size, share in zip(sizes, shares, strict=True)) + 1e-9)
     while any(count > size for count, size in zip(_counts(shares, most), sizes, strict=True)):
         most -= 1

@@ -3,8 +3,8 @@
 A panel is a file below `manifests/`, named by its path there: `sokoban/3-boxes`. The hashes of the
 initial states let `verify` check whether this machine builds the very same tasks.
 
-Some panels are all of a data set that is not bundled (ALFWorld's official games). Their files list no tasks:
-the tasks are listed from the data, by split, and counted.
+Some panels cover all of a data set that is not bundled (ALFWorld's official games). Their files list no tasks: the
+tasks are listed from the data, by split, and counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress bars that can be read in a log file and through a pipe too: there, a line at times."""
+"""Progress bars that also work in a log file or through a pipe: there, they print a line now and then."""
 
 from __future__ import annotations
 

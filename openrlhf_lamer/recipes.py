@@ -98,7 +98,8 @@ def resolve(recipe: Recipe, overrides: Sequence[str] = (), run: Path | None = No
 
     Args:
         recipe: The recipe.
-        overrides: Flags that replace its own, as typed. `--train.colocate_all false` switches off what it has on.
+        overrides: Flags that replace its own, as typed. `--train.colocate_all false` switches off a flag that it has
+            on.
         run: Folder of the run; by default `run_folder(recipe.path)`.
 
     Raises:
@@ -137,7 +138,7 @@ def absolute(arguments: Sequence[str], folder: Path) -> list[str]:
 
     Args:
         arguments: As `resolve` makes them.
-        folder: Folder that relative paths start from. A model that is not in it is one of the hub.
+        folder: Folder that relative paths start from. A model that is not there is a name on the hub.
     """
     moved: list[str] = []
     for flag, *values in grouped(arguments):
@@ -173,7 +174,7 @@ def located(recipe: Recipe, overrides: Sequence[str]) -> Iterator[None]:
 
     Args:
         recipe: The recipe.
-        overrides: Flags that replace its own, as typed; none of them is told with a file.
+        overrides: Flags that replace its own, as typed; their flags are not traced to a file.
     """
     try:
         yield
@@ -191,7 +192,7 @@ def _origin(flag: str, file: Path) -> str:
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A recipe and its bases with what stands in them, the nearest first."""
+    """A recipe and its bases, each with its content, the nearest first."""
     chain: list[tuple[Path, dict[str, Any]]] = []
     file, said = path, "recipe"
     while True:
@@ -252,7 +253,7 @@ def _words(flag: str, value: Any, run: str) -> list[str]:
 
 
 def _switch(flag: str, value: str) -> list[str]:
-    """A switch in the words of its parser: ours takes a value, and one of the host's is there or not."""
+    """A switch as its parser takes it: ours takes a value, the host's is given or left out."""
     if flag.startswith("lamer."):
         return [f"--{flag}", "on" if value == "true" else "off"]
     return [f"--{flag}"] if value == "true" else []
@@ -276,7 +277,7 @@ def _key(flag: str) -> str:
 
 
 def _unknown(flag: str, host: Collection[str] | None) -> str | None:
-    """A message about a flag that there is not; None where there is one, or where that is not known."""
+    """A message about a flag that does not exist; None if it does, or if that is not known."""
     if flag.startswith("lamer."):
         known = flag.removeprefix("lamer.") in {*LamerConfig.flags(), "config"}
         return None if known else no_such_option(f"--{flag}")

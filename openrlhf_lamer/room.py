@@ -234,7 +234,7 @@ class _BadTrial:
         return later[(index - 1) % len(later)] if index and later else self.states[0]
 
     def _final(self, turns: int) -> Observation:
-        """State after the last turn: under a budget attempts may end at any time, so in the longest."""
+        """State after the last turn. Under a budget an attempt may end at any time, so this is the longest state."""
         if self.config.turn_budget is None:
             return self._state(turns)
         return max(self.states, key=lambda state: estimate(state.text))

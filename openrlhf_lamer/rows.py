@@ -83,7 +83,7 @@ def token_weights(rows: Sequence[Row], owner: Sequence[int], by: LossWeight) -> 
         by: Which of the three.
 
     Returns:
-        For each row, a weight a trained token; their mean over the batch is 1.
+        For each row, one weight per trained token; their mean over the batch is 1.
     """
     lengths = [np.array([span.end - span.start for span in row.spans]) for row in rows]
     trials = np.bincount(owner, weights=[own.sum() for own in lengths]) if len(rows) else np.empty(0)

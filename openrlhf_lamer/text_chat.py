@@ -25,7 +25,7 @@ USUAL_CONTROL = ("<|", "<s>", "</s>", "<think>", "</think>", "<start_of_turn>", 
 class TextChat(Chat):
     """Messages as characters, with the methods of `Chat` that a trial needs.
 
-    A chat that goes on holds the answers of earlier replies without their thoughts, as chat APIs have it.
+    A chat that goes on holds the answers of earlier replies without their thoughts, as chat APIs do.
     """
 
     end_of_reply = (END,)

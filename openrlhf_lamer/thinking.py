@@ -100,13 +100,13 @@ def mark_ids(tokenizer: Any) -> dict[int, str]:
 
 
 def written(thought: str, answer: str, *, cut: bool) -> str:
-    """A reply as one text, of a server that gives its thoughts apart, or perhaps leaves its opening mark out.
+    """A server's reply as one text; the server may give thoughts separately, or leave out their opening mark.
 
     Args:
-        thought: The thoughts that the server gives apart; empty if none.
+        thought: The thoughts that the server gives separately; empty if none.
         answer: The rest of the reply.
-        cut: Whether the token limit cut it. With no thoughts apart and no mark, the limit may have cut a thought
-            whose opening mark the server's template wrote into the prompt. It counts as such.
+        cut: Whether the token limit cut it. Without separate thoughts and without a mark, the limit may have cut a
+            thought whose opening mark the server's template wrote into the prompt. It counts as such.
     """
     if not thought:
         return f"{OPEN}\n{answer}" if cut and ends_inside(answer) is None else answer

@@ -1,7 +1,7 @@
 """Files that a training writes: its trials, a line each, and beside them the settings that it had.
 
-`trials.jsonl` has `trials.settings.json` beside it. Both are in the order of steps: a step that is written once more,
-by a training that went on from an earlier checkpoint, replaces what they hold of it and of later ones.
+`trials.jsonl` has `trials.settings.json` beside it. Both are in the order of steps. If a training resumes from an
+earlier checkpoint and writes a step again, the step replaces what they hold of it and of later ones.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def read_parts(trials: Path) -> tuple[Part, ...]:
 
 
 def read_settings(trials: Path) -> dict[str, Any]:
-    """The last settings of a file of trials, and what was otherwise `before step N`; raises as `read_parts`."""
+    """The last settings of a file of trials, with earlier values under `before step N`; raises as `read_parts`."""
     parts = read_parts(trials)
     if not parts:
         return {}
@@ -125,7 +125,7 @@ def shown(value: Any) -> str:
 
 
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
-    """Settings that two command lines decide otherwise, a phrase each."""
+    """Settings in which two command lines differ, a phrase each."""
     own = json.loads(json.dumps(mine))
     was, now = (named({key: each[key] for key in DECISIVE if key in each}) for each in (theirs, own))
     for name in {**was, **now}:
@@ -138,7 +138,7 @@ def _told(settings: Mapping[str, Any], name: str) -> str:
 
 
 def last_step(trials: Path) -> int | None:
-    """The last step in a file of trials; None if it holds none. Raises `SchemaError` if it is of no training."""
+    """The last step in a file of trials; None if it holds none. Raises `SchemaError` if no training wrote it."""
     if not trials.is_file() or not trials.stat().st_size:
         return None
     with trials.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -2,8 +2,8 @@
 
     python scripts/capabilities.py [--docs docs]
 
-Every cell is a command line that goes through the checks which every training goes through (`launcher.prepare`). A
-cell is *tested* if a run of the real host in the tests has these flags (`tests/e2e_commands.py`).
+Every cell is a command line that is put through the checks of every training (`launcher.prepare`). A cell is *tested*
+if a run of the real host in the tests has these flags (`tests/e2e_commands.py`).
 """
 
 from __future__ import annotations

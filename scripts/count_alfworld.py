@@ -2,7 +2,7 @@
 
     ALFWORLD_DATA=~/alfworld python scripts/count_alfworld.py
 
-replaces `openrlhf_lamer/envs/alfworld/counts.json`. Another table generates other games: then raise
+This replaces `openrlhf_lamer/envs/alfworld/counts.json`. A changed table generates other games: then raise
 `generator.VERSION` and make the generated panels again (`scripts/make_manifests.py`).
 """
 

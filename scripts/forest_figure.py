@@ -53,7 +53,7 @@ def play(root: Path) -> Trial:
 
 
 def draw(trial: Trial, file: Path) -> None:
-    """Each row at a height of its own, from where it leaves the rows before it."""
+    """Draw each row at a separate height, from where it departs from the rows before it."""
     import matplotlib as mpl
 
     mpl.use("Agg")

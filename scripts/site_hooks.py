@@ -1,4 +1,4 @@
-"""Hooks of the site's build: pages that lie outside docs/, and links that lead to the same on GitHub and on the site.
+"""Hooks of the site's build: pages that lie outside docs/, and links that work alike on GitHub and on the site.
 
 Such a page keeps its path in the repository, which is also its entry in the nav of mkdocs.yml. So
 `scripts/learning/README.md` is the site's `scripts/learning/`. A link to a folder leads to its README, one to the

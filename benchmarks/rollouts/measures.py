@@ -21,7 +21,7 @@ BATCHES = 5
 
 
 async def at_once(player: Player, generate: Generate, records: Sequence[Record]) -> list[Trial]:
-    """Every trial by itself, all of them from the start: the batch ends with the last one."""
+    """Play all trials at once, independently of each other; the batch ends with the last one."""
     return await asyncio.gather(*(player.play(record, generate) for record in records))
 
 
@@ -126,7 +126,7 @@ class Cost:
 
 
 def sync_cost(stage: Simulated, size: Size, seed: int) -> Cost:
-    """One batch of each, without others on the engine."""
+    """One batch of each kind, alone on the engine."""
 
     def batch(records: Sequence[Record], episodes: int) -> Batch:
         player = Player(size, episodes)
@@ -137,7 +137,7 @@ def sync_cost(stage: Simulated, size: Size, seed: int) -> Cost:
 
 
 def async_cost(stage: Simulated, size: Size, seed: int) -> Cost:
-    """Batch after batch of each, with half as many slots as LaMer's batch has trials; seconds at the mean speed."""
+    """Batches of each kind in a row, with half as many slots as LaMer's batch has trials; seconds at the mean speed."""
     slots = size.tasks * size.samples // 2
 
     def batch(batches: list[list[Record]], episodes: int) -> Batch:

@@ -54,7 +54,7 @@ Offload.__call__ = _compute
 
 @dataclass(frozen=True)
 class Load:
-    """From a time on, in seconds: replies in the batch, and tokens generated until then."""
+    """Load from a time on (in seconds): replies in the batch, and tokens generated before that time."""
 
     time: float
     running: int
@@ -69,7 +69,7 @@ class Simulated:
     reply: float
 
     def run(self, course: Callable[[Any], Coroutine[Any, Any, T]]) -> tuple[T, float, list[Load]]:
-        """Result of `course`, which is given a new engine's `generate`; its seconds, from 0; and the engine's load."""
+        """Run `course` with a new engine's `generate`; returns its result, its seconds, and the engine's load."""
         engine = SimulatedEngine(self)
         with asyncio.Runner(loop_factory=_Loop) as runner:
             result = runner.run(course(engine.generate))

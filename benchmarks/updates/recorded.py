@@ -24,7 +24,7 @@ from openrlhf_lamer.warmstart.model import build_tokenizer
 
 ENVIRONMENTS = ("sokoban", "minesweeper", "webshop", "alfworld")
 VOCABULARY, REPLY, LENGTH = 4096, 140, 1 << 30
-"""Most tokens of the tokenizer, and those of the model; tokens of a reply; limit of a prompt, which none reaches."""
+"""Vocabulary: the tokenizer's limit and the model's size; tokens of a reply; limit of a prompt, which none reaches."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def within_trials(self) -> int:
-        """Distinct tokens of each trial, summed: the fewest where no trial shares with another."""
+        """Distinct tokens of each trial, summed: the minimum if trials share none."""
         of_trials = (np.flatnonzero(self.owner == trial) for trial in np.unique(self.owner))
         return sum(distinct_tokens([self.ids[row] for row in rows]) for rows in of_trials)
 
@@ -66,7 +66,7 @@ def build_chat() -> Chat:
 def record(
     env: str, context: ContextPolicy, trials: int, chat: Chat, player: Callable[[int], ScriptedPolicy]
 ) -> list[Trial]:
-    """A trial on each of the first training tasks, with the player of its number."""
+    """A trial on each of the first training tasks; `player` makes its player from the trial's number."""
     agent, _ = load_agent(f"openrlhf_lamer.agents.{env}")
     tasks = envs.lookup(env).tasks("train", trials)
     played = demonstrate(tasks, Rules(agent, LamerConfig(context=context), LENGTH // 2, LENGTH), chat, player)

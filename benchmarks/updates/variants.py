@@ -75,12 +75,12 @@ class Cost:
 
     Attributes:
         tokens: Tokens that the model runs in training.
-        planning: Seconds in which micro-batches are planned.
+        planning: Seconds of planning micro-batches.
         scoring: Seconds of the forward pass over all rows.
         training: Seconds of forward and backward passes.
-        megabytes: By which memory grew at the most.
+        megabytes: Peak growth of memory.
         loss: Policy gradient's loss, summed over the optimizer steps.
-        gradient: Norm of the gradient of that.
+        gradient: Norm of that loss's gradient.
     """
 
     tokens: int
@@ -111,9 +111,9 @@ def plan(variant: Variant, batch: Batch, limit: int) -> tuple[list[list[int]], l
 
 
 def measure(variant: Variant, batch: Batch, limit: int, shape: Shape, device: str) -> Cost:
-    """Run all passes over a batch; on the CPU to be called in a process of its own, whose memory is measured."""
+    """Run all passes over a batch. On the CPU, call this in a separate process, whose memory is measured."""
     model = _built(shape, device)
-    model.set_attn_implementation("sdpa")  # a forest before may have set its own
+    model.set_attn_implementation("sdpa")  # an earlier forest may have changed it
     # Without common beginnings, a forest is its rows side by side.
     with patch.object(forest, "common", lambda a, b: 0) if variant == "packed" else nullcontext():
         if device == "cuda":

@@ -9,15 +9,15 @@ For turn t of episode e of trial i in a group of n trials, trial i having E_i ep
     A_step    = G_{i,e,t} - ν_c                            ν_c = (1/n_c) Σ_i (mean of G over the turns of i in c)
 
 i = 1 … n, e = 1 … E_i. c is the anchor group of the turn, with n_c trials in it: the group's play turns in the same
-environment state, or the group's reflections on episodes of one index. A reflection's A_episode is 0. With
+environment state, or the group's reflections on episodes with the same index. A reflection's A_episode is 0. With
 `similarity` < 1, states that look alike count as one (`similarity.py`), and with cross_episode="difference" R is what
 the episode earns above the one before (`returns.paid`), as in MAGE. That is norm="mean", the default; "mean_std"
-divides each term by σ + ε, where σ² is the mean square around μ (ν_c), weighted in the same way, times n/(n-1), and σ
-= 1 for n = 1. An anchor group of one turn gives 0. Columns and result are [turns].
+divides each term by σ + ε, where σ² is the mean square around μ (ν_c), weighted in the same way, times n/(n-1), and
+σ = 1 for n = 1. An anchor group of one turn gives 0. Columns and result are [turns].
 
-With `reference`, as the paper's code has it: every turn counts as 1, in μ its episode once per turn (long
-trials weigh more); reflections enter μ with R = 0 and get R - μ (reflecting is punished); all
-reflections of a group are one anchor group; a group of one turn has μ = 0.
+With `reference`, as in the paper's code: every turn weighs 1, so μ counts an episode once per turn (long trials weigh
+more); reflections enter μ with R = 0 and get R - μ (reflecting is punished); all reflections of a group are one anchor
+group; a group of one turn has μ = 0.
 
 Bias. Both means hold the trial's own returns (see `lamer_grpo`). A_episode gives each turn the reward of its whole
 episode: the rewards before the turn cost variance, not bias, but those of later episodes are missing, and within the

@@ -5,11 +5,10 @@ Every row i has a key k_i = 0 … K-1 (its group) and a weight w_i. With W_k = �
     mean_k = Σ_{k_i=k} w_i x_i / W_k
     std_k² = Σ_{k_i=k} w_i (x_i - mean_k)² / (W_k - 1),   std_k = 1 where W_k ≤ 1
 
-The weights of a *unit* sum to 1, so W_k is the number of units in a group: its trials by default (w = 1 /
-number of the trial's turns), its turns under `reference` (w = 1). The trial is the unit because its turns
-share their future rewards, so they are not independent draws. Where each trial has one turn, both are the
-plain sample statistics (ddof 1). Columns and results are [rows]; a statistic stands on every row of its
-group.
+The weights of a *unit* sum to 1, so W_k is the number of units in a group: its trials by default (w = 1 / number of the
+trial's turns), its turns under `reference` (w = 1). The trial is the unit because its turns share their future rewards,
+so they are not independent draws. Where each trial has one turn, both are the plain sample statistics (ddof 1). Columns
+and results are [rows]; a statistic is repeated on every row of its group.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ def codes(*columns: IntArray) -> IntArray:
 def anchor_groups(table: TurnTable, reference: bool) -> IntArray:
     """Codes of the anchor groups: the play turns of a group in one environment state.
 
-    Reflections are separate: those of a group on episodes of one index are a group; under `reference` all of them.
+    Reflections have anchor groups of their own: those of a group on episodes with the same index; under `reference`,
+    all reflections of a group.
     """
     reflection = np.zeros_like(table.episode) if reference else table.episode
     return codes(table.group, table.phase, np.where(table.plays, table.anchor, reflection))

@@ -7,9 +7,9 @@ Turn t is in one group of each level k = 0 … K+1, K = `depth`, default 2. Two 
     at level K+1         if the memory that their episodes are shown is equal too
 
 The beginning of an episode counts as a special turn, so where an episode has fewer than k earlier turns, all of them
-are compared. With `similarity` < 1, states that look alike count as equal in all this (`similarity.py`), but in the
-memory they do not. Reflections on episodes of one index are separate groups, refined in the same way. With n_k the
-number of trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
+are compared. With `similarity` < 1, states that look alike count as equal throughout (`similarity.py`), except in the
+memory. Reflections on episodes with the same index are separate groups, refined in the same way. With n_k the number of
+trials in the turn's group c_k of level k, and α = `depth_power`, default 1:
 
     A   = Σ_k w_k · (G - ν_k)                              norm="mean", the default
     A   = Σ_k w_k · (G - ν_k) / (σ_k + ε)                  norm="mean_std"

@@ -21,9 +21,9 @@ p_m being the chance that all k-1 others are among the m lowest: O(n log n) for 
 which c are 1, a win gets k · C(n-c, k-1) / C(n-1, k-1), and a loss 0. So the rarer wins are, the more each counts, up
 to k; if k-1 others can't be drawn without a win, none counts. For k > 1 no A is negative.
 
-A group that has lost trials has fewer than k if few are left: then k = n there, the best of all that are left, and a
-trial that is the only one of its group gets 0. For N > 1 a sample is a whole trial, and what is trained is the best
-of k trials. `cross_episode`, γ_step and `reference` change nothing. norm="mean" (the default) leaves A as it is;
+A group may be left with fewer than k trials after failures: then k = n there, the best of all that are left, and a
+trial that is the only one of its group gets 0. For N > 1 a sample is a whole trial, and what is trained is the best of
+k trials. `cross_episode`, γ_step and `reference` change nothing. norm="mean" (the default) leaves A as it is;
 norm="mean_std" divides it by σ + ε, σ² = 1/(n-1) Σ_i (g_i - mean)² in the group, σ = 1 for n = 1. Columns and result
 are [turns].
 

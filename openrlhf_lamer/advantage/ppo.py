@@ -18,12 +18,12 @@ back on the step before it, so that it costs the reflection and no earlier turn.
 value with the penalty in it. Inside a turn the discount is 1 and there are no rewards: all its tokens share A_t and the
 target A_t + V_t. At λ = 1 the target is G_t and A_t = G_t - V_t.
 
-"difference" is the same recursion on other rewards (`returns.paid` gives the r above), so it works too; what an
-episode is measured against lies in the past of its turns, where the critic may learn it. There is no "paper" form: in
-Eq. 4 later episodes count the same for all turns of an episode, so G_t is not a function of r_t and G_{t+1}.
-norm="mean" (the default) leaves A as it is, the critic being the baseline; "mean_std" subtracts the batch's mean and
-divides by its spread + ε, every trial weighing 1 as in `lamer_reinforce`. `reference` changes nothing: the reference
-code's PPO has no return across episodes. Columns and result are [turns].
+"difference" is the same recursion on other rewards (`returns.paid` gives the r above), so it works too; the episode
+that it is compared with lies in the past of its turns, so the critic may learn it. There is no "paper" form: in Eq. 4
+later episodes count the same for all turns of an episode, so G_t is not a function of r_t and G_{t+1}. norm="mean" (the
+default) leaves A as it is, the critic being the baseline; "mean_std" subtracts the batch's mean and divides by its
+spread + ε, every trial weighing 1 as in `lamer_reinforce`. `reference` changes nothing: the reference code's PPO has no
+return across episodes. Columns and result are [turns].
 
 Unbiased, with norm="mean", for the target E[Σ ∇log π(a_t|s_t) · G_t] of the chained form: at λ = 1 (the default) for
 any critic that sees only what comes before the turn; at λ < 1 only with V_t = E[G_t|s_t], since otherwise the critic's
@@ -55,7 +55,7 @@ def chain_discounts(table: TurnTable, config: CreditConfig) -> FloatArray:
 def gae(table: TurnTable, config: CreditConfig) -> FloatArray:
     """A of every turn, not normalised; [turns]."""
     table = credited(table, config)
-    assert table.values is not None  # the registry has seen to it
+    assert table.values is not None  # checked by the registry
     discount = chain_discounts(table, config)
     taken_back = discount * _next(np.where(table.plays, 0.0, table.reward))
     delta = table.reward - taken_back + discount * _next(table.values) - table.values

@@ -90,7 +90,7 @@ class Estimator:
         return f"{self.name.removeprefix('lamer_')}.{option}"
 
     def read(self, given: Mapping[str, object]) -> Any:
-        """An instance of `options` with the values in `given`, texts too; None where there are no options.
+        """An instance of `options` with the values in `given`, which may be texts; None if there are no options.
 
         Raises:
             ValueError: naming each flag, the error in its value, and what it takes.
@@ -202,7 +202,7 @@ def names() -> tuple[str, ...]:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Forget at the end what is registered inside; plugins are looked up again. For tests."""
+    """Undo registrations made inside, and look plugins up again. For tests."""
     _load_plugins()
     before = dict(_estimators)
     _load_plugins.cache_clear()

@@ -81,9 +81,10 @@ def paid(table: TurnTable) -> FloatArray:
         a refused action          its own r (a penalty), and R_n - R_{n-1} too if it is the last play turn
         a reflection              its own r
 
-    Episodes without a turn are passed over: n - 1 is the one before that has turns. This is the reward of MAGE's code.
-    There an episode's R holds no penalty, since penalties are subtracted from the turn's return after the walk; here
-    they are in r, so they are kept out of R: otherwise the next episode would be paid back what this one was fined.
+    Episodes without a turn are skipped: n - 1 is the previous episode that has turns. This is the reward of MAGE's
+    code. There an episode's R holds no penalty, since penalties are subtracted from the turn's return after the walk;
+    here they are in r, so they are kept out of R: otherwise the next episode would be paid back what this one was
+    fined.
     """
     play = np.flatnonzero(table.plays)
     out = table.reward.copy()

@@ -8,15 +8,15 @@ neighbouring words that they have in common (Dice's coefficient):
     s(a, b) = 2 · |P_a ∩ P_b| / (|P_a| + |P_b|)            s = 1 for equal texts, 0 without a common pair
 
 P is the multiset of all pairs of neighbouring words of a text, which begins and ends with a mark of its own: k words
-have k + 1 pairs. Words are what white space separates. One changed word among k costs 2 / (k + 1); and since a number
+have k + 1 pairs. Words are separated by white space. One changed word among k costs 2 / (k + 1); and since a number
 stands beside its noun, "mug 1 on shelf 2" is not "mug 2 on shelf 1".
 
-States are clustered around leaders. In the order of how many turns they have (most first, then alphabetically), a
-state that is like no leader so far by at least τ becomes one; each other state joins the leader that it is most like,
-the first of equals. So every member is like its leader by τ, and a chain of small steps does not connect unlike
-texts, as it would in single-link clusters. The result depends on texts and counts, not on the order of trials. Equal
-anchors stay together, reflections are left as they are, and groups never mix. At τ = 1 anchors are those of the
-environment.
+States are clustered around leaders. They are visited by their number of turns (most first, then alphabetically). A
+state becomes a leader if its similarity to every leader so far is below τ; any other joins the leader most similar to
+it, the first of equals. So every member has a similarity of at least τ to its leader, and a chain of small steps does
+not connect unlike texts, as it would in single-link clusters. The result depends on texts and counts, not on the order
+of trials. Equal anchors stay together, reflections are left as they are, and groups never mix. At τ = 1 anchors are
+those of the environment.
 
 verl-agent's GiGPO has such an option too (`enable_similarity`). It compares characters (difflib's ratio, by default
 0.95) of each turn with those of the first turn of one cluster after the other: its clusters depend on the order of
@@ -56,7 +56,7 @@ _BLOCK = 4096
 
 
 def merged(table: TurnTable, similarity: float) -> TurnTable:
-    """The same table, in which states of a group that look alike by at least `similarity` have one anchor.
+    """The same table, in which states of a group with at least this `similarity` share an anchor.
 
     Raises:
         ValueError: where the table has no observations; at a similarity of 1 they are not needed.
@@ -82,9 +82,9 @@ def merged(table: TurnTable, similarity: float) -> TurnTable:
 
 
 def leaders(ratio: FloatArray, similarity: float) -> IntArray:
-    """Index of each text's leader, texts in the order in which they may become one; `ratio` is [texts, texts]."""
+    """Index of each text's leader; texts come in the order in which they may lead. `ratio` is [texts, texts]."""
     near = ratio >= similarity
-    # Texts that are like no other lead themselves.
+    # A text unlike all others leads itself.
     leader, open_ = np.arange(len(ratio)), near.sum(axis=1) > 1
     several, chosen = open_.copy(), []
     while open_.any():
@@ -96,7 +96,7 @@ def leaders(ratio: FloatArray, similarity: float) -> IntArray:
 
 
 def likeness(texts: Sequence[str]) -> FloatArray:
-    """s of every two texts; [texts, texts]."""
+    """Similarity s of every pair of texts; [texts, texts]."""
     pair, text, count = _pairs(texts)
     size = np.bincount(text, weights=count, minlength=len(texts))
     # A pair that occurs c times counts as c different ones, the first, the second, …

@@ -34,7 +34,7 @@ REFLECT = 1
 
 @dataclass(frozen=True, slots=True)
 class CreditConfig:
-    """Settings of returns and advantages; default discounts are LaMer's: γ_traj of its text, γ_step of its scripts.
+    """Settings of returns and advantages; the default discounts are LaMer's (γ_traj: its text, γ_step: its scripts).
 
     Attributes:
         gamma_step: Discount γ_step between the turns of an episode.

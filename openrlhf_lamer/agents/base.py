@@ -1,8 +1,7 @@
 """Agents: an environment, its prompt templates and the limits of an episode.
 
-`play.j2` and `reflect.j2` of an agent's prompt folder render a full message if `continuing`
-is false, and only what is new if it is true, in a chat that goes on. `Agent.play_message`
-documents the names that they see.
+`play.j2` and `reflect.j2` of an agent's prompt folder render a full message if `continuing` is false; if it is true, in
+a chat that goes on, they render only what is new. `Agent.play_message` documents the names that they see.
 """
 
 from __future__ import annotations

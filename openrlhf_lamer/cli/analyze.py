@@ -45,7 +45,7 @@ def analyze(
         list[Path],
         typer.Argument(help="Files that --lamer.trials or `eval` wrote, or folders of runs.", show_default=False),
     ],
-    by: Annotated[By, typer.Option(help="A column a run, a stretch of training steps, or a lost attempt.")] = By.RUN,
+    by: Annotated[By, typer.Option(help="One column per run, stretch of training steps, or lost attempt.")] = By.RUN,
     every: Annotated[
         int | None,
         typer.Option(min=1, help="Training steps in a column; by default a fifth of the run.", show_default=False),
@@ -55,10 +55,10 @@ def analyze(
 ) -> None:
     """Measure reflections: length, novelty, what they name, and how often the next episode avoids the mistake.
 
-    The environment tells the mistake, such as MineSweeper's mine that was hit, or Sokoban's first move after which
-    no solution is left; by default it is the whole sequence of actions. Next episodes are set apart by what was said
-    of it: a remark named it, a remark did not, or there was no remark, as with `--memory history`. Such a difference
-    is no proof that the remark made it: `openrlhf-lamer cross` takes the remark away and looks.
+    The environment defines the mistake, such as the mine that was hit in MineSweeper, or the first move in Sokoban
+    after which no solution is left; by default it is the whole sequence of actions. Next episodes are grouped by what
+    was said of it: a remark named it, a remark did not, or there was no remark, as with `--memory history`. A
+    difference does not prove that the remark caused it: `openrlhf-lamer cross` takes the remark away and compares.
     """
     from openrlhf_lamer.evaluation.measured import measured_on, on
     from openrlhf_lamer.evaluation.reflections import analyse
@@ -108,7 +108,7 @@ def _parts(entries: list[Entry], by: By, every: int | None, run: str) -> Iterato
 
 
 def _wide(columns: Mapping[str, Reflections], measured: str) -> Table:
-    """A row a figure, for people; figures without cases are left out. `measured` says which tasks they are of."""
+    """One row per figure, for people; figures without cases are left out. `measured` names the tasks behind them."""
     from openrlhf_lamer.evaluation.tables import Table
 
     found = list(columns.values())
@@ -123,7 +123,7 @@ def _wide(columns: Mapping[str, Reflections], measured: str) -> Table:
             if figure.partition("/")[0] != name:
                 continue
             own = [each.figures[figure] for each in found]
-            # Where a mistake is one in every state, every next episode comes to its state: the same figure again.
+            # Where a mistake does not depend on the state, every next episode faces it, and both figures are the same.
             twice = name == "faced" and own == [each.figures[figure.replace(name, "avoided")] for each in found]
             if any(each.cases for each in own) and not twice:
                 rows.append((about + figure.removeprefix(name).replace("/", ": "), *map(str, own)))
@@ -132,7 +132,7 @@ def _wide(columns: Mapping[str, Reflections], measured: str) -> Table:
 
 
 def _long(columns: Mapping[str, Reflections]) -> Table:
-    """A row a column and figure, for machines."""
+    """One row per column and figure, for machines."""
     from openrlhf_lamer.evaluation.tables import Table
 
     rows: list[tuple[Cell, ...]] = []

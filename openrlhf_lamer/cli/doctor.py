@@ -104,7 +104,7 @@ def _print(checks: list[Check]) -> None:
     for heading in ("check", "verdict", "found", "what to do"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        # As texts: what was found is no markup.
+        # As texts, since findings are not markup.
         verdict = Text(check.verdict, style=COLOURS[check.verdict])
         table.add_row(Text(check.name), verdict, Text(check.found), Text(check.remedy))
     Console().print(table)

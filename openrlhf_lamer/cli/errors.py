@@ -20,11 +20,11 @@ def fail(message: str) -> NoReturn:
 
 
 class Commands(TyperGroup):
-    """Commands that take `-h` too, and each leave by an error of ours with its message and its exit code."""
+    """Commands that also take `-h`, and on an error of ours print its message and leave with its exit code."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.context_settings["help_option_names"] = ["-h", "--help"]  # those of a command are its group's
+        self.context_settings["help_option_names"] = ["-h", "--help"]  # commands inherit those of their group
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""

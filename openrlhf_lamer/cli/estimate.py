@@ -76,8 +76,8 @@ def estimate(
     """Compute what a training takes: tokens, rows, optimizer steps, GPU memory by part, and seconds of a step.
 
     For instance `openrlhf-lamer estimate recipes/sokoban/lamer.toml --actor.num_gpus_per_node 4`. Nothing is started,
-    and no network is used. A model on the hub that is not in the cache is known if it is one of Qwen3-0.6B to 14B or
-    Llama-3.1-8B-Instruct; of a folder, its config.json is read.
+    and no network is used. Of models on the hub that are not in the cache, Qwen3-0.6B to 14B and Llama-3.1-8B-Instruct
+    are known; of a folder, its config.json is read.
 
     Without OpenRLHF's dependencies, `pip install --no-deps openrlhf` is enough: only its parser is read.
     """

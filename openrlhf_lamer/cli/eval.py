@@ -38,7 +38,7 @@ RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", 
 """Fields of the configuration that every result depends on."""
 
 OPTIONAL = frozenset({"stop_on_success", "turn_budget", "reflect_on_success", "thinking"})
-"""Fields that are named where they are given, so that runs without them stay the same."""
+"""Fields that settings name only where they are given, so that runs without them keep their settings."""
 
 FLAGS = {
     "stop_on_success off": "--no-stop-on-success",
@@ -47,7 +47,7 @@ FLAGS = {
     "memory": "--memory",
     "num_episodes": "--attempts",
 }
-"""This command's names of options that `LamerConfig.refusal` names."""
+"""This command's flags for the options in the messages of `LamerConfig.refusal`."""
 
 
 def evaluate(
@@ -112,7 +112,7 @@ def evaluate(
         int | None, _how(min=1, help="Turns of an attempt; by default the panel's, else the agent's in evaluations.")
     ] = None,
     temperature: Annotated[float, _sampling(min=0.0, help="Temperature.")] = 0.7,
-    top_p: Annotated[float, _sampling(min=0.01, max=1.0, help="Nucleus.")] = 1.0,
+    top_p: Annotated[float, _sampling(min=0.01, max=1.0, help="Nucleus sampling (top-p).")] = 1.0,
     max_new_tokens: Annotated[
         int | None, _sampling(min=1, help="Most tokens of a reply; by default 1024, or 4096 with --thinking.")
     ] = None,
@@ -268,8 +268,8 @@ def interruptible(out: Path) -> Iterator[None]:
 def tasks_and_agents(tasks: str, agent_func: str | None) -> tuple[list[Task], dict[str, Agent], Any]:
     """The tasks, their agents as in evaluations, and the agents' names for the run's settings.
 
-    Agents come by environment; those that no task needs are left out. A name is a module, or a file with a hash; of
-    several agents it is a list.
+    Agents are keyed by environment; those that no task needs are left out. A name is a module, or a file with a hash;
+    for several agents, a list of these.
     """
     from openrlhf_lamer import panels
     from openrlhf_lamer.agents import AgentError
@@ -363,7 +363,7 @@ def open_player(
 
 
 def describe_panel(tasks: str, panel: list[Task]) -> dict[str, str | int]:
-    """The tasks in a run's settings, with the panel's version, since its seeds begin otherwise in another version."""
+    """The tasks in a run's settings, with the panel's version: seeds may begin differently in another version."""
     from openrlhf_lamer import panels
 
     if _is_file(tasks):

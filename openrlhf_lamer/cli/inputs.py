@@ -27,7 +27,7 @@ TAKES_TRIALS = (
 )
 
 MOST_TURNS = 1000
-"""Turns after which an attempt is left, where no agent sets a limit."""
+"""Turns after which an attempt is abandoned, where no agent sets a limit."""
 
 
 def environment(named: str) -> str:
@@ -42,8 +42,8 @@ def environment(named: str) -> str:
 def agent_of(named: str) -> Agent:
     """The agent in a .py file, or the bundled one of an environment.
 
-    Where there is none, as for another package's environment, one whose rules are the description of the
-    environment's class.
+    If there is none, as for another package's environment, an agent whose rules are the docstring of the environment's
+    class.
     """
     import inspect
     from importlib.util import find_spec
@@ -137,8 +137,8 @@ def longest(
 ) -> int:
     """Most tokens of a prompt and its reply: `given`, or by default what the trials of these agents need.
 
-    Agents come by environment. Warns on stderr about a length that is too short. `models` are folders that say the
-    models' limits; None where nothing counts tokens.
+    Agents are keyed by environment. Warns on stderr about a length that is too short. `models` are folders that state
+    the models' limits; None where nothing counts tokens.
     """
     from openrlhf_lamer import room
     from openrlhf_lamer.doctor.model import context_length

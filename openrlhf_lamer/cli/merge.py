@@ -26,7 +26,7 @@ def merge(
     """Merge an adapter into its base model, and save model and tokenizer for `eval`, vLLM and further training.
 
     Each weight is merged in float32 and kept in the base model's type, as the rollout engines got it in training. Uses
-    no network: a base model that is named by its name on the Hugging Face hub must be in the cache.
+    no network: if the base model is given by its name on the Hugging Face hub, it must be in the cache.
     """
     from openrlhf_lamer.doctor.model import find
 

@@ -1,7 +1,7 @@
 """A person in the place of a model: plays a trial with its attempts, reflections and memory, in the terminal.
 
-The trial loop is the one of training and evaluation. The person sees what an agent's prompts are made of, and types
-what stands in the tags of its replies.
+The trial loop is that of training and evaluation. The person sees the contents of an agent's prompts, and types what
+the tags of an agent's replies would hold.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Telling(Agent):
-    """An agent that notes what its latest message was made of, in `told`."""
+    """An agent that keeps the values of its latest message in `told`."""
 
     told: dict[str, Any] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ class Person:
         self.attempts: list[Attempt] = []
 
     def play(self, task: Task) -> bool:
-        """Play a trial of `task`; whether it came to its end, and the person did not leave."""
+        """Play a trial of `task`; returns whether it was played to its end, and not left by the person."""
         self.attempts = []
         self._task, self._answer = task, ""
         # Not asyncio.run: it takes the first Ctrl-C for itself, while the terminal waits for a line.
@@ -130,7 +130,7 @@ class Person:
         return _Watched(make(), self)
 
     def begins(self, opening: Opening) -> None:
-        """An attempt begins: the end of the one before is shown, and before the first one the rules."""
+        """Begin an attempt: show the end of the previous one, or the rules before the first one."""
         self._end()
         self.attempts.append(Attempt())
         if not self._begun:
@@ -138,7 +138,7 @@ class Person:
             self._introduce()
 
     def stepped(self, env: TextEnv, action: str, step: Step) -> None:
-        """An action was played."""
+        """Record an action that was played, and the answer to show."""
         attempt = self.attempts[-1]
         attempt.turns += 1
         attempt.won, attempt.score = step.won, float(step.info.get("task_score", step.won))
@@ -215,7 +215,7 @@ class Person:
         return screen.View(title, self._plain(observation.text), observation.admissible, notes)
 
     def _plain(self, text: str) -> str:
-        """A state's text; one of several parts has them between bars, without the task, which stands below it."""
+        """A state's text. Several parts are separated by bars; the task is left out, since it is shown below."""
         separator = self._agent.memory_separator
         if separator is None:
             return text
@@ -228,7 +228,7 @@ class Person:
         return " | ".join(parts)
 
     def _ask(self, question: str, view: screen.View, *, empty: bool = False) -> str:
-        """A line that is no command; commands are carried out. Two slashes stand for one at the start of a line."""
+        """A typed line that is not a command; commands are carried out. `//` at its start stands for one slash."""
         while True:
             typed = self._line(question)
             if typed.startswith("//"):
@@ -273,10 +273,10 @@ class Person:
         return self._agent.recollection(self._agent.told.get("memory", ()))
 
     def _show_memory(self, below: int) -> int:
-        """Show the memory in the room that a state of `below` lines leaves; the lines that it took."""
+        """Show the memory in the room that a state of `below` lines leaves; returns the number of lines it took."""
         lines = screen.wrapped(self._console, self._recollection(), self._console.width)
         most = max(self._console.height - below - 2, screen.LEAST)
-        shown = screen.cut(lines, most, "/memory", keeps_end=True)  # which has the latest remark
+        shown = screen.cut(lines, most, "/memory", keeps_end=True)  # the end has the latest remark
         self._say("What you know from before:", "bold")
         for line in shown:
             self._console.print(line)
@@ -289,7 +289,7 @@ class Person:
 
 
 class _Watched(InlineSession):
-    """A session whose calls a person hears of."""
+    """A session that tells a person of its calls."""
 
     def __init__(self, env: TextEnv, person: Person) -> None:
         super().__init__(env)

@@ -86,12 +86,12 @@ def play(
         int | None,
         typer.Option(
             min=1,
-            help="Turns of an attempt; for a person by default an agent's in an evaluation, for other players "
+            help="Turns of an attempt. By default, for a person those of an agent in an evaluation, for other players "
             f"{MOST_TURNS}.",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON line a task: `task`, `won`, `score`, `turns`.")
+        bool, typer.Option("--json", help="Print a line of JSON per task: `task`, `won`, `score`, `turns`.")
     ] = False,
 ) -> None:
     """Play an environment in the terminal, or let an oracle, a random player or a list of actions play it.

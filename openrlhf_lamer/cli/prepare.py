@@ -75,13 +75,13 @@ def tasks(
     first: Annotated[int, typer.Option(min=0, help="Number of the first task within the split.")] = 0,
     options: Annotated[str, typer.Option(help="Options of the environment as JSON, such as '{\"mines\": 4}'.")] = "{}",
 ) -> None:
-    """Write a prompt dataset: one row a task, with the task as JSON in the column `label`.
+    """Write a prompt dataset: one row per task, with the task as JSON in the column `label`.
 
     Train on it with `--data.prompt_dataset OUT`, evaluate on it with `--eval.dataset OUT/eval.jsonl`.
 
-    Seeds of `train` that begin in a state which is held out for evaluation are left out, and other ones take their
-    place. Held out are the states of the panels of the same environment and options, or half of all states where
-    there is no panel and the boards are few.
+    Seeds of `train` whose initial state is held out for evaluation are replaced by other ones. The states held out are
+    those of the panels with the same environment and options or, if there is no panel and boards are few, half of all
+    states.
     """
     from openrlhf_lamer import envs, panels
     from openrlhf_lamer.splits import left_out
@@ -132,7 +132,7 @@ def mix(
 
     For instance `openrlhf-lamer prepare mix data/sokoban/train.jsonl data/minesweeper/train.jsonl --weights 2,1
     --out data/both`. No task is drawn twice: the file that runs out first limits the number of tasks. Without
-    `--weights` all tasks of all files are taken. The order decides nothing in training, which draws its own by
+    `--weights` all tasks of all files are taken. The order has no effect on training, which draws its own by
     `--train.seed`. Train on the mixture with the agents of all games: `--agent_func
     openrlhf_lamer.agents.sokoban,openrlhf_lamer.agents.minesweeper`.
     """
@@ -186,7 +186,7 @@ def _drawn(cls: type[TextEnv], split: str, num: int, first: int, options: dict[s
     """The tasks; those of a range of seeds in parts, since each may have to be set up to see how it begins."""
     if split != "train" or not cls.holds_out:
         return cls.tasks(split, num, first=first, options=options)
-    cls.tasks(split, 1, first=first + num - 1, options=options)  # more than there are is refused at once
+    cls.tasks(split, 1, first=first + num - 1, options=options)  # refuses at once to draw more than there are
     found: list[Task] = []
     with counting(f"tasks of {cls.name}", num) as advance:
         while len(found) < num:

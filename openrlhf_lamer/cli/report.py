@@ -29,10 +29,10 @@ def report(
 ) -> None:
     """Show the results of runs, and how each differs from the first.
 
-    Success over attempts with intervals, differences paired by task, diversity, tokens and failures;
-    of training, curves over the steps. Runs with one label are pooled as seeds of one method: those that differ
-    only in their seed, and those that are given one, such as `lamer=runs/seed-0 lamer=runs/seed-1`.
-    The page needs no network and no other file.
+    Success over attempts with intervals, differences paired by task, diversity, tokens and failures; of training,
+    curves over the steps. Runs with one label are pooled as seeds of one method: those that differ only in their seed,
+    and those that you give the same label, such as `lamer=runs/seed-0 lamer=runs/seed-1`. The page needs no network and
+    no other file.
     """
     from rich.console import Console
     from rich.text import Text

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LEAST = 4
-"""Lines of a state or of a list of actions that are shown at least, however low the terminal is."""
+"""Fewest lines shown of a state or of a list of actions, however low the terminal is."""
 
 LINES_OF_A_NOTE = 3
 """Most lines of a note below the state."""
@@ -22,7 +22,7 @@ class View:
     """A state before a turn.
 
     Attributes:
-        title: Where in the trial it is.
+        title: Its place in the trial.
         state: The state as text.
         actions: Actions that the environment lists.
         notes: Name and text of notes that stay in sight, such as the task; empty ones are left out.
@@ -45,7 +45,7 @@ def show(console: Console, view: View, *, above: int = 0) -> None:
 
     state, actions, notes = _lines(console, view)
     room = console.height - above - len(notes) - 3  # of these, two for the frame, and one to type in
-    # A list of actions yields to the state down to half of the room, and the state to what is left.
+    # The list of actions shrinks for the state, but only to half of the room; the state gets what is left.
     for_actions = max(min(len(actions), max(room - len(state), room // 2)), min(len(actions), LEAST))
     shown = cut(state, max(room - for_actions, LEAST))
     console.print(Panel(_joined(shown), title=Text(view.title), title_align="left", expand=False))
@@ -91,7 +91,7 @@ def columns(console: Console, actions: Sequence[str]) -> list[Text]:
 
 
 def wrapped(console: Console, text: str, width: int) -> list[Text]:
-    """Lines of `text` at most `width` wide; of several blank ones in a row, one."""
+    """Lines of `text` at most `width` wide; consecutive blank lines become one."""
     from rich.text import Text
 
     lines = [line for part in Text(text).split("\n") for line in (part.wrap(console, width) or [Text()])]
@@ -99,7 +99,7 @@ def wrapped(console: Console, text: str, width: int) -> list[Text]:
 
 
 def cut(lines: Sequence[Text], most: int, rest: str = "/all", *, keeps_end: bool = False) -> list[Text]:
-    """`lines`, or the first or last of them and a line that says how many are left out, and the command for them."""
+    """`lines`, cut to the first or last ones, with a line that counts the others and names the command for them."""
     from rich.text import Text
 
     if len(lines) <= most:

@@ -33,12 +33,12 @@ def tasks(
     verify: Annotated[
         bool, typer.Option("--verify", help="Build the first state of each task, and compare it with the panel's hash.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a panel.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per panel.")] = False,
 ) -> None:
     """List the frozen evaluation panels, and verify that this machine builds the same tasks.
 
-    `eval --tasks`, `play --panel` and `prepare tasks --panel` take a panel's name. `--verify` ends with exit code 1
-    if a task begins otherwise; a panel whose environment or data is not installed is reported as not checked.
+    `eval --tasks`, `play --panel` and `prepare tasks --panel` take a panel's name. `--verify` ends with exit code 1 if
+    a task begins differently; a panel whose environment or data is not installed is reported as not checked.
 
     With `turns` turns an attempt, `at most` is the share of tasks won by a player who sees everything, and `by odds`
     the share won by a player who knows each cell's exact probability of a mine.
@@ -90,6 +90,6 @@ def _print(chosen: list[Panel], verdicts: dict[str, Verdict]) -> None:
             (str(known.turns), (known.clairvoyant, known.exact_probability)) if known else ("", (None, None))
         )
         won = ("" if share is None else f"{share:.1%}" for share in shares)
-        # As a text: a remedy such as `pip install 'openrlhf-lamer[alfworld]'` is no markup.
+        # As a text, since a remedy such as `pip install 'openrlhf-lamer[alfworld]'` is not markup.
         table.add_row(panel.name, str(panel.version), str(panel.size), turns, *won, Text(shown))
     Console().print(table)

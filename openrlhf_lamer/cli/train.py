@@ -38,7 +38,7 @@ def train(
     For instance `openrlhf-lamer train recipes/sokoban/lamer.toml --lamer.gamma_traj 0.9 --run runs/gamma-0.9`.
 
     A recipe holds flags of the training command as tables and keys: `[lamer] num_episodes = 3` is
-    `--lamer.num_episodes 3`. With `base = "lamer.toml"` it takes over another one, and shows only what differs. Every
+    `--lamer.num_episodes 3`. With `base = "lamer.toml"` it builds on another recipe and lists only what differs. Every
     flag can be typed too: `--train.colocate_all false` switches off what a recipe has on.
 
     Prepare the tasks first; a recipe's README has the commands. `--dry-run` prints the command for this machine, a flag

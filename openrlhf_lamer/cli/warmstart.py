@@ -47,7 +47,7 @@ def warmstart(
     heads: Annotated[int, _model(min=1, help="Heads of a model from scratch, each 32 wide.")] = 4,
     vocabulary: Annotated[int, _model(min=300, help="Most tokens of its tokenizer.")] = 768,
     passes: Annotated[float, _how(min=0.01, help="Passes over the demonstrations.")] = 1.0,
-    batch_tokens: Annotated[int, _how(min=1, help="Tokens of a batch, without what all rows begin with.")] = 4096,
+    batch_tokens: Annotated[int, _how(min=1, help="Tokens of a batch, without the beginning all rows share.")] = 4096,
     learning_rate: Annotated[
         float | None,
         _how(min=0.0, help="Peak learning rate; by default 1e-3 from scratch, 5e-5 for a pretrained model."),

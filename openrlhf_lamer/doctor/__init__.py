@@ -51,6 +51,6 @@ def error(name: str, found: str, remedy: str) -> Check:
 
 
 def told(name: str, verdict: Verdict, problem: Exception) -> Check:
-    """A check from an exception of ours; its message tells the problem, then `; ` and the remedy."""
+    """A check from an exception of ours, whose message is the problem, `; ` and the remedy."""
     found, _, remedy = str(problem).rpartition("; ")
     return Check(name, verdict, found, remedy) if found else Check(name, verdict, remedy, "see the message")

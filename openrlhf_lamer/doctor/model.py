@@ -239,5 +239,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _first(problem: Exception) -> str:
-    """The first line of a message, which can be a page."""
+    """The first line of a message, which may be a page long."""
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)

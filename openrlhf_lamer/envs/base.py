@@ -48,8 +48,8 @@ class Step:
         valid: The environment accepted the action. A refused action changes nothing.
         info: Anything else worth recording, JSON-ready.
         action: The action in the environment's normal form: one text for all spellings, without parts that were not
-            carried out. Played as an action it does the same. None where nothing was done, or where the environment
-            has no form but the text that was typed.
+            carried out. Played as an action it does the same. None if nothing was done, or if the environment has no
+            normal form beyond the typed text.
     """
 
     observation: Observation
@@ -87,12 +87,12 @@ class TextEnv(ABC):
     """Names of its task sets, as `tasks` takes them."""
     holds_out: ClassVar[bool] = True
     """Whether training leaves out seeds that begin in the state of an evaluation seed. False where no two seeds begin
-    alike, and where they are meant to: if nothing of a state can be seen at the start, nothing can be known by heart.
+    alike, and where they are meant to: if the start shows nothing of the hidden state, there is nothing to memorise.
     """
     difficulties: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
     """Options to check and measure it with, from easy to hard."""
     legend: ClassVar[str] = ""
-    """Signs of its observations in a line, for people who play it; empty where observations are in words."""
+    """A line that explains the signs of its observations to people who play; empty if observations are in words."""
 
     @classmethod
     def tasks(
@@ -106,13 +106,13 @@ class TextEnv(ABC):
 
         Args:
             split: One of `splits`.
-            num: Number of tasks; None for all from `first` on. Of a range of seeds, which has practically no end,
-                None gives 128, or all if there are fewer.
+            num: Number of tasks; None for all from `first` on. For a range of seeds, which has practically no end, None
+                gives 128, or all if there are fewer.
             first: Number of the first one.
             options: Options of the environment that belong to the tasks.
 
         Raises:
-            TaskError: There is no such split, it has not that many tasks, or its data is missing.
+            TaskError: There is no such split, it has fewer tasks, or its data is missing.
         """
         if split not in cls.splits:
             raise TaskError(f"{cls.name} has no split {split!r}; there are: {', '.join(cls.splits)}")
@@ -125,8 +125,8 @@ class TextEnv(ABC):
     def played(cls, episode: Episode) -> Played:
         """Moves of a recorded episode and its mistake, for `openrlhf-lamer analyze`.
 
-        By default the whole sequence of actions is one move: repeating that cannot turn out otherwise. A game in
-        which a single move is to blame overrides this, and `mentions` where remarks name moves in other words.
+        By default the whole sequence of actions is one move: repeating it cannot turn out differently. A game in which
+        a single move is to blame overrides this, and `mentions` where remarks name moves in other words.
         """
         return played_as_text(episode)
 
@@ -158,7 +158,7 @@ class TextEnv(ABC):
 
     @property
     def penalises_invalid(self) -> bool:
-        """Whether `step` itself pays for a refused action, so that the loop must not."""
+        """Whether `step` itself charges for a refused action, so that the loop must not."""
         return False
 
     @property
@@ -238,7 +238,7 @@ class TextEnv(ABC):
     def _check_task(self, task: Task) -> None:
         """Refuse a task of another environment, or one with other options than this instance has.
 
-        Options are looked up as attributes of their name. Subclasses call it first in `reset`.
+        Options are looked up as attributes of the same name. Subclasses call it first in `reset`.
         """
         if task.env != self.name:
             raise TaskError(f"{self.name}: this is a task of {task.env!r}: {task.id}")

@@ -49,7 +49,7 @@ def check_env(
         options: Options of the environment.
 
     Raises:
-        CheckError: Rules are broken. The message names each of them, with the values by which it is, and a remedy.
+        CheckError: Rules are broken. The message names each of them, with the values that break it, and a remedy.
     """
     build = factory(env, **options) if isinstance(env, str) else partial(env, **options)
     name = _name(build)

@@ -21,8 +21,8 @@ class Doors(TextEnv):
     """Find the prize behind one of the doors, with one choice an episode.
 
     Description:
-        `doors` doors look alike at the start. A prize is behind one of them, in all episodes of a trial behind the
-        same. Nothing of the start tells where, so training and evaluation have the same `doors` hidden states.
+        `doors` doors look alike at the start. A prize is behind one of them, the same one in all episodes of a trial.
+        The start gives no hint of it, so training and evaluation have the same `doors` hidden states.
 
     Actions:
         `d3` (also `door 3` or `3`) opens a door. With the option `lamp`, `lamp` burns a lamp: it shows where the
@@ -132,7 +132,7 @@ class Doors(TextEnv):
         return f"there is no such door: open d1 to d{self.doors}{f', or burn the {LAMP}' if self.lamp else ''}"
 
     def random_action(self, rng: Any) -> str:
-        """Any door, or the lamp if there is one, each as likely."""
+        """Any door, or the lamp if there is one, all equally likely."""
         choice = below(rng, self.doors + self.lamp)
         return f"d{choice + 1}" if choice < self.doors else LAMP
 

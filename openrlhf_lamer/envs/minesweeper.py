@@ -24,7 +24,7 @@ MINE_REWARD = -0.1
 NO_EFFECT_REWARD = -1.0
 
 FEW = 8
-"""Closed cells, up to which a person is told all of them."""
+"""Number of closed cells up to which a person is told all of them."""
 
 _PAIR = r"\s*(-?[0-9]{1,4})\s*,\s*(-?[0-9]{1,4})\s*"
 _ACTION = re.compile(rf"\s*(?:\({_PAIR}\)|{_PAIR})\s*")
@@ -49,9 +49,9 @@ class MineSweeper(TextEnv):
         or non-existing cell, and anything else, is refused.
 
     Observation:
-        One line a row, `Row 1: ? 1 .`: `?` is closed, `.` open with no mine next to it, `1` to `8`
-        open with that many mines around it, `*` the mine that was opened. Opening a blank cell
-        opens its neighbours as well, and theirs where they are blank.
+        One line per row, `Row 1: ? 1 .`: `?` is closed, `.` open with no mine next to it, `1` to `8` open with that
+        many mines around it, `*` the mine that was opened. Opening a blank cell opens its neighbours as well, and
+        theirs where they are blank.
 
     Rewards:
         sparse: 10 for the last safe cell, else 0.
@@ -104,7 +104,7 @@ class MineSweeper(TextEnv):
 
     @property
     def penalises_invalid(self) -> bool:
-        """True under the shaped rewards, which hold -1 for an action without effect."""
+        """True under the shaped rewards, which include -1 for an action without effect."""
         return self.reward == "shaped"
 
     @property
@@ -165,7 +165,7 @@ class MineSweeper(TextEnv):
         return self._name(min(safe, key=lambda cell: bool(self._numbers[cell]))) if safe else None
 
     def why_refused(self, action: str) -> str:
-        """No cell, one outside the board, or one that is open; and the closed ones where they are few."""
+        """The reason (no cell, one outside the board, or an open one), and the closed cells if they are few."""
         cell = self._cell(action)
         if cell is not None:
             reason = f"{self._name(cell)} is open already"

@@ -1,7 +1,7 @@
 """Mistakes of lost episodes: the move to blame, and whether a remark names it.
 
-An environment tells both by `TextEnv.played` and `TextEnv.mentions`. This module holds the records that they use, and
-the reading of texts by which environments go that don't override them.
+An environment defines both by `TextEnv.played` and `TextEnv.mentions`. This module holds the records that they use, and
+the text-based defaults for environments that don't override them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """An episode as moves, and the move that was the mistake; None where it was won, or nobody can tell."""
+    """An episode as moves, and the move that was the mistake; None if the episode was won, or if nobody can tell."""
 
     moves: tuple[Move, ...]
     mistake: Move | None

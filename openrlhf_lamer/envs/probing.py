@@ -22,11 +22,11 @@ MOST_CHARACTERS = 120
 
 
 class BrokenError(Exception):
-    """A rule is broken; the message says by which values."""
+    """A rule is broken; the message names the values that break it."""
 
 
 class UnreadableError(Exception):
-    """An answer has a type by which no rule but `types_are_right` can be checked."""
+    """An answer has such a type that no rule but `types_are_right` can be checked."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Subject:
             return env.oracle() or self.invalid_action
 
     def play(self, env: TextEnv, observation: Observation) -> list[Step]:
-        """Random actions from a state just reset to, the same ones each time."""
+        """Play random actions right after a reset, the same ones each time."""
         rng = random.Random(self.seed)
         steps: list[Step] = []
         for _ in range(self.steps):
@@ -93,7 +93,7 @@ def raw_step(env: TextEnv, action: str) -> Any:
 
 
 def read_observation(answer: Any) -> Observation:
-    """An observation, also from a text, so that other rules can be checked too; raises `UnreadableError`."""
+    """Read an observation, or a plain text so that other rules can be checked too; raises `UnreadableError`."""
     if isinstance(answer, Observation):
         return answer
     if isinstance(answer, tuple) and len(answer) == 2:  # Gymnasium's reset: an observation and an info
@@ -104,7 +104,7 @@ def read_observation(answer: Any) -> Observation:
 
 
 def read_step(answer: Any) -> Step:
-    """A step, also from Gymnasium's tuple, so that other rules can be checked too; raises `UnreadableError`."""
+    """Read a step, or Gymnasium's tuple so that other rules can be checked too; raises `UnreadableError`."""
     if isinstance(answer, Step):
         return replace(answer, observation=read_observation(answer.observation))
     if isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[1], (int, float)):

@@ -41,10 +41,10 @@ SPELLINGS: Sequence[Callable[[str], str]] = (
     lambda action: action.replace(" ", ""),
     lambda action: action.replace(" ", "  "),
 )
-"""Other ways to write an action. An environment may take them for the same, for another one, or refuse them."""
+"""Other ways to write an action. An environment may read them as the same action, as another one, or refuse them."""
 
 ENOUGH = 20
-"""Times the steps of a check, after which an episode that does not end is given up."""
+"""An episode that does not end is given up after this many times the steps of a check."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Rule:
     """A rule.
 
     Attributes:
-        check: Tries it.
+        check: Function that tries it.
         remedy: What to do where it is broken.
     """
 
@@ -132,14 +132,14 @@ def offers_actions(subject: Subject) -> None:
 
 def types_are_right(subject: Subject) -> None:
     """Observations, steps and anchors have the types they are declared with, and finite rewards."""
-    wrong: dict[str, str] = {}  # each of them once, although at another step it has another value
+    wrong: dict[str, str] = {}  # each once, even if its value differs at another step
     for task in subject.tasks:
         with subject.opened() as env:
             try:
                 for what, message in _wrong_types(env, subject, task):
                     wrong.setdefault(what, message)
             except (BrokenError, UnreadableError):
-                pass  # an error in a step is told by other rules, and what is unreadable was told here
+                pass  # other rules report an error in a step, and unreadable answers were reported above
     if wrong:
         raise BrokenError("\n".join(wrong.values()))
 
@@ -204,7 +204,7 @@ def equal_anchors_are_equal_states(subject: Subject) -> None:
     This finds an anchor that leaves out part of the state, even a part that no observation shows.
     A count of steps, for the environment's step limit, need not be part of the anchor.
     """
-    found: list[str] = []  # of several parts that are left out, each shows in other values
+    found: list[str] = []  # each part that an anchor leaves out shows in different values
     shown: set[str] = set()
     for task in subject.tasks:
         rng = random.Random(subject.seed)

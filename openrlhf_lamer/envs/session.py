@@ -1,4 +1,4 @@
-"""Sessions, by which a trial plays an environment, wherever the environment lives.
+"""Sessions: how a trial plays an environment, wherever the environment lives.
 
 Inline sessions call it directly on the event loop; that suits tools, in which nothing else waits.
 While a model is trained, cheap environments have threaded sessions, and slow ones run in other

@@ -1,7 +1,7 @@
 """Estimates before a training: tokens, rows, optimizer steps, GPU memory and seconds, computed and not measured.
 
-`shapes` has the models, `lengths` the trials, `work` what a rollout and its update come to, and `memory` what lies on a
-GPU. Nothing here knows the host: `integration.launch.sizing` makes a `Run` of a command line.
+`shapes` describes the models, `lengths` the trials, `work` the work of a rollout and its update, and `memory` the
+contents of a GPU. Nothing here knows the host: `integration.launch.sizing` turns a command line into a `Run`.
 """
 
 from openrlhf_lamer import LamerError

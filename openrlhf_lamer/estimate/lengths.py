@@ -1,7 +1,7 @@
 """Lengths of trials: from recorded ones, or typical ones of a game, in which every attempt is lost.
 
 Typical lengths were measured on random play (`scripts/trial_lengths.py` makes `lengths.json`), attempt by attempt, so
-that they are known for each number of attempts. What depends on the length of replies is kept apart.
+that they are known for each number of attempts. Parts that depend on the length of replies are kept separate.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Lengths:
         sampled: Tokens of the replies.
         prompts: Tokens of the prompts.
         rows: Rows that are trained.
-        trained: Sampled tokens in them.
-        in_rows: Tokens in them.
+        trained: Sampled tokens in these rows.
+        in_rows: All tokens in these rows.
         distinct: Distinct tokens of a trial's rows, which are its forest's nodes.
         longest: Tokens of the longest row.
     """
@@ -56,17 +56,17 @@ class Lengths:
 
 
 class Stage(NamedTuple):
-    """The turns of an attempt, or the reflection on it. Tokens leave the sampled ones out.
+    """The turns of an attempt, or the reflection on it. Counts of tokens leave out sampled ones.
 
     Attributes:
         turns: Replies.
         rows: Rows that begin here.
         prompts: Tokens of the prompts.
         replies: Earlier replies in the prompts.
-        in_rows: Tokens that rows get.
-        distinct: Those of them that no earlier row of the trial has.
+        in_rows: Tokens that are added to rows.
+        distinct: Those of `in_rows` that no earlier row of the trial has.
         longest: Tokens of the longest prompt.
-        longest_replies: Earlier replies in that one.
+        longest_replies: Earlier replies in the longest prompt.
     """
 
     turns: float
@@ -210,7 +210,7 @@ def _played(measured: Sequence[Sequence[float]], config: LamerConfig, scale: flo
 
 
 def _stage(measured: Sequence[Sequence[float]], number: int) -> Stage:
-    """A measured stage; later ones have the turns of the last one, which differ from those before as its own did."""
+    """A measured stage; beyond the last, one extrapolated per turn from the last two, with the turns of the last."""
     last = len(measured) - 1
     if number <= last:
         return Stage(*measured[number])
@@ -221,7 +221,7 @@ def _stage(measured: Sequence[Sequence[float]], number: int) -> Stage:
 
 
 def _by_turn(stage: Sequence[float]) -> list[float]:
-    """A stage's sums as means of its turns, and its longest prompt as it is."""
+    """A stage's sums divided by its turns, and its longest prompt as it is."""
     turns, *sums = stage
     return [*(value / turns for value in sums[:-2]), *sums[-2:]]
 

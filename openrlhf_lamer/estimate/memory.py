@@ -14,10 +14,10 @@ from openrlhf_lamer.estimate.shapes import BYTES, Shape
 GIB = 1 << 30
 
 ADAM = 12
-"""Bytes of a trained parameter's optimizer: the parameter and Adam's two moments in float32."""
+"""Bytes of optimizer state per trained parameter: the parameter and Adam's two moments in float32."""
 
 STEP = 6
-"""Bytes of a trained parameter that an optimizer step adds: its gradient in float32, and a flat copy of it before."""
+"""Bytes that an optimizer step adds per trained parameter: its gradient in float32, and before that a flat copy."""
 
 BUCKET = 500_000_000
 """Numbers in DeepSpeed's buffer of gradients (`reduce_bucket_size`); the host leaves it at the default."""
@@ -78,7 +78,7 @@ class Trainer:
         return parameters - shape.in_linear * (1 - 1 / self.tensor_parallel)
 
     def split(self, numbers: float, stage: int) -> float:
-        """Numbers on one rank, of those that ZeRO splits from this stage on."""
+        """Numbers on one rank if ZeRO splits them from this stage on."""
         return numbers / self.ranks if self.zero_stage >= stage else numbers
 
 
@@ -107,7 +107,8 @@ class Part:
         role: The model: policy, reference, critic or engine.
         name: Its part.
         size: Bytes on one GPU.
-        phases: Phases of a training step in which it is there; in others it is not, or in the machine's memory.
+        phases: Phases of a training step in which it is on the GPU; in others it does not exist or is in the machine's
+            memory.
     """
 
     role: str
@@ -196,7 +197,7 @@ def engine(shape: Shape, engines: Engines, gpu: float) -> list[Part]:
 
 
 def _parameters(shape: Shape, trainer: Trainer, *, critic: bool) -> tuple[float, float]:
-    """Parameters of a model on one GPU, and those of them, or of its adapter, that are trained; ZeRO splits them."""
+    """Parameters of a model on one GPU, and the trained ones, of the model or its adapter, before ZeRO splits them."""
     local = trainer.local(shape, shape.backbone + shape.hidden if critic else shape.parameters)
     if not trainer.lora_rank:
         return local, local

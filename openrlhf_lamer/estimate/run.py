@@ -92,7 +92,7 @@ class Estimate:
 
     Attributes:
         parameters: Parameters of the policy.
-        learnt: Those of them, or of its adapter, that are trained.
+        learnt: Parameters that are trained: all of these, or those of its adapter.
         work: Work of a training step.
         groups: GPUs and what they hold.
         cache: An engine's key-value cache.
@@ -127,7 +127,7 @@ def estimate(
         lengths: Lengths of its trials.
         gpu: Bytes of a GPU.
         generated: Sampled tokens that an engine makes in a second.
-        trained: Tokens that a data-parallel rank trains in a second; seconds are told where both rates are given.
+        trained: Tokens that a data-parallel rank trains in a second; seconds are estimated where both rates are given.
 
     Raises:
         EstimateError: An engine's weights don't fit into its share of a GPU.
@@ -154,7 +154,7 @@ def estimate(
 
 
 def _micro_batches(run: Run, lengths: Lengths, own: Work) -> Trainer:
-    """The trainer with the tokens of its largest micro-batches: at most the limit, or what there is, or a row."""
+    """The trainer with the tokens of its largest micro-batches: the limit, or all if fewer, but at least a row."""
     trainer, batch = run.trainer, run.batch
     if not batch.forest:
         return replace(

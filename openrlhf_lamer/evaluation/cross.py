@@ -15,12 +15,12 @@ of `history`, so the table has no such cell. With `reflection`, an episode of `r
 episodes were played and how they ended.
 
 `shuffled` puts the recorded trials with reflections in an order drawn by the run's seed. Each job takes the next one
-that is on another task: no trial meets its own reflections, and all are dealt about equally often. Reflection n
-stands for reflection n, or the recorded trial's last one if it has fewer. The cell tells a remark that helps through
-what it says of this task from one that would help on any task.
+that is on another task: no trial meets its own reflections, and all are dealt about equally often. Reflection n stands
+for reflection n, or the recorded trial's last one if it has fewer. The cell separates remarks that help through what
+they say of this task from those that would help on any task.
 
-The cells of a player are alike up to the end of the first episode: success at 1 is that of the same run, as far as
-the engine repeats itself. Everything else is compared in pairs, on the same task and sample.
+The cells of a player are alike up to the end of the first episode: their success at 1 is the same, as far as the engine
+repeats itself. Everything else is compared in pairs, on the same task and sample.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ async def play_cross(
         jobs: The tasks, with their samples.
         folder: Where the cells' folders go.
         settings: Everything else that results depend on, ready for JSON.
-        seed: Of the trials, and of how reflections are dealt.
+        seed: Seed of the trials, and of how reflections are dealt.
         concurrency: Most trials at once.
         report: Called for each trial of each cell.
 
@@ -141,7 +141,7 @@ def _policy(
         players: The players by name.
         jobs: All jobs of the cell.
         own: The trials in which the cell's player reflected for itself, if they have been played.
-        seed: Of the deal.
+        seed: Seed of the deal.
     """
     player = players[cell.player]
     if cell.reflections == "shuffled":
@@ -186,7 +186,7 @@ def deal(jobs: Sequence[Job], recorded: Sequence[Trial], seed: int) -> dict[Key,
 
 
 def table(found: Mapping[Cell, Sequence[Trial]], attempts: int) -> Table:
-    """A row a cell: success at 1 to `attempts`, and the difference of success at `attempts` from two other cells.
+    """One row per cell: success at 1 to `attempts`, and the difference of success at `attempts` from two other cells.
 
     Differences are paired by task and in percentage points: from `REFERENCE`, and from the cell in which the same
     player has its own reflections. Failed trials are left out.

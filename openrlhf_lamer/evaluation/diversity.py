@@ -18,12 +18,12 @@ class Diversity:
     """Entropy in nats of what the samples of a task do in one attempt, as a mean over tasks.
 
     Attributes:
-        attempt: Which attempt, from 1. Later ones are made by the samples that got there.
+        attempt: Which attempt, from 1. Only samples that got there make a later one.
         fewest: Samples of the task that has the fewest; tasks with only one have no diversity.
         most: Samples of the task that has the most.
         plain: Entropy of the shares as they were counted, as in the paper. It grows with the number of samples,
             and compares only runs with the same number.
-        corrected: Chao and Shen's estimate of the entropy with samples without end.
+        corrected: Chao and Shen's estimate of the entropy with unlimited samples.
     """
 
     attempt: int

@@ -11,7 +11,7 @@ from openrlhf_lamer.records import Task
 
 
 def measured_on(settings: Mapping[str, Any], tasks: Iterable[Task]) -> str:
-    """The panel or dataset that a run's settings name; else the bundled panel of the same tasks, or what they are.
+    """The panel or dataset that a run's settings name; else the bundled panel of the same tasks, or a description.
 
     Args:
         settings: Settings as in `run.json`; empty for files of a training, which name no panel.
@@ -45,7 +45,7 @@ def on(measured: Iterable[tuple[str, str]]) -> str:
 
 
 def described(tasks: Iterable[Task]) -> str:
-    """Environments of the tasks, with the options and the split that all of one share."""
+    """Environments of the tasks, each with the options and the split that all its tasks share."""
     found: dict[str, list[Task]] = {}
     for task in tasks:
         found.setdefault(task.env, []).append(task)

@@ -1,4 +1,4 @@
-"""Methods that the paper compares, prompting and RL baselines and LaMer, as settings of one and the same trial.
+"""Methods that the paper compares (prompting and RL baselines, and LaMer), as settings of one and the same trial.
 
 A baseline that is trained differs from one that is not only by the model, so `rl` is `react` with another
 checkpoint, and `lamer` is `rl+memory`. Our prompts differ from those of the methods' own papers: `react` has

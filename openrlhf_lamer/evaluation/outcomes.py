@@ -32,7 +32,7 @@ class Outcome:
         step: The training step, or None in an evaluation.
         group: The group in its step; None as for `step`.
         play_turns: Turns in the environment.
-        invalid_turns: How many of them it refused.
+        invalid_turns: How many of them the environment refused.
         unit: Unit of the next three: characters for a player without a tokenizer, otherwise tokens.
         prompt_length: Length of all prompts together.
         reply_length: Length of what was sampled in play turns.
@@ -128,7 +128,7 @@ class Run:
 
     @property
     def measured_on(self) -> str:
-        """Name of the panel, or what its tasks are."""
+        """Name of the panel, or a description of the tasks."""
         return measured_on(self.settings, (outcome.task for outcome in self.outcomes))
 
     @property
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def attempts(self) -> int:
-        """Most episodes of a trial: as its settings say, or else the most that one had, as under a budget of turns."""
+        """Most episodes of a trial: from its settings or, as under a budget of turns, the most that a trial had."""
         config = self.settings.get("config")
         known = config if isinstance(config, dict) else {}
         said = None if known.get("turn_budget") else known.get("num_episodes")

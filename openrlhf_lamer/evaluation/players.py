@@ -80,7 +80,7 @@ def playing(
         agent: The environment's prompts and limits.
         config: Episodes, memory, context.
         sampling: Lengths.
-        seed: Of all trials' seeds.
+        seed: Seed that all trials' seeds follow from.
         policy: Policy of each job, where it differs between jobs.
     """
     open_session = open_inline if player.scripted else Pool(config.env_workers, config.env_timeout).open

@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX*"
 
 MANY = 8
-"""Number of points from which on intervals are drawn as a band."""
+"""Number of points from which intervals are drawn as a band."""
 
 STYLE: Any = {
     "font.size": 10,

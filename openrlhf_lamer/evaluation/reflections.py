@@ -54,7 +54,7 @@ class Reflections:
         figures: By name:
 
             - `tokens`: length of a reflection, in sampled tokens.
-            - `characters`: the same of players without a tokenizer, which sample characters.
+            - `characters`: the same for players without a tokenizer, which sample characters.
             - `valid`: share of reflections in which a remark was found.
             - `novelty`: share of a remark's trigrams (of words) that stand in no earlier remark of its trial, and in
               no action or state of the episodes so far: in nothing that a memory could hold.
@@ -63,7 +63,7 @@ class Reflections:
               Without an interval.
             - `overlap`: share of the lost episode's different actions that the remark names.
             - `known`: share of the lost episodes whose mistake is known.
-            - `names`: share of the remarks on those that name the mistake.
+            - `names`: share of the remarks on these episodes that name the mistake.
             - `avoided/SAID`: share of next episodes that did not make the mistake again, where SAID is what was
               said of it: `NAMED`, `UNNAMED` or `SILENT`.
             - `faced/SAID`: the same share of the next episodes that came to the mistake's state again.
@@ -117,7 +117,7 @@ def analyse(trials: Iterable[Trial], attempt: int | None = None) -> Reflections:
 
 
 def reading(env: str) -> type[TextEnv]:
-    """Class that reads the episodes and remarks of `env`; one that reads texts, where it is not installed."""
+    """Class that reads the episodes and remarks of `env`; one that only reads texts if `env` is not installed."""
     try:
         return registry.lookup(env)
     except TaskError:
@@ -125,7 +125,7 @@ def reading(env: str) -> type[TextEnv]:
 
 
 def _measure(cases: Sequence[_Case], value: Callable[[_Case], float | bool | None], unit: str | None = None) -> Measure:
-    """The mean of a value over tasks, or without a unit the share of yes; cases without a value are left out."""
+    """The mean of a value over tasks, or without a unit the share of true ones; cases without a value are left out."""
     by_task: dict[str, list[float]] = {}
     for case in cases:
         if (found := value(case)) is not None:

@@ -1,7 +1,7 @@
-"""A run: many trials at once, written to a folder as they end, which a killed run goes on from.
+"""A run: many trials at once, each written to a folder as it ends. A killed run goes on from that folder.
 
-The folder holds `run.json` (what the run is: settings, version, how many trials), and `trials.jsonl`
-(each trial as it ends). The player is given to it.
+The folder holds `run.json` (what the run is: settings, version, how many trials), and `trials.jsonl` (each trial as it
+ends). The player is passed in.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def run(
     keys = [job.key for job in jobs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise RunError(f"task {twice[0]} is there more than once, and each task is played once a sample; remove one")
+        raise RunError(f"task {twice[0]} is listed more than once, but each task is played once per sample; remove one")
     with _lock(folder):
         _agree(folder, settings, len(jobs))
         path = folder / "trials.jsonl"
@@ -139,7 +139,7 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def read_entries(file: Path, last: int | None = None) -> Iterator[viewer.Entry]:
-    """Trials of a file that a training wrote, or the last ones of it; none without a file.
+    """Trials of a file that a training wrote, or only its last ones; none without a file.
 
     Raises:
         RunError: The file cannot be read.

@@ -4,9 +4,9 @@ Every estimate is a mean over tasks, and tasks are the unit that is resampled: s
 other, and so do runs of one method on the same panel. Every interval is at 95%, for tasks like those of the panel,
 and where runs of several seeds are pooled, for seeds like these too.
 
-Two measures are called success at k. `success` is sequential: the attempts of a trial follow and learn from each
-other, and one of the first k was won. `pass_at_k` is for k independent samples. Where trials go on after a success,
-`single` tells of one attempt whether it was won.
+Two measures are called success at k. `success` is sequential: the attempts of a trial follow and learn from each other,
+and one of the first k was won. `pass_at_k` is for k independent samples. Where trials go on after a success, `single`
+is for one attempt: whether that very one was won.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Estimate:
     """A mean over tasks with its 95% interval.
 
     Attributes:
-        value: The estimate; NaN of nothing.
+        value: The estimate; NaN if there was nothing to average.
         low: Lower end of the interval; NaN where a single task says nothing about others.
         high: Upper end.
         tasks: Number of tasks in the mean.
@@ -53,7 +53,7 @@ class Estimate:
 
     def within(self, low: float, high: float) -> Estimate:
         """The same with its interval cut to the possible values."""
-        # In this order, NaN stays what it is.
+        # In this order of arguments, NaN stays NaN.
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def won(trials: Iterable[Played], attempts: int) -> dict[str, list[float]]:
 
 
 def single(trials: Iterable[Played], attempt: int) -> dict[str, list[float]]:
-    """By task, whether each trial won this very attempt; one that it did not get to was not won."""
+    """By task, whether each trial won this very attempt; an attempt that was never reached counts as not won."""
     return measured(trials, lambda trial: attempt in trial.wins)
 
 
@@ -200,7 +200,7 @@ def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Exact test of two runs with one trial a task: were equally many tasks gained and lost?
+    """Exact test of two runs with one trial per task: were equally many tasks gained and lost?
 
     Attributes:
         gained: Tasks that only the second run won.

@@ -42,7 +42,7 @@ def going_on(trials: Sequence[Trial], attempts: int) -> dict[str, Estimate]:
 def figures(trials: Sequence[Trial], method: Method, attempts: int, config: LamerConfig) -> dict[str, Estimate]:
     """Shares solved within 1 to `attempts` attempts, and those of single attempts where trials go on after a success.
 
-    Of several environments, each with the environment before its name.
+    With several environments, each name begins with the environment.
     """
     parts = _by_env(trials)
     found: dict[str, Estimate] = {}
@@ -63,7 +63,7 @@ def summarize(
 ) -> dict[str, Any]:
     """All figures of a run, ready for JSON; where ids are characters, names say so instead of tokens.
 
-    Of several environments, the figures of each stand under its name in `environments`.
+    With several environments, the figures of each are under its name in `environments`.
     """
     if len(parts := _by_env(trials)) > 1:
         return {

@@ -55,7 +55,7 @@ class Table:
             if number == 0:
                 grid.add_column(Text(column), min_width=min(8, max(len(line[0]) for line in lines)))
             else:
-                # Folded, nothing is lost: a panel's name, for one.
+                # Folded, so that nothing is lost, such as a panel's name.
                 grid.add_column(Text(column), justify="right", overflow="fold")
         for row in self.rows:
             cells = [shown(cell).replace(" [", "\n[" if isinstance(cell, Estimate) and below else " [") for cell in row]
@@ -68,7 +68,7 @@ class Table:
         return "".join("| " + " | ".join(_escaped(shown(cell)) for cell in line) + " |\n" for line in lines)
 
     def to_csv(self) -> str:
-        """CSV with a line a row, where an estimate has three columns: itself, `low` and `high`."""
+        """CSV with one line per row, where an estimate has three columns: itself, `low` and `high`."""
         wide = [any(isinstance(row[i], Estimate) for row in self.rows) for i in range(len(self.columns))]
         ends = ("", " low", " high")
         heads = [name + end for name, w in zip(self.columns, wide, strict=True) for end in (ends if w else ends[:1])]

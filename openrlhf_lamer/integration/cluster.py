@@ -1,4 +1,4 @@
-"""A Ray cluster that is there already, looked at from outside."""
+"""A Ray cluster that is already running, looked at from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ START_VARIABLE, START_SECONDS = "RAY_raylet_start_wait_time_s", 30
 
 
 class StartError(LamerError, RuntimeError):
-    """A Ray of this process's own that did not start; the message says why and what to do."""
+    """Ray was to be started by this process and did not start; the message says why and what to do."""
 
     exit_code = 1
 
@@ -54,7 +54,7 @@ class Cluster:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the host can take, which wants a CPU of the same node with each."""
+        """GPUs that the host can take: it needs a CPU on the same node for each."""
         return sum(min(node.cpus, node.gpus) for node in self.nodes)
 
     @property
@@ -112,7 +112,7 @@ def init(address: str, **options: Any) -> None:
 
     try:
         ray.init(address=address, **options)
-    except Exception as error:  # of no type of its own where Ray's processes are not up in time
+    except Exception as error:  # Ray raises no specific type if its processes are not up in time
         said = " ".join(str(error).split())
         if address != "local":
             raise ConfigError(f"Ray at {address} could not be joined: {said}; see `ray status` there") from error
@@ -133,7 +133,7 @@ def look(address: str) -> Cluster:
     """Join the cluster at `address` for a moment, and leave it.
 
     Raises:
-        ConfigError: there is none that this Ray can talk to.
+        ConfigError: There is no cluster that this version of Ray can talk to.
     """
     import ray
 
@@ -157,7 +157,7 @@ def joined() -> Cluster:
 
 
 def temporary() -> Path:
-    """Folder with Ray's own folder, `ray`, unless Ray is told of another one."""
+    """Folder that holds Ray's own folder `ray`, unless Ray is told to use another one."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
 
 

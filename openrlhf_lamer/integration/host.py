@@ -41,7 +41,7 @@ VLLM_VERSION = "0.29"
 """Version of vLLM that CPU mode patches."""
 
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
-"""Variables that the host sets for its workers in `ray.init`, and no longer sets where Ray is up already."""
+"""Variables that the host sets for its workers in `ray.init`, but not if Ray is already running."""
 
 
 class HostError(LamerError, RuntimeError):
@@ -172,7 +172,7 @@ REFUSED: Mapping[str, str] = {
 """Flags that do not go with trials, and why."""
 
 IMPLIED = ("train.dynamic_batch_enable",)
-"""Switches whose work is always done here, and which the host does not get: by this one it would pack samples too."""
+"""Switches whose work is always done here. They are not passed to the host: with this one it would pack samples too."""
 
 REFUSED_WITH_LORA: Mapping[str, str] = {
     "ds.tensor_parallel_size": "DeepSpeed would split linear layers that PEFT has wrapped",
@@ -235,7 +235,7 @@ class HostEstimator:
         if self.baseline == "none":
             return least, most
         if self.baseline == "spread":
-            # One sample that differs from all others, whatever it earns.
+            # The extreme case: one sample differs from all others, whatever it earns.
             return -(group - 1) / math.sqrt(group), (group - 1) / math.sqrt(group)
         size = {"others": math.inf, "mean": group, "batch": batch}[self.baseline]
         span = (most - least) * (1 - 1 / size)
@@ -251,7 +251,7 @@ ESTIMATORS: Mapping[str, HostEstimator] = {
     "rloo": HostEstimator("others"),
     "flash_reinforce": HostEstimator("batch"),
 }
-"""The host's estimators by name; of those with like needs, the first stands in for ours."""
+"""The host's estimators by name; of those with the same needs, the first stands in for ours."""
 
 
 def stand_in(*, critic: bool, group: bool) -> str:

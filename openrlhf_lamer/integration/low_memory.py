@@ -1,6 +1,6 @@
-"""Workers that Ray kills because their machine is low on memory: what it says of that, cut to a line.
+"""Workers that Ray kills because their machine is low on memory: Ray's message about it, cut to a line.
 
-It kills the newest worker first, which need not be the one that took the memory. So the line names both.
+Ray kills the newest worker first, which need not be the one that took the memory. So the line names both.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from openrlhf_lamer import LamerError
 
 LOW = "running low on memory"
-"""Words of Ray's message in every version, and wherever it is quoted: in the error of a task that waited for a killed
-worker, too."""
+"""Words of Ray's message in every version, and wherever it is quoted, as in the error of a task that waited for a
+killed worker."""
 
 TAKERS = 5
 """Processes that are named, those with most memory first."""

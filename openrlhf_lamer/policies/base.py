@@ -50,7 +50,7 @@ class Generation:
 
 
 class Policy(Protocol):
-    """Anything that answers requests, also of many trials at once."""
+    """Anything that answers requests, even from many trials at once."""
 
     async def generate(self, request: Request) -> Generation:
         """Reply to a request. Raises `EngineError` where it cannot, `EngineGoneError` where no request can be met."""

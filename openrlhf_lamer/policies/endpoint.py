@@ -100,8 +100,8 @@ async def open_endpoint(
 class EndpointPolicy:
     """Replies of a server.
 
-    A request that is not answered is sent again, after longer and longer waits, until the server's patience is over.
-    It then raises `EngineError` if other requests were answered meanwhile, else `EngineGoneError`.
+    A request that is not answered is sent again, after longer and longer waits, until `Server.patience` has passed. It
+    then raises `EngineError` if other requests were answered meanwhile, else `EngineGoneError`.
     """
 
     def __init__(

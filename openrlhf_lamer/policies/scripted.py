@@ -54,12 +54,12 @@ class RandomPolicy(ScriptedPolicy):
 
 
 class TypedPolicy(ScriptedPolicy):
-    """Gives actions one after the other, whatever the state is, and so with remarks on lost episodes.
+    """Gives a list of actions one by one, whatever the state, and likewise a list of remarks on lost episodes.
 
     Args:
         chat: Turns the replies into ids.
         actions: The actions of all episodes. A trial that needs more of them fails.
-        remarks: The remarks; where there are no more, the one of every script.
+        remarks: The remarks; once they are used up, the default one.
     """
 
     def __init__(self, chat: Chat, actions: Iterable[str], remarks: Iterable[str] = ()) -> None:

@@ -28,8 +28,8 @@ def follow(console: Console, command: Sequence[str], log: Path, results: Path, t
         console: Shows the progress.
         command: The command, an interpreter with `-m MODULE` first.
         log: File of its output.
-        results: File that grows by a line a unit.
-        total: Number of its lines in the end.
+        results: File that grows by one line per unit.
+        total: Number of lines that it ends up with.
         unit: What a line is, in the plural.
 
     Raises:

@@ -124,7 +124,7 @@ def success_table(
     played: Mapping[str, Sequence[Trial]],
     references: Mapping[str, Sequence[float]],
 ) -> Table:
-    """A row a player: known ones, the warm start, and the arms."""
+    """One row per player: known ones, the warm start, and the arms."""
     attempts = range(1, settings.config.num_episodes + 1)
     rows = [(label, *map(exactly, shares)) for label, shares in references.items()]
     rows += [(label, *(success(trials, k) for k in attempts)) for label, trials in played.items()]

@@ -37,7 +37,7 @@ class Settings:
         config: Rules of a trial in evaluations and demonstrations; arms differ in the number of episodes.
         arms: The trainings, the one that the report is about first.
         player_options: Options of the scripted player that the warm start imitates.
-        demonstrations: Its trials.
+        demonstrations: Number of that player's trials.
         passes: Passes of imitation over them.
         prompt_weight: Weight of the loss on prompts in imitation.
         panel: Frozen panel of the evaluations; None for the first `panel_size` tasks of the split `eval`.

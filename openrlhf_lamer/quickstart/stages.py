@@ -31,11 +31,11 @@ class Stage:
     """A command that fills a folder.
 
     Attributes:
-        name: What it is, for people.
-        folder: Folder that it fills, and nothing else does.
+        name: Name for people.
+        folder: Folder that only this stage fills.
         command: The command, an interpreter first.
-        results: File that grows by a line a trial while it runs; None if the command shows its own progress.
-        trials: Lines of that file in the end.
+        results: File that grows by one line per trial while it runs; None if the command shows its own progress.
+        trials: Number of lines that the file ends up with.
         resumes: File whose presence says that the same command goes on from what is in the folder; None if the
             command always begins again.
     """
@@ -131,11 +131,11 @@ def run(
     """Run what is not finished, one stage at a time; returns the stages that the budget left no time for.
 
     Args:
-        stages: In the order in which they need each other.
+        stages: In an order in which each needs only earlier ones.
         console: Shows progress.
         minutes: Budget. A stage that was begun within it is run to its end.
         after: Called after each stage that was run.
-        clock: Seconds.
+        clock: Gives the time in seconds.
 
     Raises:
         StageError: A stage failed, or its folder was begun by another command.

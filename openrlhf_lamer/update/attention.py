@@ -1,6 +1,6 @@
 """Attention on a forest: as a dense mask, as blocks for flex attention, and piece by piece on the CPU.
 
-One number a node is the whole mask: node q attends to node k where k ≤ q < ends[k] (`forest.Forest`).
+One number per node describes the whole mask: node q attends to node k where k ≤ q < ends[k] (`forest.Forest`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK = 128
 """Nodes of a block of flex attention."""
 
 PIECE = 512
-"""Nodes of a piece: fewer repeat more keys in memory, more compute more that is masked."""
+"""Nodes of a piece: smaller pieces repeat more keys in memory, larger ones compute more masked entries."""
 
 
 def dense_mask(ends: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def block_mask(ends: Tensor) -> BlockMask:
     Blocks follow from the first and last end in each, without a mask of nodes times nodes.
 
     Args:
-        ends: A multiple of `BLOCK`; [nodes].
+        ends: The forest's ends, a multiple of `BLOCK` of them; [nodes].
     """
     of_blocks = ends.view(-1, BLOCK)
     first = torch.arange(len(of_blocks), device=ends.device)[:, None] * BLOCK
@@ -51,7 +51,7 @@ def block_mask(ends: Tensor) -> BlockMask:
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """For each block of queries, how many blocks of keys there are and, first of all blocks, which."""
+    """For each block of queries, the number of its blocks of keys, and all blocks with its own first."""
     count = blocks.sum(1, dtype=torch.int32)
     order = blocks.to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return count[None, None], order.to(torch.int32)[None, None]
@@ -60,9 +60,9 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
 def piecewise(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention of `PIECE` nodes after another, each piece to its own nodes and to the ancestors of its first one.
+    """Attention piece by piece, `PIECE` nodes at a time, to the piece's own nodes and the ancestors of its first one.
 
-    No node attends to others: what stands before a piece and is an ancestor of one of its nodes is an ancestor of its
+    No other nodes are needed: an ancestor of any node of a piece either lies in the piece or is an ancestor of its
     first node too. So the time grows with nodes times depth, and not with the square of nodes, as under a dense mask.
 
     Args:
@@ -70,8 +70,8 @@ def piecewise(
         query: [1, heads, nodes, size]; likewise `key` and `value`, with as many heads or fewer.
         key: As above.
         value: As above.
-        attention_mask: The forest's ends, in the shape of a mask that transformers hand through; [1, 1, 1, nodes].
-        kwargs: What transformers give to any attention.
+        attention_mask: The forest's ends, in the shape of a mask that transformers passes through; [1, 1, 1, nodes].
+        kwargs: Other arguments that transformers passes to any attention.
     """
     ends = attention_mask[0, 0, 0]
     pieces = []

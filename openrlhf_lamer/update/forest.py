@@ -2,7 +2,7 @@
 
 Two tokens of two rows are one node where the rows agree up to and including them. A causal model computes the same
 there, so it needs to be asked once. Nodes are numbered in depth-first order: the descendants of node k are the nodes
-from k + 1 to `ends[k]`, and so one number a node says which nodes attend to it.
+from k + 1 to `ends[k]`, and so one number per node says which nodes attend to it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Forest:
         positions: Position of each node in its rows, from 0; [nodes].
         ends: Node after the last descendant of each node; [nodes]. Node q attends to node k where k ≤ q < ends[k].
         nodes: Node of each token of each row, one row after the other; [tokens].
-        starts: Where each row begins in `nodes`, and at the end their number; [rows + 1].
+        starts: Where each row begins in `nodes`, and last the length of `nodes`; [rows + 1].
     """
 
     ids: IntArray

@@ -1,8 +1,8 @@
 """A Hugging Face model on the forest of padded rows, with outputs for the rows as the padded pass gives them.
 
-A causal model gives each token what its ancestors in the row determine. So a model that takes any attention mask gives
-the same on a forest, on which each distinct token is computed once and nothing is padded. Logits are taken only where
-a masked token is predicted.
+A causal model's output at a token depends only on the token and its ancestors in the row. So a model that takes any
+attention mask gives the same outputs on a forest, where each distinct token is computed once and nothing is padded.
+Logits are computed only where the action mask is 1.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _Asked:
 
 
 def _attend(model: Any, asked: _Asked) -> Mask:
-    """The mask of a forest, in the form of the attention that the model is set to for it."""
+    """Set the model's attention for a forest; returns the mask in the form that this attention takes."""
     ends = asked.ends
     if _in_blocks(ends.device, len(ends)):
         _set_attention(model, "flex_attention")
@@ -186,6 +186,6 @@ def _set_attention(model: Any, name: str) -> None:
 
 
 def _padded(nodes: int) -> int:
-    """The next of four sizes an octave: attention is compiled once for each size."""
+    """The size rounded up to one of four per octave, since attention is compiled once for each size."""
     quarter = 1 << max(7, (nodes - 1).bit_length() - 3)
     return -(-nodes // quarter) * quarter

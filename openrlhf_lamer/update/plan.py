@@ -21,8 +21,8 @@ rows than ranks."""
 def steps_of_rows(owner: IntArray, size: int, rng: np.random.Generator) -> list[list[int]]:
     """Optimizer steps of about `size` rows each, trials in random order.
 
-    A trial's rows stay in one step where that makes the step at most a quarter larger or smaller than others: split,
-    they would repeat its prompts.
+    A trial's rows stay in one step if that makes the step at most a quarter larger or smaller than others: splitting
+    them would repeat the trial's prompts.
 
     Args:
         owner: For each row, its trial; the rows of a trial stand together.
@@ -42,7 +42,7 @@ def steps_of_rows(owner: IntArray, size: int, rng: np.random.Generator) -> list[
 
 
 def steps_of_groups(owner: IntArray, groups: IntArray, updates: int, rng: np.random.Generator) -> list[list[int]]:
-    """At most `updates` optimizer steps of whole groups, in random order; as many groups in each, or one more.
+    """At most `updates` optimizer steps of whole groups, in random order; their group counts differ by at most one.
 
     Args:
         owner: For each row, its trial.
@@ -114,7 +114,7 @@ def _units(rows: Sequence[IntArray], owner: IntArray, step: Sequence[int], limit
 def _parts(rows: Sequence[IntArray], own: list[int], limit: int) -> list[Unit]:
     """Cut rows, in lexical order, into units of at most `limit` distinct tokens, so that they repeat the fewest.
 
-    A unit's first row is new as a whole, and of each later row what it does not share with the row before.
+    A unit counts its first row in full, and of each later row the part that it does not share with the row before.
     """
     shared = [0, *(common(rows[a], rows[b]) for a, b in pairwise(own))]
     new = np.cumsum([0, *(len(rows[row]) - same for row, same in zip(own, shared, strict=True))]).tolist()
@@ -137,7 +137,7 @@ def _parts(rows: Sequence[IntArray], own: list[int], limit: int) -> list[Unit]:
 
 
 def _split(rows: Sequence[IntArray], units: list[Unit]) -> list[Unit] | None:
-    """The units with the largest that can be split in halves; None where each has one row."""
+    """The units, with the largest one that can be split in halves; None if each has one row."""
     at = max((i for i, (_, own) in enumerate(units) if len(own) > 1), key=lambda i: units[i][0], default=None)
     if at is None:
         return None
@@ -159,7 +159,7 @@ def _packed(units: Sequence[Unit], bins: int) -> list[Unit]:
 
 
 def _dealt(rounds: list[list[list[int]]], rng: np.random.Generator) -> Shares:
-    """Rounds of a micro-batch for each rank, in random order, and in each round at random over the ranks."""
+    """Rounds, each of one micro-batch per rank, in random order; each round is dealt to the ranks at random."""
     shares: Shares = [[] for _ in rounds[0]]
     for index in rng.permutation(len(rounds)):
         for share, batch in zip(shares, rng.permutation(len(rounds[index])), strict=True):

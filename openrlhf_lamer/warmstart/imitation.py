@@ -17,7 +17,7 @@ class Imitation:
 
     Attributes:
         passes: Passes over the demonstrations; at least one of them is read.
-        batch_tokens: Tokens of a batch's rows, without what all rows begin with.
+        batch_tokens: Tokens of a batch's rows, not counting the beginning that all rows share.
         learning_rate: Peak of a one-cycle schedule.
         prompt_weight: Weight of the mean loss on prompts beside that on replies. Predicting its prompts teaches a tiny
             model from scratch to read them; a pretrained one needs none.

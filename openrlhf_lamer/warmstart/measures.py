@@ -26,7 +26,7 @@ class Learnt:
         valid_actions: Share of the model's own actions that the environment accepts.
         valid_remarks: Share of its reflections that hold a remark; None without reflections.
         certain: Mean probability of the player's reply in turns in which the player knew the right action, such as the
-            right door after the lamp has shown it; None where it never knows.
+            right door after the lamp has shown it; None if it never knew.
         certain_turns: Number of these turns.
         success: Share of the model's own trials that are won within 1, 2, ... episodes.
         trials: Number of its trials.
@@ -111,7 +111,7 @@ def measure(
 def _certain(
     model: Any, chat: Chat, rules: Rules, tasks: Sequence[Task], player: PlayerFactory, batch: int = 32
 ) -> list[float]:
-    """Probability of each reply of the player's at which it knew the right action."""
+    """Probability of each of the player's replies in which it knew the right action."""
     import torch
 
     players: dict[int, Any] = {}

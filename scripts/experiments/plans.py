@@ -79,7 +79,7 @@ class Training:
         return setup.runs / "train" / self.env / self.model / f"seed-{seed}"
 
     def checkpoints(self, setup: Setup, seed: int) -> Path:
-        """Folder from which a killed training goes on; of no use once the model is there."""
+        """Folder from which a killed training resumes; not needed once the model is there."""
         return self.folder(setup, seed) / "checkpoints"
 
     def data(self, setup: Setup) -> list[str]:
@@ -118,7 +118,7 @@ class Evaluation:
 
     Attributes:
         env: The environment.
-        model: `BASE`, or what a training makes of it, by the name of its recipe.
+        model: `BASE`, or the name of the recipe that trained it.
         panel: A frozen panel, or one of `WRITTEN`: `SHOP`, or an ALFWorld task type with all its games.
         method: Value of `eval --method`.
         memory: Memory of earlier attempts, if it is not the method's default.
@@ -241,7 +241,7 @@ def plan(evaluations: Sequence[Evaluation], setup: Setup, trainings: Sequence[Tr
 
 
 def _placement(recipe: recipes.Recipe, setup: Setup) -> list[str]:
-    """Flags of a training's machines, where the recipe has others."""
+    """Flags for a training's machines, where they differ from the recipe's."""
     sizes = {"num_nodes": setup.nodes, "num_gpus_per_node": setup.gpus, "num_engines": setup.nodes * setup.gpus}
     wanted = {flag: sizes[last] for flag in recipe.settings if (last := flag.rpartition(".")[2]) in sizes}
     changed = {flag: size for flag, size in wanted.items() if recipe.settings[flag].value != size}

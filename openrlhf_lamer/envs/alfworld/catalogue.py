@@ -23,7 +23,7 @@ IN_DISTRIBUTION = (
 )
 """The task types that the paper trains on."""
 OUT_OF_DISTRIBUTION = ("pick_cool_then_place_in_recep", "pick_two_obj_and_place")
-"""The task types that it keeps for evaluation."""
+"""The task types that the paper keeps for evaluation."""
 TASK_TYPES = IN_DISTRIBUTION + OUT_OF_DISTRIBUTION
 
 _FAMILIES = {"id": IN_DISTRIBUTION, "ood": OUT_OF_DISTRIBUTION, "all": TASK_TYPES}

@@ -1,4 +1,4 @@
-"""Counts of things in games, from the facts of their PDDL: official ones for `counts.json`, generated to compare."""
+"""Counts of things in games, from their PDDL facts: official games for `counts.json`, generated ones to compare."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def alfworld(
 ) -> None:
     """Check the official ALFWorld games, make generated ones ahead of time, or both.
 
-    The official games come with `alfworld-download`. Generated ones need no data and are made when first
-    asked for, in half a second each; made ahead of time, training never waits for them.
+    The official games come with `alfworld-download`. Generated ones need no data and are made when first asked for, in
+    half a second each; if they are made ahead of time, training never waits for them.
     """
     if translate and data is None:
         raise TaskError("--translate needs --data FOLDER (or ALFWORLD_DATA), the official games")
@@ -87,7 +87,7 @@ def _check(data: Path, translate: bool, workers: int | None) -> None:
     broken = [line for finding in findings for line in finding.broken]
     for line in broken:
         typer.echo(line, err=True)
-    # A split that was never downloaded is nobody's mistake.
+    # A split that was never downloaded is no error.
     there = [finding for finding in findings if finding.counts or finding.broken]
     cut = [finding.split for finding in there if not finding.complete]
     if not there or cut:

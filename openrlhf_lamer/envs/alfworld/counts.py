@@ -1,4 +1,4 @@
-"""Counts over the official training games: their tasks, their numbers of things, and the places of those.
+"""Counts over the official training games: their tasks, and how many things they have and where.
 
 `counts.json` holds them; `python scripts/count_alfworld.py` makes it from the official data, whose games are
 under the MIT licence. Generated games are drawn from these counts.
@@ -56,7 +56,7 @@ class Counts:
         tasks: By task type, kind of room, target and goal (the class of receptacle that the target belongs in, or
             the lamp to look at it under), how often the targets begin in these receptacles: classes joined by "+",
             one for each copy.
-        things: By kind of room and class, receptacles in which things that are no targets begin.
+        things: By kind of room and class, receptacles in which non-target things begin.
         copies: By kind of room and class, how many games have 0, 1, ... such things in receptacles.
         figures: By task type.
     """
@@ -78,7 +78,7 @@ def load() -> Counts:
 
 @cache
 def digest() -> str:
-    """A short hash of the table: another table gives other games."""
+    """A short hash of the table: a different table gives different games."""
     return sha256(FILE.read_bytes()).hexdigest()[:8]
 
 

@@ -86,7 +86,7 @@ class AlfWorld(TextEnv):
                 official games are of all types.
 
         Raises:
-            TaskError: There is no such split, it has not that many tasks, or its data is missing or incomplete.
+            TaskError: There is no such split, it has fewer tasks, or its data is missing or incomplete.
         """
         if split not in OFFICIAL_SPLITS:
             return super().tasks(split, num, first=first, options=options)
@@ -103,7 +103,7 @@ class AlfWorld(TextEnv):
     def data_check(cls) -> Check:
         """State of the official games in the folder that ALFWORLD_DATA names; generated ones need no data.
 
-        Games are counted and not read: `openrlhf-lamer prepare alfworld` does that.
+        Games are counted, not read: `openrlhf-lamer prepare alfworld` does that.
         """
         name, data = "ALFWorld's data", os.environ.get(catalogue.VARIABLE)
         try:
@@ -118,7 +118,7 @@ class AlfWorld(TextEnv):
             return error(name, f"{catalogue.VARIABLE}={data} holds no folder {catalogue.FOLDER}", download)
         counts = {split: _games(split, folder) for split in catalogue.COUNTS}
         official = {split: sum(types.values()) for split, types in catalogue.COUNTS.items()}
-        # Unsolvable games, which reading would tell, are in the download too: there may be more files than games.
+        # The download also has unsolvable games, which only reading would reveal: there may be more files than games.
         short = [f"{split} {count} of {official[split]}" for split, count in counts.items() if count < official[split]]
         if not any(counts.values()):
             return error(name, f"no games in {folder}", download)

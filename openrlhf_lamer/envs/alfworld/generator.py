@@ -180,7 +180,7 @@ def _solve(scene: Scene, compiled: games.Game) -> list[str] | None:
 
 
 def plan(scene: Scene) -> list[tuple[str, ...]]:
-    """The shortest way to win, over the copies that can be taken and the lamps.
+    """The shortest way to win, over all copies that can be taken and all lamps.
 
     Returns:
         Its commands, each as a text with gaps and the ids that fill them.

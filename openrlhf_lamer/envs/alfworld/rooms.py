@@ -65,7 +65,7 @@ def with_all(kind: str, classes: frozenset[str]) -> tuple[int, ...]:
 
 
 def draw_room(number: int, rng: random.Random) -> Room:
-    """A room of the wheel, with the receptacles that official games have and the floor plan lacks at drawn places."""
+    """A room of the wheel; receptacles that official games have and its floor plan lacks get drawn places."""
     constants = wheel.constants()
     plan, classes = wheel.floor_plan(number)
     places = {

@@ -1,7 +1,7 @@
 """Reading a game's grammar with TextWorld, and keeping it on disk.
 
-Importing TextWorld and parsing takes a second or two and 50 MB in each process, for a grammar of which
-games differ in one sentence only.
+Importing TextWorld and parsing takes a second or two and 50 MB in each process, although the grammars of games differ
+in one sentence only.
 """
 
 from __future__ import annotations

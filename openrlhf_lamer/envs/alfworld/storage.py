@@ -28,7 +28,7 @@ def folder() -> Path:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold a lock file, so that one process makes a game that a group of trials needs at the same moment.
+    """Hold a lock file, so that only one process makes a game that a group of trials needs at the same time.
 
     On a file system without locks nobody waits; `write` still keeps files whole.
 

@@ -60,7 +60,7 @@ def goals() -> ModuleType:
 
 
 def floor_plan(room: int) -> tuple[dict[str, tuple[float, float, int, int]], list[str]]:
-    """Receptacles of an AI2-THOR room with where one stands before them, and the classes of its objects.
+    """Receptacles of an AI2-THOR room, each with the player's place in front of it, and the classes of its objects.
 
     A place is (x in m, z in m, rotation in degrees, horizon in degrees). Both parts are sorted.
     """

@@ -19,9 +19,9 @@ class DarkRoom(TextEnv):
 
     Description:
         A room of `size` x `size` cells. The player starts in the middle. The goal is in a cell that is not in sight
-        from there, in all episodes of a trial in the same. Nothing of the start tells where, so training and
-        evaluation have the same hidden states. Once the goal is in one of the 8 cells around the player it shows
-        itself, and stays shown for the rest of the episode.
+        from there, the same one in all episodes of a trial. The start gives no hint of it, so training and evaluation
+        have the same hidden states. Once the goal is in one of the 8 cells around the player, it shows itself, and
+        stays shown for the rest of the episode.
 
     Actions:
         `up`, `down`, `left` or `right`: one cell. A step into a wall is refused.
@@ -129,13 +129,13 @@ class DarkRoom(TextEnv):
         return "left" if goal_column < column else "right"
 
     def why_refused(self, action: str) -> str:
-        """A wall, or no step at all; and the steps that are free."""
+        """The reason (a wall, or not a step), and the steps that are free."""
         word = action.strip().lower()
         free = ", ".join(move for move in MOVES if walked(self._at, move, self.size) is not None)
         return f"{'a wall is there' if word in MOVES else 'that is no step'}: from here you can go {free}"
 
     def random_action(self, rng: Any) -> str:
-        """A step that no wall refuses, each as likely."""
+        """A step that no wall refuses, all equally likely."""
         return choose(rng, [move for move in MOVES if walked(self._at, move, self.size) is not None])
 
     def _observation(self) -> Observation:

@@ -1,10 +1,10 @@
 """The most that any player can win in a dark room within a number of attempts, computed exactly.
 
-Until the goal shows itself, a player learns only that it is in none of the cells in sight so far: so a player is a
-plan of steps for that time. Once it shows, the best is known: walk to it, in this attempt or in the next. An attempt
-that is followed by another wins, sooner or later, each goal that shows in it. So all that counts of it is the set of
-places that still hide, and a set that holds another one is never the better choice. In the last attempt, the goal has
-to show itself while enough turns are left.
+Until the goal shows itself, a player learns only that it is in none of the cells in sight so far: until then, a player
+is a fixed plan of steps. Once it shows, the best play is known: walk to it, in this attempt or in the next. So every
+goal that shows in an attempt with another one after it is won sooner or later. All that counts of such an attempt is
+the set of places that still hide, and a set that contains another one is never the better choice. In the last attempt,
+the goal has to show itself while enough turns are left.
 
 A set of cells is a whole number with one bit for each cell, row by row.
 """
@@ -21,8 +21,8 @@ from openrlhf_lamer.envs.darkroom.grid import MOVES, Cell, cells, distance, hidi
 def optimum(size: int, turns: int, attempts: int) -> tuple[float, ...]:
     """Largest probability of success within 1 to `attempts` attempts of `turns` turns each; shape [attempts].
 
-    A player may be another one for each number of attempts. The goal is in each hiding place with the same probability.
-    It takes seconds in a room of 9x9 with 8 turns, and many times longer with more turns than 12.
+    The best player may be a different one for each number of attempts. The goal is in each hiding place with the same
+    probability. It takes seconds in a room of 9x9 with 8 turns, and many times longer with more than 12 turns.
     """
     room = _Room(size, min(turns, size**2))  # these suffice to step on every cell
     hidden = {room.winnable}
@@ -51,13 +51,13 @@ class _Room:
         self.winnable = self._reach[self.start, turns] & self._set(hiding_places(size))
 
     def most(self, hidden: Iterable[int]) -> int:
-        """Number of goals that the best player wins whose last attempt begins with one of the sets `hidden`."""
+        """Most goals that a player can win whose last attempt begins with one of the sets in `hidden`."""
         return max(self.winnable.bit_count() - each.bit_count() + self._last(each) for each in hidden)
 
     def searched(self, hidden: Iterable[int]) -> set[int]:
-        """Sets of places that may still hide after an attempt that begins with one of `hidden`: the smallest ones.
+        """Smallest sets of places that may still hide after an attempt that begins with one of `hidden`.
 
-        Of sets that are each other turned or mirrored there is one.
+        Sets that differ only by rotation or reflection count once.
         """
         at = {self.start: set(hidden)}
         for _ in range(self.turns):
@@ -85,7 +85,7 @@ class _Room:
         return most(self.start, self.turns, hidden)
 
     def _normal(self, hidden: int) -> int:
-        """One for all sets that are `hidden` turned or mirrored."""
+        """One form for all rotations and reflections of `hidden`."""
         there = [cell for cell in cells(self.size) if hidden & self._set([cell])]
         images: list[int] = []
         for _ in range(4):
@@ -98,7 +98,7 @@ class _Room:
 
 
 def _smallest(sets: Iterable[int]) -> set[int]:
-    """Those that hold no other one."""
+    """The sets that contain no other one."""
     kept: list[int] = []
     for each in sorted(sets, key=int.bit_count):
         if not any(other & ~each == 0 for other in kept):

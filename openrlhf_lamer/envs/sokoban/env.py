@@ -38,8 +38,8 @@ class Sokoban(TextEnv):
         `none`, but counts as a move. Anything else, or too many moves, is refused as a whole.
 
     Observation:
-        One line a row, `0: # # #`: `#` wall, `_` floor, `O` target, `X` box, `√` box on a target,
-        `P` player, `S` player on a target. Rows are numbered from 0.
+        One line per row, `0: # # #`: `#` wall, `_` floor, `O` target, `X` box, `√` box on a target, `P` player, `S`
+        player on a target. Rows are numbered from 0.
 
     Rewards:
         sparse: 10 for the move that wins, else 0.
@@ -209,7 +209,7 @@ class Sokoban(TextEnv):
         return ", ".join(self._plan[position][: self.moves_per_turn])
 
     def why_refused(self, action: str) -> str:
-        """A word that is no move, or too many of them; and the moves that there are."""
+        """The reason: too many moves, or a word that is not a move, with the moves that there are."""
         words = [word.strip() for word in action.split(",")]
         wrong = next((word for word in words if word.lower() not in (*MOVES, STAY)), None)
         if wrong is None:

@@ -18,7 +18,7 @@ SHORTEST, LONGEST = 5, 21
 """Bounds of a shortest solution's length, in moves."""
 
 NEARBY = 14
-"""About the number of squares around one target that targets are drawn from: farther ones take too many moves."""
+"""Approximate number of squares around one target to draw targets from: farther ones take too many moves."""
 OUTWARD = 0.9
 """How often a box is pulled away from the targets where one can be."""
 

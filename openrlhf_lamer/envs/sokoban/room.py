@@ -113,7 +113,7 @@ class Room:
 
     @cached_property
     def live(self) -> int:
-        """The squares that a box can leave for some target; a box anywhere else is lost."""
+        """The squares from which a box can reach some target; a box anywhere else is lost."""
         return union(self.distance)
 
     @cached_property

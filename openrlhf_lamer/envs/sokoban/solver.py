@@ -95,7 +95,7 @@ class Solver:
             return None
 
     def least_moves(self, boxes: int, player: int) -> int:
-        """Moves that a solution needs, of a position that has one.
+        """Fewest moves that solve a position that has a solution.
 
         Where a shortest solution takes too long to find, it is a lower bound.
         """
@@ -152,7 +152,7 @@ class Solver:
         return self.room.words(squares)
 
     def _pushes(self, boxes: int, stands: int) -> Iterator[tuple[int, int, int]]:
-        """Pushes by a player on one of the squares `stands` that leave hope.
+        """Pushes by a player on one of the squares `stands`, without those that are evidently fatal.
 
         Yields the boxes after the push, the pushed box's old square (where the player then is), and the
         direction as a number of bits.

@@ -107,7 +107,7 @@ class WebShop(TextEnv):
             options: Options of the environment, which choose the catalogue.
 
         Raises:
-            TaskError: There is no such split, it has not that many goals, or the catalogue cannot be opened.
+            TaskError: There is no such split, it has fewer goals, or the catalogue cannot be opened.
         """
         if split not in cls.splits:
             raise TaskError(f"webshop has no split {split!r}; there are: {', '.join(cls.splits)}")
@@ -211,7 +211,7 @@ class WebShop(TextEnv):
         return f"{self._goal}:{self._session.key()}"
 
     def reward_bounds(self, max_turns: int) -> tuple[float, float]:
-        """Nothing, or all of a purchase."""
+        """At worst nothing; at best a purchase with the full score."""
         return 0.0, SUCCESS_REWARD
 
     def long_states(self) -> tuple[Observation, ...]:
@@ -256,7 +256,7 @@ class WebShop(TextEnv):
         return "" if self._session is None else self._session.goal.instruction
 
     def why_refused(self, action: str) -> str:
-        """A target that the page does not offer, or neither a search nor a click."""
+        """The reason: neither a search nor a click, or a target that the page does not offer."""
         name, bracket, target = action.partition("[")
         if name != "click" or not bracket:
             return "write search[words] or click[target]"
@@ -266,7 +266,7 @@ class WebShop(TextEnv):
         return f"this page has nothing to click that is called {target!r}{guess}"
 
     def random_action(self, rng: Any) -> str:
-        """A click that the page offers, or a search for words of the instruction; always that on the first page."""
+        """A click that the page offers, or a search for words of the instruction; on the first page always a search."""
         session = self._running()
         targets = session.clickables()
         if targets and below(rng, 8):
@@ -365,7 +365,7 @@ def _goals(shop: Shop, place: str) -> Sequence[int]:
 
 
 def _searchable(text: str) -> str:
-    """`text` without brackets and line breaks, which an action cannot name; words, which a search finds, have none."""
+    """`text` without brackets and line breaks: an action cannot contain them, and no searchable word does."""
     return re.sub(r"[][\n]", " ", text)
 
 

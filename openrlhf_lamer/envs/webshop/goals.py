@@ -91,8 +91,8 @@ def ordered(goals: Sequence[Goal]) -> tuple[Goal, ...]:
 def split(goals: Sequence[Goal]) -> dict[str, tuple[int, ...]]:
     """Numbers of the goals of each split: the original's splits, or a fifth each where there are few goals.
 
-    The first 500 are `test`, the next 1000 `dev`, the rest `train`. A goal that is asked twice in the
-    same words, but for the price, counts for the first split it is in.
+    The first 500 are `test`, the next 1000 `dev`, the rest `train`. A goal that is repeated in the same words, apart
+    from the price, belongs to the first split that has it.
     """
     test = min(TEST, -(-len(goals) // 5))
     dev = min(DEV, len(goals) // 5)

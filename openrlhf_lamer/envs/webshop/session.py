@@ -70,8 +70,8 @@ class Session:
     def act(self, action: str) -> str | None:
         """Do what `search[...]` or `click[...]` says.
 
-        Returns the action with case and spaces as they are read; None, and no change, if the page does not offer
-        it.
+        Returns the action with case and spaces as the shop reads them; if the page does not offer it, None without any
+        change.
         """
         match = _ACTION.match(action)
         name, argument = (match[1], match[2].lower()) if match else (action, "")

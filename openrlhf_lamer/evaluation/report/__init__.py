@@ -129,7 +129,7 @@ def _games(methods: Sequence[Method]) -> list[list[Method]]:
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """The trainings, which are shown separately: those with one label are numbered."""
+    """The trainings, which are shown separately: those that share a label are numbered."""
     labels, seen, found = Counter(run.label for run in runs), Counter[str](), []
     for run in runs:
         seen[run.label] += 1
@@ -158,10 +158,10 @@ def _flags(runs: Sequence[Run], methods: Sequence[Method]) -> Iterable[str]:
         )
     panels = {method.runs[0].panel for method in methods}
     if any(len({method.runs[0].panel for method in own}) > 1 for own in _games(methods)):
-        yield "Not all evaluations are of the same tasks; only those that are have been compared with the first."
+        yield "Not all evaluations have the same tasks; only those that do are compared with the first."
     if len(versions := {panel.version for panel in panels}) > len({panel.tasks for panel in panels}):
         shown = " and ".join(map(str, sorted(versions)))
-        yield f"Evaluations are on versions {shown} of a panel, whose tasks have the same names and begin otherwise."
+        yield f"Evaluations are on versions {shown} of a panel, whose tasks have the same names but begin differently."
 
 
 def _trials_table(methods: Sequence[Method]) -> Table:

@@ -71,7 +71,7 @@ class Method:
 
     @property
     def measured_on(self) -> str:
-        """Name of the panel, or what its tasks are."""
+        """Name of the panel, or a description of the tasks."""
         return self.runs[0].measured_on
 
     def knows(self, k: int) -> bool:
@@ -84,7 +84,7 @@ class Method:
         return [won(run.outcomes, k) for run in self.runs]
 
     def solved(self, k: int) -> list[Samples]:
-        """By run and task, whether k attempts solve it: `passed` of independent attempts, else `won`."""
+        """By run and task, whether k attempts solve it: `passed` if attempts are independent, else `won`."""
         return [passed(run, k) for run in self.won(1)] if self.independent else self.won(k)
 
     def share(self, k: int) -> Estimate | None:
@@ -193,7 +193,7 @@ def comparison(methods: Sequence[Method]) -> Table | None:
     )
     if tested:
         note += "p is McNemar's exact test, one by one, for runs with one trial a task."
-    else:  # no column for what nothing has
+    else:  # no column without values
         heads, rows = (heads[0], *heads[1::2]), [(row[0], *row[1::2]) for row in rows]
         note += "McNemar's test is left out: it is for two runs with one trial a task."
     title = f"Difference from {first.label}, in percentage points"
@@ -266,7 +266,7 @@ def diversity_table(methods: Sequence[Method]) -> Table | None:
         tuple(rows),
         f"{_on(several)} Samples are alike if they took the same actions in the same states. The plain entropy grows "
         "with the number of samples, to its logarithm at most; the corrected one (Chao and Shen) estimates it for "
-        "samples without end. Later attempts are those of samples that got there. 95% intervals for tasks and seeds "
+        "unlimited samples. Later attempts are those of samples that got there. 95% intervals for tasks and seeds "
         "like these.",
     )
 

@@ -110,7 +110,7 @@ def settings_table(runs: Sequence[Run]) -> Table | None:
     for name in names:
         values = [settings.get(name) for _, settings in known]
         same = all(value == values[0] for value in values)
-        # Versions are told where they differ, flags of the host where they were given.
+        # Versions are listed where they differ, flags of the host where they were given.
         told = values[0] != defaults[name] if name in defaults else name.startswith("--") or " " in name
         if told or not same or name in ("agent", "estimator"):
             rows.append((name, *("" if value is None else shown(value) for value in values)))

@@ -16,7 +16,7 @@ from openrlhf_lamer.text_chat import counts_characters
 HERE = Path(__file__).parent
 
 SCRIPTS = ("viewer.js", "cards.js", "curves.js", "state.js")
-"""Code of every page; one more file says where its trials come from, and begins."""
+"""Code of every page; one more file says where its trials come from, and starts the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Entry:
         trial: The record.
         step: The training step, if the file says.
         group: The group in the step's batch, if the file says.
-        returns: One number a turn, in the order of `Trial.turns`; empty where the file has none.
-        advantages: One number a turn, in the same order.
+        returns: One number per turn, in the order of `Trial.turns`; empty where the file has none.
+        advantages: One number per turn, in the same order.
     """
 
     trial: Trial
@@ -134,7 +134,7 @@ def _rendered(title: str, about: str, *, index: Any, trials: str, points: Any, l
 
 
 def embedded(value: Any) -> str:
-    """JSON of a value, without line breaks, as it can stand in a page."""
+    """JSON of a value, without line breaks, that is safe to embed in a page."""
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -159,7 +159,7 @@ def _reward(trial: Trial) -> float:
 
 
 def summary(entry: Entry) -> dict[str, Any]:
-    """Columns, filters and sorting of a trial in the list."""
+    """A trial's values for the columns, filters and sorting of the list."""
     trial = entry.trial
     return {
         "task": trial.task.id,
@@ -181,7 +181,7 @@ def summary(entry: Entry) -> dict[str, Any]:
 def details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
     """Content of an opened trial.
 
-    Texts of prompts are lists of places in `pieces`, where each of their lines is once: a string, or for a control
+    Texts of prompts are lists of indices into `pieces`, which holds each distinct line once: a string, or for a control
     token or a role a list of its text and kind.
     """
     trial = entry.trial
@@ -193,7 +193,7 @@ def details(entry: Entry, decode: Decode | None) -> dict[str, Any]:
         return None if read is None else [pieces.setdefault(each, len(pieces)) for each in by_line(read(ids))]
 
     def sampled(turn: Turn) -> list[Any]:
-        # One token a time: its text, which its neighbours may complete, or without a tokenizer its id.
+        # One token at a time: its text, which its neighbours may complete, or without a tokenizer its id.
         return [
             [token if read is None else "".join(each.text for each in read([token])), float(f"{logprob:.4g}")]
             for token, logprob in zip(turn.sampled_ids, turn.logprobs or (), strict=turn.logprobs is not None)

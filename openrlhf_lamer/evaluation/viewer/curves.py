@@ -11,7 +11,7 @@ from openrlhf_lamer.records import Phase, Trial
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Figures of a step's trials of one environment, those that failed left out. None is a figure without observations.
+    """Figures of a step's trials in one environment, without failed ones. A figure without observations is None.
 
     Attributes:
         env: The environment.
@@ -41,7 +41,7 @@ class Curves:
         self._sums: dict[tuple[str, int], defaultdict[str, float]] = {}
 
     def add(self, trial: Trial, step: int | None) -> None:
-        """Add a trial; one that failed, or of no step, changes nothing."""
+        """Add a trial; one that failed, or has no step, changes nothing."""
         if step is None or trial.failure is not None:
             return
         sums = self._sums.setdefault((trial.task.env, step), defaultdict(float))

@@ -9,7 +9,7 @@ CHUNK = 1 << 24
 """Most bytes of one reading, so that a long file is shown before it is read to its end."""
 
 TAIL = 4096
-"""Bytes before the place that was reached. Other bytes there mean another file."""
+"""Bytes that are compared before the place reached so far: if they changed, the file is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Reading:
     """Result of a reading.
 
     Attributes:
-        lines: The lines that have ended since the reading before.
+        lines: The lines that have ended since the last reading.
         restarted: Whether the file is another one than before, so that earlier lines no longer count.
         missing: Whether there is no file.
         more: Whether the file has more bytes than were read.
@@ -45,8 +45,8 @@ class Reading:
 class GrowingFile:
     """A file that grows, is cut or replaced, or does not exist yet.
 
-    A line counts once its end is written. A file that is shorter than what was read, or has other bytes before
-    that place, is read from its beginning; a copy that has only grown goes on, as `rsync` makes it.
+    A line counts once its end is written. A file that is shorter than what was read, or has other bytes before that
+    place, is read from its beginning; reading goes on in a copy that has only grown, such as `rsync` makes.
     """
 
     def __init__(self, path: Path) -> None:

@@ -52,11 +52,11 @@ class Following:
         """Sentence about the first line that is no trial; empty without one."""
 
     def news(self, run: str, known: int) -> dict[str, Any]:
-        """Read on, and give what a page does not know yet.
+        """Read on, and return all that a page does not know yet.
 
         Args:
             run: Name of the file's content that the page knows; another one makes it begin again.
-            known: Number of trials that it knows of it.
+            known: Number of trials of that content that the page knows.
 
         Returns:
             `run`, the `index` of further trials, `points` of all curves, a `state` for people, and whether there is
@@ -90,7 +90,7 @@ class Following:
         return found
 
     def _read(self) -> tuple[bool, bool]:
-        """Read on; whether there is more, and whether there is no file."""
+        """Read on; returns whether there is more, and whether there is no file."""
         reading = self._file.read()
         if reading.restarted:
             self._forget()
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = urlsplit(self.path)
         values = dict(parse_qsl(asked.query, keep_blank_values=True))
-        # A page of another site whose name was turned to this address sends that name.
+        # Against DNS rebinding: a page of another site whose name was pointed to this address sends that name.
         if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"This server is for this machine only.\n")
         elif asked.path == "/":

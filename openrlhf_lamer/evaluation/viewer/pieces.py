@@ -63,7 +63,7 @@ def tokens(tokenizer: Any) -> Decode:
 
 
 def by_line(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """The pieces with every line of text as one of its own: prompts of a trial repeat most of their lines."""
+    """The pieces, with each line of text as a separate one: prompts of a trial repeat most of their lines."""
     for piece in pieces:
         if piece.kind == "text":
             yield from map(Piece, piece.text.splitlines(keepends=True))

@@ -4,8 +4,8 @@ The host takes CUDA for granted in a few places. `install` registers hooks that 
 sits in is imported; a process that imports none of them pays nothing. It has to run in every process of a job, and the
 `.pth` line of this package sees to that wherever `worker_env` is part of the environment.
 
-What a launcher does: `enter_driver()`, `ray.init` with `ray_options()` and `worker_env()`, and the host's arguments
-with `host_defaults()` for those that the user left out.
+A launcher calls `enter_driver()`, then `ray.init` with `ray_options()` and `worker_env()`, and adds `host_defaults()`
+to the host's arguments for those that the user left out.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def enter_driver() -> None:
     os.environ.update(worker_env())
     os.environ.update(ray_env())
     if not cuda_available():
-        # Hidden devices are hidden no longer, which is harmless with a torch that knows none; Ray, on the other hand,
-        # refuses to offer more GPUs than this variable names.
+        # This unhides hidden devices, which is harmless with a torch that knows none. With the variable, Ray would
+        # refuse to offer more GPUs than it names.
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     remove_stale_locks(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
 

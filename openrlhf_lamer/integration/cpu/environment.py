@@ -20,11 +20,11 @@ _CHECKED = "checked"
 
 
 class CudaPresentError(LamerError, RuntimeError):
-    """CPU mode was asked for on a machine where CUDA is."""
+    """CPU mode was asked for on a machine with CUDA."""
 
 
 def cuda_devices(devices: Path | None = None) -> list[Path]:
-    """Device files of NVIDIA GPUs. Their numbers are what torch counts; no driver call, no import of torch."""
+    """Device files of NVIDIA GPUs, numbered as torch counts them; needs no driver call and no import of torch."""
     root = devices or DEVICES
     return sorted(path for path in root.glob("nvidia[0-9]*") if path.name[len("nvidia") :].isdigit())
 
@@ -38,7 +38,7 @@ def cuda_available(devices: Path | None = None) -> bool:
 
 
 def refuse_cuda() -> None:
-    """Raise CudaPresentError where CUDA is."""
+    """Raise CudaPresentError if CUDA is available."""
     if os.environ.get(ENV_VAR) != _CHECKED and cuda_available():
         names = ", ".join(str(path) for path in cuda_devices())
         raise CudaPresentError(
@@ -62,7 +62,7 @@ def host_defaults() -> dict[str, object]:
 def extensions_dir() -> Path:
     """Where DeepSpeed's compiled extensions are kept: a folder for each environment and its version of torch.
 
-    Builds name the headers' paths, so two environments with one folder would compile them again in turn.
+    Builds record the headers' paths, so two environments with one folder would keep recompiling them in turn.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
@@ -99,7 +99,7 @@ def ray_env() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Workers that Ray starts ahead of need lack the job's environment variables, and are never used.
         "RAY_prestart_worker_first_driver": "0",
-        # With its default Ray warns, at each start, that it is going to change.
+        # With the default, Ray warns at each start that the default is going to change.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's processes share the cores with whatever else runs: its own limit of 30 s can be too little for a start.
         "RAY_raylet_start_wait_time_s": "120",
@@ -111,7 +111,7 @@ def ray_options(num_gpus: int = 16) -> dict[str, Any]:
     """Arguments for `ray.init` where it starts a cluster of its own.
 
     The GPUs are logical: the host's placement groups wait for as many as its flags ask for, and for as many CPUs. The
-    other actors, ours among them, want CPUs too, and what is missing would be waited for without an end.
+    other actors, ours among them, want CPUs too, and would wait indefinitely for missing ones.
     """
     return {
         "num_cpus": num_gpus + 32,

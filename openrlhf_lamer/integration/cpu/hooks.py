@@ -13,7 +13,7 @@ from typing import Any
 Patch = Callable[[Any], None]
 Around = Callable[[], AbstractContextManager[None]]
 
-# By the name of the module they wait for: what runs on it once it is there, what its import runs inside.
+# By name of the module they wait for: patches that run once it is imported, and contexts that its import runs in.
 _PATCHES: dict[str, list[Patch]] = {}
 _AROUND: dict[str, list[Around]] = {}
 
@@ -41,7 +41,7 @@ def during_import(name: str) -> Callable[[Around], Around]:
 def replace(owner: Any, attribute: str, value: object) -> None:
     """Set an attribute that must be there: one that is gone means a host other than the one this was written for."""
     if not hasattr(owner, attribute):
-        from openrlhf_lamer.integration.host import KNOWN_VERSIONS, VLLM_VERSION  # no start of Python waits for it
+        from openrlhf_lamer.integration.host import KNOWN_VERSIONS, VLLM_VERSION  # not at every start of Python
 
         name = getattr(owner, "__name__", repr(owner))
         known = f"openrlhf {KNOWN_VERSIONS[-1]} with vllm {VLLM_VERSION}"

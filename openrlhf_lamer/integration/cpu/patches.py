@@ -25,7 +25,7 @@ def install() -> None:
     """Switch CPU mode on in this process; a second call changes nothing.
 
     Raises:
-        CudaPresentError: CUDA is here, where the patches would do harm, the exchange of weights first of all.
+        CudaPresentError: CUDA is here, and the patches would do harm, above all to the exchange of weights.
     """
     if not active():
         refuse_cuda()
@@ -153,7 +153,7 @@ def weights_over_gloo(module: Any) -> None:
 
 @after_import("openrlhf.trainer.ray.vllm_worker_wrap")
 def receive_weights_on_cpu(module: Any) -> None:
-    """Let the engine receive weights into CPU memory. Without it: it fails to, and the trainer waits indefinitely."""
+    """Let the engine receive weights into CPU memory. Without it: this fails, and the trainer waits indefinitely."""
 
     def update_weight(
         self: Any, name: str, dtype: torch.dtype, shape: tuple[int, ...], empty_cache: bool = False

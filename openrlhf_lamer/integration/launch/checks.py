@@ -1,4 +1,4 @@
-"""Refusals, before an actor starts, of a command line that cannot work; each names the flag."""
+"""Checks that refuse a command line that cannot work, before an actor starts; each names the flag."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check(line: CommandLine) -> None:
 
 
 def staleness(line: CommandLine) -> str | None:
-    """A warning, where trials are trained that older weights have sampled and nothing corrects for it; else None.
+    """A warning if trials sampled by older weights are trained and nothing corrects for it; else None.
 
     A batch may wait for as many training steps as the queue holds. Groups that are generated ahead of their batch, and
     trials that partial rollouts begin before it, wait for the batches between as well.
@@ -215,7 +215,7 @@ def _check_sizes(line: CommandLine) -> None:
 def filtering_range(line: CommandLine) -> tuple[int, int] | None:
     """Bounds for `--algo.dynamic_filtering_range` that every share of wins is within.
 
-    They are for filtering by returns, where the user gives no bounds of his own; else None, and the host's stay.
+    For filtering by returns, if the user gives no bounds; else None, and the host's bounds stay.
     """
     by_wins = filters_by_wins(line["algo.advantage.estimator"], line.config)
     if not line["algo.dynamic_filtering_enable"] or by_wins or "algo.dynamic_filtering_range" in line.given:

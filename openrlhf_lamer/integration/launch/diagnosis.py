@@ -36,11 +36,12 @@ def host() -> Check:
 
 
 def stack(installed: Mapping[str, str], pins: Mapping[str, str], *, cpu_mode: bool) -> list[Check]:
-    """The versions of what the host stands on.
+    """The versions of the packages that the host builds on.
 
     Args:
         installed: Versions by name; what is not installed is left out.
-        pins: What the host asks for, by name, such as "==2.55.0"; what it takes in any version is left out.
+        pins: Versions that the host asks for, by name, such as "==2.55.0"; packages that it takes in any version are
+            left out.
         cpu_mode: Whether training will run in CPU mode, which stands in for flash-attn.
     """
     found = []

@@ -1,8 +1,7 @@
 """Our flags and the host's in one command line: split, filled with defaults, and read.
 
-`--agent_func` and `--lamer.*` are ours; all others are parsed by the host's own parser, to
-which our estimator names and defaults are added. What the host finally gets is its own
-language.
+`--agent_func` and `--lamer.*` are ours; all others are parsed by the host's own parser, to which our estimator names
+and defaults are added. In the end, the host gets only flags and values of its own.
 """
 
 from __future__ import annotations
@@ -84,8 +83,8 @@ def parse(argv: Sequence[str], estimators: Sequence[str], defaults: Mapping[str,
 def host_arguments(line: CommandLine, defaults: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
     """Arguments of the host's command: our defaults, the user's arguments, and what must be ours.
 
-    The last of two values wins in the host's parser, but it checks each: those that are
-    overridden are taken out, since our estimator names are none of its choices. So are switches that are implied.
+    If a flag is given twice, the host's parser takes the last value but checks both. So overridden values are taken
+    out, since our estimator names are not among its choices, and so are implied switches.
     """
     dropping = _Parser(add_help=False, allow_abbrev=False)
     for flag in overrides:
@@ -127,7 +126,7 @@ def _own_parser() -> argparse.ArgumentParser:
 
 
 def _read(name: str, value: str) -> Any:
-    """A flag's text as what the configuration takes; numbers and switches are pydantic's to read."""
+    """A flag's text in the form that the configuration takes; numbers and switches are left to pydantic."""
     if name != "env_options":
         return value
     try:
@@ -137,7 +136,7 @@ def _read(name: str, value: str) -> Any:
 
 
 def _show_help(rest: Sequence[str], estimators: Sequence[str]) -> None:
-    """Print the help that is asked for, if any, and leave."""
+    """Print the help that is asked for, if any, and exit."""
     if HOST_HELP in rest:
         print(host_help(host_parser(), estimators), end="")
     elif "-h" in rest or "--help" in rest:

@@ -17,7 +17,7 @@ HOST_HELP = "--help-host"
 """The flag that shows OpenRLHF's flags."""
 
 NEEDED = ("actor.model_name_or_path", "data.prompt_dataset", "eval.dataset", "eval.steps")
-"""Flags of the host that the help of ours shows too, with those whose defaults are ours."""
+"""Flags of the host that our help shows too, besides those whose defaults are ours."""
 
 TEXTS = {
     "data.max_len": "Most tokens of a prompt and its reply. By default what the longest prompt of a trial needs: it "
@@ -96,7 +96,7 @@ def _explained(action: argparse.Action, estimators: Sequence[str]) -> argparse.A
     if action.metavar is None and action.choices is None and action.nargs != 0:
         action.metavar = "VALUE"
     text = TEXTS.get(action.dest, action.help or "")
-    # The default of a switch is whether it counts as given; one may switch another off.
+    # The default of a switch is whether it counts as given; giving some switches means off.
     theirs = action.default == action.const if action.nargs == 0 else action.default
     parts = (_sentence(text), _defaults(action.dest, theirs), _refusal(action.dest))
     action.help = " ".join(filter(None, parts)).replace("%", "%%")
@@ -119,7 +119,7 @@ def _sentence(text: str) -> str:
 
 
 def _refusal(flag: str) -> str:
-    """Sentence about a flag that is refused, always or with what; empty for others."""
+    """Sentence about a refused flag that says when it is refused; empty for other flags."""
     tables: Mapping[str, Mapping[str, str]] = {
         "Refused;": REFUSED,
         "Refused with --ds.lora.rank;": REFUSED_WITH_LORA,

@@ -1,4 +1,4 @@
-"""From a command line to the host's own command, run with our parts in its places.
+"""From a command line to the host's own command, run with our parts in place of its own.
 
 Ray carries what the workers need: the configuration in an environment variable, our
 classes by value or by reference (see the classes). No file of the host is touched.
@@ -208,7 +208,7 @@ def _find_models(plan: Plan, env: Mapping[str, str]) -> None:
 
 
 def _remedy(line: CommandLine) -> str:
-    """How a run goes on after a process of it died."""
+    """How to resume a run after one of its processes died."""
     if line["ckpt.save_steps"] < 1:
         return (
             "No checkpoint was written: start the same command again with --ckpt.save_steps and --ckpt.load_enable, so "
@@ -242,7 +242,7 @@ def _worker_env(plan: Plan) -> dict[str, str]:
 
 
 def _init_ray(plan: Plan, env: dict[str, str]) -> None:
-    # What the job was submitted with cannot be given again, and wins.
+    # Variables that the job was submitted with cannot be given again, and win.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env", {}).get("env_vars", {})
     address = cluster.find() or "local"
     options: dict[str, Any] = {"runtime_env": {"env_vars": {k: v for k, v in env.items() if k not in job}}}
@@ -272,7 +272,7 @@ def _check_resources(plan: Plan, found: Cluster) -> None:
 
 
 def _place_classes(plan: Plan, watch: EngineWatch) -> None:
-    """Replace the host's actor classes, which travel by value from this process, and have its engines watched."""
+    """Replace the host's actor classes, which travel by value from this process, and watch its engines."""
     import openrlhf.trainer.ppo_trainer as host_trainer
     import openrlhf.trainer.ppo_trainer_async as host_async
     import openrlhf.trainer.ray as host_ray
@@ -293,7 +293,7 @@ def _place_classes(plan: Plan, watch: EngineWatch) -> None:
         return engines
 
     # Ray would put the trainers on any node that has a free CPU, and the loss of that node would end the run. Here they
-    # are where the run ends anyway.
+    # run on a node whose loss ends the run anyway.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     with_driver: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
 
@@ -322,7 +322,7 @@ def _without_reference(group: Any, reference: Any) -> Any:
 
     Args:
         group: The host's class.
-        reference: Its actor of the reference, of which none is started.
+        reference: The host's reference actor, which is never started.
     """
     from openrlhf_lamer.integration.training.lora import AdapterOff
 

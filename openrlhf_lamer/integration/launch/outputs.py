@@ -1,4 +1,4 @@
-"""Output of a run: where it lands, the trials of an earlier run that are there, and the settings to keep beside."""
+"""Output of a run: where it goes, the trials of an earlier run there, and the settings that are kept beside it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from openrlhf_lamer.records import SchemaError
 from openrlhf_lamer.training_files import differences, evaluated, last_step, read_parts, settings_file
 
 HOST_OUTPUTS = ("ckpt.output_dir", "ckpt.path", "logger.tensorboard_dir")
-"""The host's flags that name a folder which it writes."""
+"""Flags of the host that name a folder that it writes to."""
 
 TRIALS = ("trials", "eval_trials")
-"""Ours that name a file of trials."""
+"""Our flags that name a file of trials."""
 
 UNRECORDED = frozenset({"logger.wandb.key", "ckpt.load_enable", "ckpt.save_steps", "ckpt.max_num"})
-"""Flags that are not recorded: a secret, and those by which the same run is made one that can go on."""
+"""Flags that are not recorded: a secret, and those that make the same run one that can be resumed."""
 
 
 def absolute(line: CommandLine) -> CommandLine:
@@ -36,12 +36,12 @@ def absolute(line: CommandLine) -> CommandLine:
 
 
 def host_outputs(line: CommandLine) -> dict[str, str]:
-    """The host's flags of folders that it writes, with absolute paths."""
+    """The host's flags for folders that it writes to, with absolute paths."""
     return {flag: str(Path(line[flag]).absolute()) for flag in HOST_OUTPUTS if line[flag]}
 
 
 def temporary(line: CommandLine) -> str | None:
-    """A warning of output that would land in a temporary folder of Ray's, as in that of a job; None if none would."""
+    """A warning if output would go to a temporary folder of Ray's, such as a job's; else None."""
     written = host_outputs(line) | {f"lamer.{name}": path for name in TRIALS if (path := getattr(line.config, name))}
     if line["ckpt.save_steps"] < 1 and line["ckpt.best_metric_key"] == "none":
         del written["ckpt.path"]
@@ -58,7 +58,7 @@ def check_trials(line: CommandLine, settings: Mapping[str, Any]) -> None:
     """Refuse files of trials that this run would mix with another one's.
 
     A run that goes on from a checkpoint replaces the steps that it repeats. One that was killed before its first
-    checkpoint begins again: it is known by its settings.
+    checkpoint begins again: its settings identify it.
 
     Args:
         line: The command line, with absolute paths of trials.

@@ -1,6 +1,6 @@
 """A training's sizes from its command line: what `openrlhf-lamer estimate` computes from. Nothing is started.
 
-Flags are read by the host's own parser and with its defaults. That takes the host's source, and none of its
+Flags are read by the host's own parser and with its defaults. That needs the host's source, and none of its
 dependencies: `pip install --no-deps openrlhf` is enough.
 """
 

@@ -1,4 +1,4 @@
-"""Refusals, before an actor starts, of tasks and games that cannot be played or paid as the command line says."""
+"""Checks that refuse tasks and games that can't be played or paid as the command line says, before an actor starts."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _longest(game: Game, env: str, tasks: Tasks) -> tuple[Agent, LamerConfig]:
 
 
 def unplayed(line: CommandLine, played: Mapping[str, Game], tasks: Tasks) -> str | None:
-    """A warning of agents whose environment no task is of; None where each has tasks."""
+    """A warning about agents whose environment has no tasks; None if each has some."""
     names = zip(line.agents, played, strict=True)
     idle = [f"{name} ({env})" for name, env in names if env not in tasks.environments]
     if not idle:
@@ -165,7 +165,7 @@ def _check_episodes(played: Mapping[str, Game], tasks: Tasks) -> None:
 
 
 def _check_environments(played: Mapping[str, Game], tasks: Tasks) -> None:
-    """Build the environment of all tasks, and set up the first tasks: options and data are those of this machine."""
+    """Build each environment of the tasks, and set up the first tasks, with this machine's options and data."""
     for env in sorted(tasks.environments):
         config = played[env].config
         try:
@@ -183,7 +183,7 @@ def _earned(line: CommandLine, game: Game) -> tuple[float, float]:
     env = envs.make(agent.env, **{**config.env_options, "reward": config.reward})
     _, most = env.reward_bounds(turns)
     if env.penalises_invalid:
-        # The environment charges for actions that it refuses, the penalty is for replies without one.
+        # The environment charges for actions that it refuses; the penalty is for replies without an action.
         least = min(env.reward_bounds(played)[0] - penalty * (turns - played) for played in range(1, turns + 1))
         least = min(least, -penalty * turns)
     else:
@@ -198,5 +198,5 @@ def _earned(line: CommandLine, game: Game) -> tuple[float, float]:
     # A trial that ends with its first success has only one episode that pays for winning; others pay at most as much.
     pays = episodes if config.reward == "shaped" or not config.stop_on_success else 1.0
     least, most = min(least * episodes, 0.0), max(most * pays, 0.0)
-    # A factor for trials that were cut off, or what they are given instead if it is negative.
+    # A factor for trials that were cut off or, if negative, the reward that they get instead.
     return min(least, line["reward.stop_properly_penalty_coef"] or 0.0), most

@@ -1,7 +1,7 @@
-"""Rollout engines are watched from the driver, in every phase: one that dies ends the run with a message.
+"""A watch on rollout engines from the driver, in every phase: if one dies, the run ends with a message.
 
-The host would find out when it next asks the engine something, and does not where it waits for others: a broadcast of
-weights to a dead engine may wait indefinitely.
+The host itself notices only when it next calls the engine, and not while it waits for others: a broadcast of weights to
+a dead engine may wait indefinitely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openrlhf_lamer.integration.low_memory import killed_for_memory
 from openrlhf_lamer.integration.rollout.engines import EngineReport
 
 REPORT_SECONDS = 5.0
-"""How often engines are asked what they do, so that it can be told of a dead one."""
+"""Seconds between questions to engines about their work, so that the message on a dead one can name it."""
 
 GRACE_SECONDS = 5.0
 """Seconds to wait for the report of an engine's death after an error that it may have caused."""
@@ -37,7 +37,7 @@ class EngineDiedError(LamerError, RuntimeError):
 
 
 class EngineWatch:
-    """Waits for the death of an engine, in a thread of the driver, and interrupts its main thread then.
+    """Waits in a thread of the driver until an engine dies, and then interrupts the main thread.
 
     Args:
         remedy: What to do once an engine died, for the message.
@@ -67,14 +67,14 @@ class EngineWatch:
         return self._death
 
     def stop(self) -> None:
-        """Watch no longer; Ray may be shut down after this."""
+        """Stop watching; Ray may be shut down after this."""
         self._asked.set()
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def close(self) -> None:
-        """The driver leaves in order, and need not be made to."""
+        """Cancel the forced exit: the driver leaves by itself."""
         self._exit.cancel()
 
     def _watch(self) -> None:

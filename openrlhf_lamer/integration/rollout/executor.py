@@ -72,7 +72,7 @@ class LamerExecutor(AgentExecutorBase):
         With `evaluating`, the trial belongs to the host's evaluation set and is not trained.
         """
         assert self._chat is not None, "asked to play before a tokenizer was given"
-        game = (self._evaluated if evaluating else self._games)[task.env]  # of every task, which the launcher checked
+        game = (self._evaluated if evaluating else self._games)[task.env]  # the launcher checked all tasks
         number = next(self._numbers)
         self.playing[number] = task.id
         try:
@@ -122,7 +122,7 @@ class LamerExecutor(AgentExecutorBase):
         Raises:
             RuntimeError: The trial failed; a stock host has no way to mask it.
         """
-        if self.config.context != "trial":  # a stock host trains one row a sample, and only this context gives one
+        if self.config.context != "trial":  # a stock host trains one row per sample; only this context gives one
             self._use(self.config.model_copy(update={"context": "trial"}))
         if self._chat is None:  # Ray hands every call a fresh copy of the same tokenizer
             self.take(hf_tokenizer)

@@ -103,7 +103,7 @@ class LamerSamplesGenerator(SamplesGenerator):
         while self._stream.held and self._draw(size, generate_kwargs):
             pass
         while not partial and not all(group.complete for _, group in self._groups):
-            self._wait()  # what a checkpoint held had ended when it was written
+            self._wait()  # trials held in a checkpoint had ended when it was written
         bar = tqdm(total=size, desc="Generate samples")
         if partial or self._ready() < size:
             while True:
@@ -152,7 +152,7 @@ class LamerSamplesGenerator(SamplesGenerator):
                 break
 
     def _draw(self, size: int, generate_kwargs: dict[str, Any]) -> bool:
-        """Draw a prompt and have its trials played; whether there was one."""
+        """Draw a prompt and have its trials played; returns whether there was one."""
         draw = self._stream.draw()
         if draw is not None:
             group = self._group(draw.prompt, draw.label, "train", draw.number, generate_kwargs)

@@ -22,12 +22,12 @@ SEEDS = 2**48
 class LearnableStream:
     """Prompts drawn one by one, with replacement, by the weights of their tasks (`TaskWeights`).
 
-    An epoch has as many draws as there are tasks. A draw knows what the groups taught that were delivered before it,
-    and its random number follows from the run's seed and the draw's place. A checkpoint also holds the tasks that were
-    drawn ahead of training: they were drawn with less knowledge, and a resumed run draws the same ones again.
+    An epoch has as many draws as there are tasks. A draw takes into account what all groups delivered before it have
+    taught, and its random number follows from the run's seed and the draw's place. A checkpoint also holds the tasks
+    that were drawn ahead of training: they were drawn with less knowledge, and a resumed run draws the same ones again.
 
     Args:
-        loader: The host's dataloader, of whose data set prompts are taken.
+        loader: The host's dataloader; prompts are taken from its data set.
         seed: Decides the order of tasks, together with what they teach.
     """
 

@@ -31,7 +31,7 @@ START_SECONDS = 120.0
 """Time limit for Ray to start a worker."""
 
 STARTS = 3
-"""Workers in a row that may die before they are up, as on a node that is being lost; then the call gives up."""
+"""Number of workers that may die in a row before they are up, as on a failing node, until the call gives up."""
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Worker:
         self.resets = 0
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Answer of a method of `Environments`; the wait for other sessions' calls does not count to the time limit.
+        """Answer of a method of `Environments`; waiting for other sessions' calls doesn't count towards the time limit.
 
         Raises:
             TimeoutError: The worker did not answer in time, and was killed.

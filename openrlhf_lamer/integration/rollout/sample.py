@@ -23,7 +23,7 @@ class TrialExperience(Experience):
 
     @classmethod
     def from_response(cls, response: dict[str, Any]) -> TrialExperience:
-        """Make a sample of an executor's response.
+        """Make a sample from an executor's response.
 
         A failed trial has no score: the host's dynamic filtering then lets its group pass, so that the failure is
         seen and counted, and left out of the baseline, like any other.

@@ -1,7 +1,7 @@
 """The host's model actors: micro-batches as planned, forests, and counts of the rows and tokens that they train.
 
-These are known only where the optimiser runs. The counts travel back with the host's own training status, and the
-trainer compares them with those of the rollout.
+What was trained is known only where the optimiser runs. The counts travel back with the host's own training status, and
+the trainer compares them with those of the rollout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOKENS_TRAINED = "lamer/tokens_trained"
 OPTIMIZER_STEPS = "lamer/optimizer_steps"
 
 SUMMED = ("policy_loss", "entropy_loss", "kl")
-"""Figures that the host divides by the tokens of the optimizer step, where they are no means of rows."""
+"""Figures that the host divides by the tokens of the optimizer step, unless they are means over rows."""
 
 
 class LamerPolicyActor(plain_class(PolicyModelActor)):
@@ -84,7 +84,7 @@ class LamerPolicyActor(plain_class(PolicyModelActor)):
 
 
 class LamerCriticActor(plain_class(CriticModelActor)):
-    """The critic's actor. What it logs are means over tokens, however these are split into micro-batches."""
+    """The critic's actor. It logs means over tokens, however these are split into micro-batches."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> Any:
         """Initialise as the host does, with a head that is trained under LoRA too, then train as planned."""

@@ -29,9 +29,9 @@ from openrlhf_lamer.update.plan import Shares, by_rows, by_tokens, steps_of_grou
 from openrlhf_lamer.vocabulary import LossWeight
 
 SHOWN = 3
-"""Failures that the message of an abort shows."""
+"""Number of failures shown in the message of an abort."""
 MESSAGE_LIMIT = 300
-"""Characters that it shows of each."""
+"""Characters shown of each failure."""
 
 
 class TooManyFailuresError(LamerError, RuntimeError):
@@ -191,7 +191,7 @@ class RowBatch:
         return sum(len(own) * max(map(len, own)) for own in batches)
 
     def micro_batches(self, earned: Sequence[float], layout: Layout) -> list[Experience]:
-        """Rows in micro-batches for scoring, with each row's trial's return from `earned` as its reward.
+        """Rows in micro-batches for scoring; each row's reward is its trial's return from `earned`.
 
         Every rank gets the same number of micro-batches: the host deadlocks otherwise.
         """
@@ -246,7 +246,7 @@ class PlacedRows:
     """The rows of a batch in the host's micro-batches, which its models have scored.
 
     Attributes:
-        rows: The rows, known to a micro-batch's `index` by their positions.
+        rows: The rows; a micro-batch's `index` has their positions.
         experiences: The micro-batches.
     """
 
@@ -273,7 +273,7 @@ class PlacedRows:
         known = [np.zeros(len(trial.turns), dtype=bool) for trial in batch.trials]
         for row, owner, (experience, line) in zip(self.rows.rows, self.rows.owner, self._lines, strict=True):
             for span in row.spans:
-                # On the axis of predictions, the critic has seen the prompt and no more here.
+                # At this place on the axis of predictions, the critic has seen the prompt and no more.
                 values[owner][span.turn] = float(experience.values[line, span.start - 1])
                 known[owner][span.turn] = True
         return TurnValues(*(np.concatenate([column[i] for i in batch.live]) for column in (values, known)))
@@ -309,7 +309,7 @@ class PlacedRows:
                 used += count
 
     def log_returns(self) -> None:
-        """Log as each row's `return` that of its first sampled token."""
+        """Log the return of each row's first sampled token as the row's `return`."""
         for experience in self.experiences:
             at = experience.action_mask.long().argmax(dim=1, keepdim=True)
             experience.info["return"] = experience.returns.gather(1, at).squeeze(1)

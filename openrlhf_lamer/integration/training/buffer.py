@@ -30,7 +30,7 @@ class MicroBatch(Experience):
 
     @classmethod
     def of(cls, rows: Sequence[Experience], pad_token_id: int, tokens: int, number: int, *, ends: bool) -> MicroBatch:
-        """Join rows to a micro-batch of an optimizer step that has `tokens` sampled tokens and `number` rows."""
+        """Join rows into a micro-batch of an optimizer step that has `tokens` sampled tokens and `number` rows."""
         joined = Experience.concat_experiences(list(rows), pad_token_id)
         return cls(**vars(joined), step_tokens=tokens, step_rows=number, ends_step=ends)
 
@@ -41,7 +41,7 @@ class PlannedBuffer(NaiveReplayBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dynamic_batch = True
-        self.sample_batch_size = 1  # of what the buffer yields, which are micro-batches
+        self.sample_batch_size = 1  # the buffer yields whole micro-batches
 
     def append(self, experience: MicroBatch) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Keep a micro-batch."""
@@ -59,8 +59,8 @@ class PlannedBuffer(NaiveReplayBuffer):
     def mark(self, engine: Any, number: int) -> None:
         """Tell DeepSpeed whether this micro-batch ends its optimizer step.
 
-        The host has it take every micro-batch for the last, whereupon ZeRO-1 and ZeRO-2 keep the gradient of the last
-        only. ZeRO-3 adds them up either way.
+        The host marks every micro-batch as the last one, whereupon ZeRO-1 and ZeRO-2 keep only the gradient of the
+        actual last. ZeRO-3 adds all gradients up either way.
         """
         engine.set_gradient_accumulation_boundary(bool(self.dynamic_optimizer_step[number]))
 

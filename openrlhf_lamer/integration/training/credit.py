@@ -1,4 +1,4 @@
-"""From a batch of trials to returns, advantages and the critic's targets, one of each a turn, without tensors."""
+"""From a batch of trials to returns, advantages and the critic's targets, one of each per turn, without tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openrlhf_lamer.records import Trial
 
 @dataclass(frozen=True)
 class TurnValues:
-    """Values of the critic for the turns of a batch, one entry a turn of each live trial in order.
+    """Values of the critic for the turns of a batch, one entry per turn of each live trial, in order.
 
     Attributes:
         values: The critic's value where the turn begins; [turns].
@@ -28,7 +28,7 @@ class TurnValues:
 
 @dataclass(frozen=True)
 class Credit:
-    """Credit of the turns of a batch, one entry a turn of each live trial in order.
+    """Credit of the turns of a batch, one entry per turn of each live trial, in order.
 
     Attributes:
         trial: Index of the turn's trial among the live ones.

@@ -50,7 +50,8 @@ class LamerExperienceMaker(RemoteExperienceMaker):
         for experience in placed.experiences:
             experience.kl = None  # pyright: ignore[reportAttributeAccessIssue]  (as the host does)
         self.batch = batch
-        # A trial's seed follows from its place in the order of prompts: a resumed run deals as one without a break.
+        # A trial's seed follows from its place in the order of prompts: a resumed run deals rows like an uninterrupted
+        # one.
         seeds = [args.train.seed, *(trial.seed or 0 for trial in batch.trials)]
         dealt, batch.processed = placed.dealt(self._layout, batch.groups, seeds)
         return [*dealt]

@@ -38,7 +38,7 @@ class MergedWeight(torch.Tensor):
     """
 
     def __new__(cls, layer: Linear) -> MergedWeight:
-        """Make a tensor without memory that says what the host asks of a parameter."""
+        """Make a tensor without memory that has what the host reads from a parameter."""
         weight: Any = layer.get_base_layer().weight
         shape = getattr(weight, "ds_shape", weight.shape)
         # The host leaves out frozen parameters of a model that sees images.
@@ -76,7 +76,7 @@ class MergedWeight(torch.Tensor):
 
 
 class MergedModel:
-    """A PEFT model by its base model's names and with merged weights.
+    """A PEFT model with its base model's names and with merged weights.
 
     Args:
         model: The PEFT model.

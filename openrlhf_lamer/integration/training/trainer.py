@@ -70,7 +70,7 @@ class TrialTraining:
         log_settings(own.tensorboard_logger, own.wandb_logger, self.settings)
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """States of the host's checkpoint; those of a beginning where a kill has cut off the first one."""
+        """States of the host's checkpoint; those of a fresh start if a kill cut off the first one."""
         host: Any = super()
         return host.init_checkpoint_states() or {
             "episode": 0,
@@ -178,7 +178,7 @@ class LamerTrainingActor(TrialTraining, plain_class(TrainingActor)):
     def save_best_checkpoint(
         self, eval_metrics: dict[str, float], global_step: int, client_states: dict[str, Any] | None = None
     ) -> None:
-        """Save as the host does, but not the model that training starts from: no batch is known to go on after it."""
+        """Save as the host does, but not the initial model: no batch is known that a run could go on from."""
         host: Any = super()
         if global_step:
             host.save_best_checkpoint(eval_metrics, global_step, client_states)
@@ -199,7 +199,7 @@ class LamerGenerateSamplesActor(plain_class(GenerateSamplesActor)):
     def fit(self, episode: int, total_consumed_prompts: int) -> None:
         """Generate as the host does."""
         host: Any = super()
-        self._resumed = total_consumed_prompts > 0  # the first steps that are told are 0 then too
+        self._resumed = total_consumed_prompts > 0  # in a resumed run, the first steps reported are 0 too
         host.fit(episode, total_consumed_prompts)
 
     def _should_eval(self, global_step: int) -> bool:

@@ -27,8 +27,8 @@ class PlayerError(LamerError, ValueError):
 class Player(Policy, Protocol):
     """A scripted player of one trial.
 
-    `certain` has an entry for each turn that it has played: whether it knew the right action, and so always plays it.
-    What a model has learnt is measured there.
+    `certain` has an entry for each turn that it has played: whether it knew the right action, and so always plays it. A
+    model's skill is measured on those turns.
     """
 
     certain: list[bool]

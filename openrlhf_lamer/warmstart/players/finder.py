@@ -11,7 +11,7 @@ from openrlhf_lamer.envs.base import TextEnv
 from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
 
 DRAWS = 1000
-"""Draws after which an action that has lost is played again: in some games every legal one may have."""
+"""Draws after which an action that has lost is played again: in some games, every legal action may have lost."""
 
 
 class Finder(DemonstratedPolicy):
@@ -27,7 +27,7 @@ class Finder(DemonstratedPolicy):
         agent: The agent that is played.
         config: Configuration of trials.
         often: An action that it prefers to others while it knows nothing, such as `lamp`.
-        share: Probability of that.
+        share: Probability of playing `often` then.
         avoid: Probability that, in an attempt, it plays no action that has lost an earlier one.
         tells: Probability that a remark says what was seen; other remarks say nothing.
     """

@@ -1,1 +1,1 @@
-"""A stand-in for flash_attn with what the host's import of it names. It has no version and no kernels, on purpose."""
+"""A stand-in for flash_attn with the names that the host imports. It has no version and no kernels, on purpose."""
