@@ -29,7 +29,7 @@ KL_FINE = 0.01
 bfloat16 makes about 0.001; in runs that broke down it rose towards 1 (arXiv 2510.26788, Figure 3)."""
 
 KL_LARGE = 0.1
-"""KL, in nats per token, above which it is an alarm in itself, even in the first steps: rounding does not explain it,
+"""KL, in nats per token, above which the latest steps are an alarm without any rise: rounding does not explain it,
 but engines with other weights than the trainer do."""
 
 KL_RISE = 10.0

@@ -265,9 +265,9 @@ def _split(word: str) -> list[str]:
 
 
 def _found(name: str, value: str, folder: Path) -> str:
-    """A name that may be that of a file here, with its absolute path if it is."""
-    written = name.endswith("dataset") or value.endswith(".py")
-    return str(folder / value) if written or (folder / value).exists() else value
+    """A name that may be that of a file here: its absolute path if it is one, or can only be meant as one."""
+    meant = name.endswith("dataset") or value.endswith(".py")
+    return str(folder / value) if meant or (folder / value).exists() else value
 
 
 def _key(flag: str) -> str:

@@ -38,7 +38,7 @@ RESULT = frozenset({"num_episodes", "max_turns", "context", "memory", "reward", 
 """Fields of the configuration that every result depends on."""
 
 OPTIONAL = frozenset({"stop_on_success", "turn_budget", "reflect_on_success", "thinking"})
-"""Fields that settings name only where they are given, so that runs without them keep their settings."""
+"""Fields that settings name only where they differ from the default, so that runs of before they existed can go on."""
 
 FLAGS = {
     "stop_on_success off": "--no-stop-on-success",

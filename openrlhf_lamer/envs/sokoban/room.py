@@ -51,7 +51,7 @@ class Room:
         self.steps = (-width, width, -1, 1)
 
     def around(self, squares: int) -> int:
-        """The squares next to any of `squares`, walls and `squares` themselves among them."""
+        """All squares next to one of `squares`: also walls, and squares of the set that touch another one."""
         width = self.width
         return squares << 1 | squares >> 1 | squares << width | squares >> width
 

@@ -79,8 +79,8 @@ class WebShop(TextEnv):
         reward: "sparse" or "shaped".
 
     Goals are numbered as in the original: 0 to 499 are `test`, 500 to 1499 `dev`, the rest `train`; of fewer
-    than 5000 goals, a fifth each is held out. The splits of tasks are `train`, `eval` (the goals of `test`) and `dev`,
-    and have each goal once. A task's spec is `{"goal": 3, "catalogue": "..."}`: the number of the goal, and the
+    than 5000 goals, at most a fifth each is held out. The splits of tasks are `train`, `eval` (the goals of `test`) and
+    `dev`, and have each goal once. A task's spec is `{"goal": 3, "catalogue": "..."}`: the number of the goal, and the
     `Shop.catalogue` that it is from; another catalogue refuses it. To play without a list of tasks, a seed stands
     for a goal of the present catalogue: a seed of the evaluation range for a goal of `test`, any other for one of
     `train`. Consecutive seeds are consecutive goals, and after the last goal comes the first.
