@@ -1,7 +1,7 @@
 # Development on a machine with nothing but Python 3.11, a C++ compiler and libnuma; no GPU is needed.
 #   PYTHON       the interpreter that .venv is made with (default: python3.11, else a python3 that is 3.11 or 3.12)
-#   WORKERS      processes that run tests side by side (default: 2); each may take 9 GB for a run of the host
-#   TORCH_INDEX  PyTorch's CPU index, where pip's own index has no CPU build of torch
+#   WORKERS      processes that run tests in parallel (default: 2); each may take 9 GB for a run of the host
+#   TORCH_INDEX  PyTorch's CPU index, if pip's own index has no CPU build of torch
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 BUILT := $(VENV)/.built
 
 WORKERS ?= 2
-# A worker that is done takes tests over from the other: those of the host take minutes each.
+# An idle worker takes over tests from the other: tests of the host take minutes each.
 PYTEST = $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 usable = $(shell for p in $(1); do "$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
@@ -23,10 +23,10 @@ help: ## Show the targets
 
 venv: $(BUILT) ## Set up .venv: the host's CPU stack and this project with its development tools
 
-quickstart: $(BUILT) ## Train a tiny model on the CPU, start to end
+quickstart: $(BUILT) ## Train a tiny model on the CPU, start to finish
 	OPENRLHF_LAMER_INSTALL_SECONDS=$$(cat $(VENV)/.install-seconds) $(BIN)/openrlhf-lamer quickstart
 
-test: lint $(BUILT) ## Lint, type check and run all tests, those with the real host included
+test: lint $(BUILT) ## Lint, type check and run all tests, including those with the real host
 	$(PYTEST)
 
 test-fast: lint ## The first half: lint, types, and the tests that do not start the real host
@@ -57,7 +57,7 @@ site: $(STAMP) ## Build the site into site/, without network; any warning fails
 package: $(STAMP) ## Build sdist and wheel in dist/
 	$(BIN)/python -m build --no-isolation
 
-# Resolved, not installed; without a virtual environment too: make resolve UV=uv
+# Resolves without installing; also works without a virtual environment: make resolve UV=uv
 UV ?= $(BIN)/uv
 resolve: ## Check with the resolver that the extra gpu can be installed; needs a package index
 	@mkdir -p build
@@ -70,8 +70,8 @@ clean: ## Remove caches and build outputs (not .venv)
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
-# uv takes torch as it is, so pip puts it there first: from the index above, or from where pip finds a CPU build.
-# uv compiles no bytecode unless told to: where PYTHONDONTWRITEBYTECODE is set, every process of a run would compile vLLM.
+# uv keeps an installed torch, so pip installs it first: from the index above, or from where pip finds a CPU build.
+# uv compiles bytecode only if told to: otherwise, with PYTHONDONTWRITEBYTECODE set, every process would compile vLLM.
 $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cpu-overrides.txt
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; set PYTHON." >&2; exit 1; }
 	@date +%s > .install-began
@@ -82,7 +82,7 @@ $(STAMP): pyproject.toml openrlhf_lamer.pth requirements/cpu.txt requirements/cp
 		--override requirements/cpu-overrides.txt
 	touch $@
 
-# DeepSpeed compiles two small extensions when they are first used; done here, it doesn't count as a test's time.
+# DeepSpeed compiles two small extensions on first use; done here, this does not count as a test's time.
 $(BUILT): $(STAMP)
 	$(BIN)/python -m openrlhf_lamer.integration.cpu.prebuild
 	@test ! -f .install-began || expr $$(date +%s) - $$(cat .install-began) > $(VENV)/.install-seconds
