@@ -52,7 +52,7 @@ def run_(
     out: Out = Path("runs/learning"),
     model: Model = None,
 ) -> None:
-    """Run what is not finished of an experiment, one training at a time; the same command goes on."""
+    """Run the unfinished part of an experiment, one training at a time; the same command resumes it."""
     experiment = _experiment(which)
     chosen = _arms(experiment, arms)
     try:
@@ -67,7 +67,7 @@ def run_(
     stages = list(plan(experiment, setup, chosen, numbers))
 
     def after(stage: Stage) -> None:
-        # Evaluations that follow a training fill rows of the same report.
+        # Evaluations after a training fill rows of the same report.
         if stage.folder.is_relative_to(setup.folder / "train"):
             _say(console, write(experiment, setup))
 
@@ -80,7 +80,7 @@ def run_(
 
 @app.command("report")
 def report(which: Which, out: Out = Path("runs/learning"), model: Model = None) -> None:
-    """Write tables (Markdown, CSV) and curves (PNG) from what is there, of all arms and seeds."""
+    """Write tables (Markdown, CSV) and curves (PNG) from the results so far, of all arms and seeds."""
     experiment = _experiment(which)
     setup = _setup(experiment, out, model)
     files = write(experiment, setup)
@@ -96,7 +96,7 @@ def _say(console: Console, files: Sequence[Path]) -> None:
 
 def _setup(experiment: Experiment, out: Path, model: Path | None) -> Setup:
     game = experiment.game if model is None else pretrained(experiment.game)
-    # Processes of a training have other working directories.
+    # Training processes run in other working directories.
     return Setup(game, out.absolute(), model and model.absolute())
 
 

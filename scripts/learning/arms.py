@@ -1,4 +1,4 @@
-"""Arms, the flags in which trainings of one game differ, and the experiments that compare them."""
+"""Arms (the flags in which trainings of one game differ) and the experiments that compare them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Arm:
         about: Description in a few words.
         flags: Flags of the training on top of the game's.
         single: Whether it trains on single attempts: N times as many, so that an update has as many episodes. It is
-            evaluated on trials of N all the same, and without memory at the end.
+            still evaluated on trials of N, and at the end without memory too.
         memory: Memory between episodes, if not the game's.
     """
 
@@ -49,8 +49,8 @@ class Experiment:
     cross: bool = False
 
 
-# Not the paper's lamer_gigpo: it compares first turns of all episodes, since they begin in one state, though later ones
-# know more. lamer_hgpo compares those with equal memory.
+# Not the paper's lamer_gigpo, which compares the first turns of all episodes because they begin in one state, though
+# later ones know more. lamer_hgpo compares only those with equal memory.
 _LAMER = Arm("lamer", "trials of N episodes, γ_traj 0.6, lamer_hgpo")
 _RL = Arm("rl", "single attempts, as many episodes an update", single=True)
 _GAMMAS = tuple(
@@ -63,7 +63,7 @@ _FIXED = Arm(
 )
 _MEMORIES = tuple(Arm(f"lamer-{memory}", f"memory {memory}", memory=memory) for memory in ("history", "reflection"))
 _ESTIMATORS = tuple(
-    # A critic learns a function that is not there yet: it may go faster than the policy.
+    # A critic starts from scratch, so it may learn faster than the policy.
     Arm(
         name,
         f"estimator {name}",
@@ -83,7 +83,7 @@ _GRPO = Arm("grpo", "single attempts, the host's group_norm", ("--algo.advantage
 
 
 def _methods(game: Game) -> Experiment:
-    """Ways to train across attempts, and those that do without."""
+    """Arms that train across attempts, and arms that do not."""
     k = str(game.attempts)
     best = Arm(
         "pkpo",

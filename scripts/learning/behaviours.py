@@ -1,7 +1,7 @@
 """Behaviours of a player by name: which of its choices could have shown one, and which did.
 
 A behaviour has a value of 0 or 1 for each choice, by task, so that its share has an interval over tasks. Failed trials
-are left out. A behaviour without any choice that could have shown it has no name in the result.
+are left out. A behaviour that no choice could have shown is left out of the result.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def behaviours(trials: Iterable[Trial]) -> dict[str, Samples]:
 
 
 def _any(trial: Trial) -> Shown:
-    """Every game's.
+    """Those of every game.
 
     - `valid actions`: of play turns.
     - `remark found`: of reflections.
-    - `wins attempt 2`: of second attempts, after a lost first.
+    - `wins attempt 2`: of second attempts that follow a lost first.
     - `repeats a mistake`: of attempts after one with a known mistake, such as an empty door or a mine.
     """
     for turn in trial.turns:

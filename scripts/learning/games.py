@@ -31,8 +31,8 @@ class Game:
         demonstrations: Trials that the warm start imitates.
         passes: Passes over them.
         imitation: Further flags of the warm start.
-        max_new_tokens: Most tokens of a reply.
-        max_length: Most tokens of a prompt and its reply.
+        max_new_tokens: Maximum tokens of a reply.
+        max_length: Maximum tokens of a prompt and its reply.
         steps: Training steps.
         tasks: Tasks per step.
         group: Trials per task; single attempts are `attempts` times as many.
@@ -74,7 +74,7 @@ class Game:
 
     @property
     def references(self) -> Mapping[str, Sequence[float]]:
-        """Success within 1 to `attempts` attempts of known players, by name; see `TextEnv.references`."""
+        """Success of known players within 1 to `attempts` attempts, by name; see `TextEnv.references`."""
         env = envs.make(self.env, **self.options)
         try:
             return env.references(self.attempts, self.max_turns or self.agent.max_turns)
@@ -119,7 +119,7 @@ GAMES = {
             {"size": 3, "mines": 2},
             attempts=3,
             memory="both",
-            panel_size=114,  # all boards that are held out
+            panel_size=114,  # all held-out boards
             context="episode",
             max_turns=6,
             passes=4,
@@ -133,10 +133,10 @@ GAMES = {
 
 
 def pretrained(game: Game) -> Game:
-    """A game as a pretrained model trains on it: with its weights, few demonstrations and small steps are enough.
+    """A game as a pretrained model trains on it: few demonstrations and small steps are enough.
 
-    A step has a quarter of the tasks, and an evaluation 64, so that a model of 135 million parameters is trained on
-    two cores in an hour or two.
+    A step has a quarter of the tasks, and an evaluation 64, so that a model of 135 million parameters trains on two
+    cores in an hour or two.
     """
     return replace(
         game,

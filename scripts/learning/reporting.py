@@ -26,7 +26,7 @@ FIRST, SECOND = "success@1", "wins attempt 2"
 
 
 def write(experiment: Experiment, setup: Setup) -> list[Path]:
-    """Write an experiment's Markdown, CSV and PNG from what is there; returns their paths, none before an evaluation.
+    """Write an experiment's Markdown, CSV and PNG; returns their paths, none before the first evaluation.
 
     Raises:
         RunError: A file of trials cannot be read.
@@ -53,7 +53,7 @@ def names(experiment: Experiment, found: Sequence[Found]) -> list[str]:
 
 
 def final(experiment: Experiment, found: Sequence[Found]) -> Table:
-    """A row an arm at its latest evaluation, over seeds; before them known players and the warm start."""
+    """A row per arm at its latest evaluation, over seeds, after rows of known players and the warm start."""
     attempts, columns = experiment.game.attempts, names(experiment, found)
     rows: list[tuple] = []
     references = experiment.game.references
@@ -97,7 +97,7 @@ def reached(found: Found, attempts: int, references: Mapping[str, Sequence[float
 
 
 def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
-    """A row an arm: how far the first arm is above it, paired by task, if both were evaluated at the same step."""
+    """A row per arm: how far the first arm is above it, paired by task, if both were evaluated at the same step."""
     first, columns = found[0], names(experiment, found)
     rows: list[tuple] = []
     for each in found[1:]:
@@ -110,7 +110,7 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
 
 
 def second(experiment: Experiment, found: Sequence[Found]) -> Table:
-    """A row an arm: how much more often its second attempt wins, after a lost first, than its first one."""
+    """A row per arm: how much more often its second attempt (after a lost first) wins than its first."""
     start = next((each for each in found if 0 in each.evaluations), None)
     rows = [] if start is None else [(BEFORE, 0, gained(start.evaluations[0].values()))]
     rows += [(each.arm.name, each.last, gained(each.evaluations[each.last].values())) for each in found if each.last]
@@ -126,7 +126,7 @@ def gained(runs: Iterable[Measures]) -> Estimate | None:
 
     The first share is a ratio of two means over tasks. The interval is that of the mean of its linear approximation.
     """
-    # Of each task: shares of trials that won their first attempt, and that lost it and won their second.
+    # Per task: shares of trials that won their first attempt, and of those that lost it and won their second.
     won = [
         {task: (fmean(own), sum(run.get(SECOND, {}).get(task, ())) / len(own)) for task, own in run[FIRST].items()}
         for run in runs
@@ -167,7 +167,7 @@ def crossed(experiment: Experiment, found: Sequence[Found]) -> Iterator[Table]:
 
 
 def course(experiment: Experiment, found: Sequence[Found]) -> Table:
-    """All measures of all evaluations: a row an arm and step."""
+    """All measures of all evaluations: a row per arm and step."""
     columns = names(experiment, found)
     rows = [
         (f"{each.arm.name}, step {step}", len(seeds), *(each.at(step, name) for name in columns))

@@ -32,7 +32,7 @@ class Found:
     Attributes:
         arm: The arm.
         evaluations: Measures by step, then by seed.
-        apart: Wins of attempts without memory, by seed; only of an arm with single attempts.
+        apart: Wins of attempts without memory, by seed; only for an arm with single attempts.
         diversity: Diversity of first attempts at the end of the training; None before a training is finished.
         cross: Trials of each cell of the cross table, by seed.
     """
@@ -59,7 +59,7 @@ class Found:
 
 
 def find(experiment: Experiment, setup: Setup) -> list[Found]:
-    """Results of all arms, of all seeds that are there.
+    """Results of all arms, for all seeds found.
 
     Raises:
         RunError: A file of trials cannot be read.
@@ -91,7 +91,7 @@ def measures(trials: Sequence[Trial], attempts: int) -> Measures:
 
 
 def _end(file: Path, game: Game, arm: Arm) -> Iterator[Way]:
-    """Paths of the trials between the last two evaluations: of each task as many as a group of LaMer's has."""
+    """Paths of the trials between the last two evaluations: for each task, as many as in a group of LaMer's."""
     group = game.group * (game.attempts if arm.single else 1)
     taken: dict[tuple[int | None, int | None], int] = {}
     for entry in read_entries(file, last=game.every * game.tasks * group):
@@ -116,5 +116,5 @@ def _finished(folder: Path) -> bool:
 
 
 def _seeds(folder: Path) -> list[int]:
-    """Seeds that have a folder beside this one."""
+    """Seeds that have a folder next to this one."""
     return sorted(int(each.name.removeprefix("seed-")) for each in folder.parent.glob("seed-*"))

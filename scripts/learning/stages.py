@@ -1,6 +1,6 @@
 """Stages of an experiment as data: commands in their order, and the folders that they fill.
 
-Each model that training may start from has a folder, with one for each game in it:
+Each starting model has a folder, with a folder for each game in it:
 `data/`, `warmstart/seed-N/`, `train/ARM/seed-N/`, `eval/ARM/seed-N/` and `cross/ARM/seed-N/`.
 """
 
@@ -67,7 +67,7 @@ class Setup:
 
 
 def plan(experiment: Experiment, setup: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> Iterator[Stage]:
-    """Stages of an experiment, seed by seed: after the first seed there is something to compare."""
+    """Stages of an experiment, seed by seed, so that arms can be compared after the first seed."""
     game = setup.game
     number = game.steps * game.tasks
     yield from task_stages(setup.folder / "data", game.env, game.options, number, game.panel, game.panel_size)
@@ -143,7 +143,7 @@ def _cross(setup: Setup, arm: Arm, seed: int) -> Stage:
         *_lengths(game),
         *("--seed", str(seed), "--out", str(folder)),
     )
-    # Of the last of the cells, which are played one after the other.
+    # The results of the last cell: cells are played one after the other.
     last = folder / cells(LamerConfig(num_episodes=game.attempts, memory=memory))[-1].folder / TRIALS
     return Stage(f"seed {seed}: cross table of {arm.name}", folder, command, last, game.panel_size, folder)
 
