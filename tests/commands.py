@@ -1,4 +1,4 @@
-"""Runs the training command, as far as its checks."""
+"""Runs the training command up to the end of its checks."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from openrlhf_lamer.tasks import seeded_tasks, write_dataset
 from openrlhf_lamer.trial import run_trial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Models here are tiny: more threads wait for each other, and on a machine that is busy for very long.
+# Models here are tiny: more threads only wait for each other, very long on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CORPUS = [
@@ -38,7 +38,7 @@ CORPUS = [
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_games(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep environments' files of this session in a folder of its own, not in the user's."""
+    """Keep environments' files of this test session in a folder of their own, not in the user's."""
     os.environ["OPENRLHF_LAMER_CACHE"] = str(tmp_path_factory.mktemp("kept"))
 
 
@@ -56,7 +56,7 @@ def other_python() -> str:
 
 @pytest.fixture(scope="session")
 def need() -> Callable[[str], None]:
-    """Skips the test, with the reason, where what an environment needs is not installed."""
+    """Skips the test, with the reason, if an environment's requirements are not installed."""
 
     def installed(name: str) -> None:
         try:
@@ -69,9 +69,9 @@ def need() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def browsed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path | str, str], str]:
-    """Opens a file or an address, with what stands behind `#`, and gives what the browser makes of it.
+    """Opens a file or an address with a `#` fragment, and returns the page as the browser renders it.
 
-    That is HTML without code and data.
+    It is HTML without code and data.
     """
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -148,7 +148,7 @@ def play(chat: Chat, minesweeper: Agent) -> Callable[..., Trial]:
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The least command line that is right."""
+    """The shortest valid command line."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a Ray that runs on this machine is not to be joined
     (tmp_path / "model").mkdir()
@@ -172,7 +172,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @pytest.fixture
 def maker() -> Callable[..., Any]:
-    """Makes the host's experience maker, by default for groups of four, one that calls no model.
+    """Makes an experience maker of the host that calls no model, by default for groups of four.
 
     Log-probabilities and divergences are zero, the critic's values random.
     """

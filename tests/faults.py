@@ -81,13 +81,13 @@ class Plan:
 
 
 class Faulty(TextEnv):
-    """Pays the number that is played, is over at the second turn, is won only by 9, and breaks as planned."""
+    """Pays the number that is played, ends at the second turn, is won only by 9, and breaks as planned."""
 
     name = "faulty"
     plan: Plan = Plan()
 
     def __init__(self, reward: Any = "sparse") -> None:
-        self.plan = type(self).plan  # a call that hangs in one test goes on in the next, and is not to break that
+        self.plan = type(self).plan  # a call that hangs in one test goes on in the next, which it must not break
         self.plan.breaks("make", None)
         super().__init__(reward)
         self.count = 0
@@ -123,7 +123,7 @@ class Engine:
     """Answers as the host's rollout actor does, with numbers at random and remarks, and breaks as planned.
 
     Args:
-        reply: What it says instead where `plan` has it say something: token ids.
+        reply: Token ids that it says instead, where `plan` has it say something.
     """
 
     def __init__(self, chat: Chat, plan: Plan, reply: Sequence[int] = ()) -> None:
@@ -253,7 +253,7 @@ def rollout(chat: Chat, tokenizer: Any, plan: Plan, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def train(maker: Callable[..., Any]) -> Callable[..., tuple[TrialBatch, dict[str, float]]]:
-    """Takes a rollout through rows and credit, holds what comes of it against the design, and returns the log."""
+    """Takes a rollout through rows and credit, checks the result against the design, and returns the log."""
 
     def step(rollout: Rollout, estimator: str = "lamer_gigpo") -> tuple[TrialBatch, dict[str, float]]:
         made = maker(estimator, config=rollout.config)
@@ -289,7 +289,7 @@ def check_rows(batch: TrialBatch, experiences: list[Any]) -> None:
 
 
 def check_baselines(batch: TrialBatch, estimator: str, config: LamerConfig) -> None:
-    """A group with failed trials has the advantages of the group of the trials that it has."""
+    """A group with failed trials has the advantages of a group of its live trials alone."""
     assert batch.advantages is not None
     for group in np.unique(batch.groups):
         own = [i for i in batch.live if batch.groups[i] == group]

@@ -94,7 +94,7 @@ def processes(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get(FOLDER) == str(folder):
-                # Children by themselves: Ray's workers write their titles over their environment.
+                # Children too: Ray's workers overwrite their environment with their titles.
                 found |= {process, *process.children(recursive=True)}
     return list(found)
 
@@ -190,7 +190,7 @@ def seeds(numbers: range) -> list[int]:
 
 
 def kill_engine(folder: Path) -> int:
-    """Kill the one rollout engine of the run in a folder, as the kernel does where memory is short; its process."""
+    """Kill the only rollout engine of the run in a folder, as the kernel does when memory is short; its process id."""
     (engine,) = (each for each in processes(folder) if "ray::LamerRolloutActor" in " ".join(each.cmdline()))
     engine.kill()
     return engine.pid

@@ -21,7 +21,7 @@ from openrlhf_lamer.integration.rollout.sample import TrialExperience
 
 
 def failed(seed: int) -> Trial:
-    """A trial that its engine failed."""
+    """A trial that failed because of its engine."""
     return Trial(Task("minesweeper", seed=seed), (), Failure(FailureKind.ENGINE, "generate", "boom"))
 
 

@@ -1,4 +1,4 @@
-"""Shell commands on pages, each read by the program that it calls, which starts nothing."""
+"""Shell commands on pages, each parsed by the program that it calls, without starting anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class UnknownCommandError(Exception):
 
 
 def commands(block: str) -> Iterator[list[str]]:
-    """The commands of a block, as words; what they redirect is left out."""
+    """The commands of a block, as words, without redirections."""
     for line in block.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -69,7 +69,7 @@ def check_block(block: str) -> int:
 
 
 def _ours(arguments: Sequence[str]) -> None:
-    """`openrlhf-lamer ...`, read as far as its command."""
+    """`openrlhf-lamer ...`, parsed but not run."""
     command: Any = typer.main.get_command(app)
     context: Any = None
     rest = list(arguments)
@@ -81,7 +81,7 @@ def _ours(arguments: Sequence[str]) -> None:
         command = found
     try:
         context = command.make_context(command.name, rest)
-    except Exception as error:  # of the parser, whose classes Typer keeps to itself
+    except Exception as error:  # an error of the parser, whose classes are private to Typer
         raise UnknownCommandError(f"openrlhf-lamer {shlex.join(arguments)}: {error}") from error
     if arguments[0] == "train":
         _training(recipes.resolve(recipes.read(context.params["recipe"]), context.args, context.params["run"]))
@@ -122,7 +122,7 @@ def _make(arguments: Sequence[str]) -> None:
 
 
 def _pip(arguments: Sequence[str]) -> None:
-    """An installation of this package, with extras that there are."""
+    """An installation of this package, with extras that exist."""
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]

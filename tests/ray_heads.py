@@ -21,7 +21,7 @@ PATIENCE = ("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "RAY_raylet_st
 def takes_jobs(port: int) -> bool:
     """Whether Ray takes a job that does nothing: the dashboard answers long before the agent that starts jobs does.
 
-    On a busy machine a job takes a minute to start. Asked more often, Ray would start one more for each request.
+    On a busy machine a job takes a minute to start. Each further request would make Ray start another one.
     """
     nothing = json.dumps({"entrypoint": "true"}).encode()
     request = urllib.request.Request(

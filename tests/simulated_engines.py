@@ -52,7 +52,7 @@ def trial_of(label: str, sample: int, seed: int, outcome: str) -> Trial:
 
 
 class Simulated:
-    """Engines of which one ends a trial, chosen at random, whenever somebody waits for one."""
+    """Engines: whenever a caller waits, one of them, chosen at random, ends a trial."""
 
     def __init__(self, engines: int, seed: int, outcome: Callable[[Task, int], str]) -> None:
         self.rng = random.Random(seed)

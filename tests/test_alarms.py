@@ -1,4 +1,4 @@
-"""Which figures raise an alarm, how often it is said, and that what it advises exists."""
+"""Which figures raise an alarm, how often it is reported, and that what it advises exists."""
 
 from __future__ import annotations
 

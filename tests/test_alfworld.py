@@ -52,7 +52,7 @@ class TestEngine:
         assert any(rows[-1][-1] for rows in stock)
 
     def test_the_grammar_is_that_of_the_game_whatever_its_goal(self) -> None:
-        """A goal with signs of the grammar takes the slow way, and says the same."""
+        """A goal that contains grammar symbols takes the slow path and gives the same text."""
         text = wheel.grammar()
         plain = games.parse(text.replace("UNKNOWN GOAL", "put a mug on desk"))
         signs = games.parse(text.replace("UNKNOWN GOAL", "put {'a' + ' mug'} on desk"))
@@ -117,7 +117,7 @@ class TestEngine:
         assert planner._idle == idle
 
     def test_games_played_at_once_do_not_meet(self) -> None:
-        """Two in turns answer as each does by itself."""
+        """Two games played alternately answer as each does by itself."""
         alone = [transcript(file_of(name), 12) for name in NAMES[:2]]
         plays = [games.Play(), games.Play()]
         texts = [[play.begin(games.load(file_of(name)))] for play, name in zip(plays, NAMES, strict=False)]

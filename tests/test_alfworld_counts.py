@@ -41,7 +41,7 @@ def scenes(task_type: str, num: int) -> list[generator.Scene]:
 class TestGames:
     @pytest.mark.parametrize("task_type", TASK_TYPES)
     def test_each_figure_is_within_a_third_of_the_official_one(self, task_type: str) -> None:
-        """And of those of a smaller sample, where its noise is added: hidden copies are few in two of the types."""
+        """And of those of a smaller sample, with a margin for its noise: two of the types have few hidden copies."""
         games = census.drawn(task_type, 1000 if task_type == "look_at_obj_in_light" else 500)
         ours, theirs = census.figures(games, games), counts.load().figures[task_type]
         for name, sampled in zip(("copies", "hidden", "opens", "things", "commands"), SAMPLED[task_type], strict=True):
@@ -51,7 +51,7 @@ class TestGames:
         assert ours.most_commands <= generator.MOST_COMMANDS == 10
 
     def test_what_is_looked_for_begins_where_it_does_officially(self) -> None:
-        """Shares of receptacles over all targets, against a plain count over the table: 3 standard errors."""
+        """Shares of receptacles over all targets, against a plain count over the table, within 3 standard errors."""
         for task_type in TASK_TYPES:
             official: Counter[str] = Counter()
             for targets in counts.load().tasks[task_type].values():
@@ -78,7 +78,7 @@ class TestGames:
         assert max(len(generator.plan(scene)) for scene in scenes("pick_two_obj_and_place", 200)) == 8
 
     def test_the_plan_takes_what_is_in_sight(self) -> None:
-        """Of a copy in a drawer and one on a desk, that on the desk; into an open shelf, not a closed cabinet."""
+        """It takes the copy on a desk, not the one in a drawer, and uses an open shelf, not a closed cabinet."""
         places = {
             "Cabinet|1": (0, 0, 0, 0),
             "Cabinet|2": (1, 0, 0, 0),
@@ -96,7 +96,7 @@ class TestGames:
         ]
 
     def test_the_benchmark_prints_ours_beside_the_official_ones(self) -> None:
-        """Few games are noisy, so that it may say either way whether figures are off."""
+        """With so few games the figures are noisy, so the verdict may go either way."""
         benchmark = [sys.executable, str(ROOT / "benchmarks" / "alfworld_games.py"), "--games", "10"]
         done = subprocess.run(benchmark, capture_output=True, text=True, check=False)
         off = int(re.findall(r"figures off by more than a third: (\d+)", done.stdout)[0])
@@ -174,7 +174,7 @@ class TestCensus:
     def test_one_command_counts_the_official_games(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """The six games at hand as if they were the training split."""
+        """The six bundled games stand in for the training split."""
         shutil.copytree(DATA / "valid_seen", tmp_path / catalogue.FOLDER / "train")
         monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path))
         monkeypatch.setattr(counts, "FILE", tmp_path / "counts.json")

@@ -1,4 +1,4 @@
-"""Benchmarks run, and what they watch holds at a small size."""
+"""Benchmarks run, and the properties they watch hold at a small size."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_trials_leave_nothing_behind_in_any_process() -> None:
 
 
 def test_a_slope_is_told_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdict of a soak: a leak over a level that sways and jumps, in a short run and a long one."""
+    """Verdict of a soak: a leak on a baseline that drifts and jumps, in a short run and a long one."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     growth = runpy.run_path(str(BENCHMARKS / "soak.py"))["Growth"]
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Messages to ids: chats that go on, text that must not become control, tags."""
+"""Messages to ids: chats that go on, text that must not become control tokens, tags."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class HotCold(TextEnv):
 
 
 class HotColdRepaired(HotCold):
-    """The same, after what one round says was done."""
+    """The same, with the fixes that one round of messages asks for."""
 
     def __init__(self, top: int = 10, reward: Any = "sparse") -> None:
         TextEnv.__init__(self, reward)

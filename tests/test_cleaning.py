@@ -1,4 +1,4 @@
-"""Text that is cleaned becomes neither control tokens nor our tags, whatever the tokenizer and however it is put."""
+"""Text that is cleaned becomes neither control tokens nor our tags, whatever the tokenizer and the disguise."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def hostile_texts(chat: Chat) -> st.SearchStrategy[str]:
 
 
 def holds_a_tag(text: str) -> bool:
-    """Whether someone who overlooks case, accents, width and what does not show reads a tag of ours."""
+    """Whether a reader who ignores case, accents, width and invisible characters sees one of our tags."""
     seen = unicodedata.normalize("NFKD", text)
     seen = "".join(char for char in seen if unicodedata.category(char) not in ("Cf", "Cc", "Mn") or char in "\n\t")
     return re.search(r"</?(action|remark)\b", seen, re.IGNORECASE) is not None
@@ -184,7 +184,7 @@ def test_no_cut_makes_two_harmless_pieces_of_a_token_or_a_tag(chats: dict[str, C
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_message_that_nobody_cleaned_makes_no_control_tokens(chats: dict[str, Chat], name: str) -> None:
-    """Message of an agent's own template, which may mean marks such as <think> as such."""
+    """A message of an agent's own template, which may contain marks such as <think> on purpose."""
     chat = chats[name]
     special = {str(token) for token in chat.tokenizer.added_tokens_decoder.values() if token.special}
 
@@ -294,7 +294,7 @@ def test_a_breaker_of_overlapping_words_leaves_none() -> None:
 def test_a_word_of_one_character_becomes_a_space() -> None:
     breaks = Breaker(["§", "a b", "｜"])
     assert breaks("x§y § z") == "x y   z"
-    assert breaks("1 | 2 ｜ 3") == "1   2   3"  # what a normaliser makes of the token is one, too
-    assert breaks("a§b") == "a  b"  # the space that comes for it completes no other word
+    assert breaks("1 | 2 ｜ 3") == "1   2   3"  # the token's normalised form is a token too
+    assert breaks("a§b") == "a  b"  # the space in its place completes no other word
     assert breaks("a§") + breaks("b") == "a  b"
     assert Breaker(["é"])("été, e") == " t , e"

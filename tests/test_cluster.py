@@ -1,4 +1,4 @@
-"""A cluster on one machine, several Ray nodes of it: who runs where, and what a node that is lost costs."""
+"""A cluster of several Ray nodes on one machine: who runs where, and what losing a node costs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Nodes:
         """Lose a node with all that runs on it, at once."""
         own = [pid for _, node, pid in self.actors() if node == name]
         self.ray.remove_node(self.known.pop(name), allow_graceful=False)
-        for pid in own:  # on a machine that is lost they go with it; here, when they miss Ray's other processes
+        for pid in own:  # on a lost machine they die with it; here, when they miss Ray's other processes
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -185,7 +185,7 @@ def check(folder: Path, log: Path, steps: range) -> None:
 def test_training_survives_the_loss_of_environments_and_is_resumed_after_that_of_its_engine(
     workshop: Path, nodes: Nodes, tmp_path: Path
 ) -> None:
-    """Training on the head loses one node, then another; the same command goes on, with a new one."""
+    """Training on the head loses one node, then another; the same command resumes with a new one."""
     from safetensors.torch import load_file
 
     line, log = command(workshop, tmp_path), tmp_path / "log"

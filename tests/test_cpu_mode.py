@@ -26,7 +26,7 @@ needs_host = pytest.mark.skipif(importlib.util.find_spec("openrlhf") is None, re
 
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for /dev, with no variable set that matters."""
+    """A folder that stands in for /dev, with none of the relevant variables set."""
     folder = tmp_path / "dev"
     folder.mkdir()
     monkeypatch.setattr(environment, "DEVICES", folder)
@@ -47,7 +47,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def in_cpu_mode(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own that carries the variable."""
+    """Run code in a process of its own that has the variable set."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPENRLHF_LAMER_")}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -86,7 +86,7 @@ def test_hidden_devices_stay_hidden_in_the_workers(devices: Path, monkeypatch: p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     cpu.install()
     variables = cpu.worker_env()
-    # In a worker Ray writes its logical devices into the variable.
+    # In a worker, Ray sets the variable to its logical devices.
     monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, hooks.HookFinder)])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv(cpu.ENV_VAR, variables[cpu.ENV_VAR])

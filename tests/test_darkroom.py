@@ -167,7 +167,7 @@ def test_what_is_seen_is_the_oracles_step_once_the_goal_is_shown() -> None:
 
 @cache
 def outcomes(size: int, turns: int) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Sets of goals that attempts show (if they can be reached at all) and win, each with a walk that does it.
+    """Sets of goals (those within reach) that an attempt shows and wins, each pair with a walk that does it.
 
     Each sequence of `turns` actions is played on each goal, until the goal shows itself; from there, the player walks
     to it. A set is a whole number, with a bit for each goal.
@@ -187,7 +187,7 @@ def outcomes(size: int, turns: int) -> dict[tuple[int, int], tuple[str, ...]]:
 
 
 def wins(env: DarkRoom, task: Task, walk: Sequence[str], *, knows: bool = False) -> tuple[bool, bool]:
-    """Whether the goal shows itself during a walk, and whether the player then reaches it; one who `knows` it goes."""
+    """Whether the goal shows itself during a walk, and whether the player, who may know it (`knows`), reaches it."""
     env.reset(task)
     shown = False
     for action in walk:
@@ -200,7 +200,7 @@ def wins(env: DarkRoom, task: Task, walk: Sequence[str], *, knows: bool = False)
 
 @pytest.mark.parametrize(("size", "turns"), [(5, 1), (5, 2), (5, 3), (5, 4), (5, 5), (7, 3), (7, 4), (7, 5), (9, 4)])
 def test_no_player_wins_more_than_the_optimum_and_one_wins_as_much(size: int, turns: int) -> None:
-    """All that a player can choose are the steps in the dark of each attempt: all combinations are tried."""
+    """A player can only choose each attempt's steps in the dark: all combinations are tried."""
     goals = len(by_goal(size))
     ends = {won for _, won in outcomes(size, turns)}
     searches = {shown for shown, _ in outcomes(size, turns)}
@@ -212,7 +212,7 @@ def test_no_player_wins_more_than_the_optimum_and_one_wins_as_much(size: int, tu
 
 
 def several(searches: set[int], number: int) -> set[tuple[int, ...]]:
-    """Choices of `number` searches, without a search that shows less than another one."""
+    """Choices of `number` searches, leaving out those that show only a part of what another shows."""
     best = [one for one in searches if not any(one != other and one & ~other == 0 for other in searches)]
     return set(combinations_with_replacement(best, number))
 
@@ -226,7 +226,7 @@ def test_the_optimum_of_the_default_room_is_known() -> None:
 
 
 def test_a_player_of_the_trial_wins_what_the_optimum_says(play: Callable[..., Trial], chat: Chat) -> None:
-    """Two walks, and from the moment on that the goal shows itself straight to it; through the loop of trials."""
+    """Two walks, which head straight for the goal once it shows itself; played by the trial loop."""
     agent = load_agent("openrlhf_lamer.agents.darkroom")[0]
     found, goals = outcomes(5, 4), by_goal(5)
     first, second = max(product(found, found), key=lambda two: (two[0][0] | two[1][1]).bit_count())

@@ -151,7 +151,7 @@ def test_what_belongs_to_a_row_stays_with_it(maker: Maker, forest: bool) -> None
 
 
 def test_advantages_are_weighed(maker: Maker) -> None:
-    """By turn: turns of 1 to 4 tokens, each as much as the others in sum."""
+    """By turn: turns of 1 to 4 tokens all have the same total weight."""
     found = {}
     for by in ("token", "turn"):
         made = maker("lamer_gigpo", config=LamerConfig(loss_weight=by))

@@ -1,4 +1,4 @@
-"""Which trial starts where: properties of the dispatcher on whatever loads, and what it expects of trials."""
+"""Which trial starts where: properties of the dispatcher under any load, and what it expects of trials."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_occupancy_is_a_mean_over_the_time_in_which_something_ran(changes: list[
 
 
 def test_balance_pays_where_lengths_vary() -> None:
-    """Longest first against the order given, on lengths as they are: a shorter tail in the mean."""
+    """Longest first against the given order, on real lengths: the tail is shorter on average."""
     ratios = []
     for seed in range(20):
         rng = random.Random(seed)

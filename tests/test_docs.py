@@ -1,4 +1,4 @@
-"""The pages that show code: it runs as it stands there."""
+"""The pages that show code: it runs as written."""
 
 from __future__ import annotations
 

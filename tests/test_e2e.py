@@ -1,6 +1,6 @@
 """The real host on the CPU: Ray, vLLM and DeepSpeed train a tiny model, and what they did is checked.
 
-A start of the host takes about a minute, a step a few seconds, so each run is asked as much as it can answer.
+A start of the host takes about a minute, a step a few seconds, so each run checks as much as it can.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Fake:
 
 
 def said(text: str, finish: str = "stop", **message: Any) -> dict[str, Any]:
-    """An answer that serves as one of either kind, with ids where text is one a character."""
+    """An answer that serves both kinds of request: a chat message, or text with token ids."""
     choice = {"message": {"content": text, **message}, "text": text, "finish_reason": finish}
     return {"choices": [{**choice, "token_ids": [1, 2, 3]}], "usage": {}}
 
@@ -111,7 +111,7 @@ def ask(
     patience: float = 5.0,
     **server: Any,
 ) -> list[Generation | BaseException]:
-    """The replies to prompts that are sent at once; what was raised in place of one is in its place."""
+    """The replies to prompts sent all at once; an error stands in the place of its reply."""
 
     async def main() -> list[Generation | BaseException]:
         asked = Server(fake.url, "m", patience=patience, **server)

@@ -1,4 +1,4 @@
-"""Runs of evaluation: kept full, resumable, and the same whatever the concurrency."""
+"""Evaluation runs: their slots stay full, they can be resumed, and concurrency changes no result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTINGS = {"model": "a", "sampling": {"temperature": 0.7}}
 
 
 class Recorder:
-    """Plays a job by noting it; fails where it is told to."""
+    """Only records the jobs that it plays; fails where it is told to."""
 
     def __init__(self, failures: dict[int, Exception | FailureKind] | None = None) -> None:
         self.played: list[Job] = []

@@ -40,7 +40,7 @@ def evaluate(*arguments: str, code: int = 0) -> str:
 
 
 def wins(env: TextEnv, tasks: list, max_turns: int) -> int:
-    """Tasks that the oracle wins in one attempt, played without any of the trial loop."""
+    """Tasks that the oracle wins in one attempt, played without the trial loop."""
     won = 0
     for task in tasks:
         env.reset(task)
@@ -132,7 +132,7 @@ def test_alfworld_is_evaluated_with_thirty_turns(tmp_path: Path, need: Callable[
 
 
 def test_a_panel_says_how_many_turns_there_are(tmp_path: Path) -> None:
-    """Those that it says, else the agent's; what is typed wins. The run says which version of the panel it is on."""
+    """The panel's number, else the agent's; a flag overrides both. The run records the panel's version."""
     shares = {}
     for name, more in (("4-mines", ()), ("4-mines-long", ()), ("4-mines-long", ("--max-turns", "7"))):
         out = tmp_path / "-".join((name, *more))

@@ -168,7 +168,7 @@ class TestBeforeTheFirstStep:
         ("told", "prompts", "options", "expected"),
         [
             ([0, 0, 1, 2, 2, 3, 4], 0, {}, [0, 2, 4]),
-            ([0, 0, 5, 6], 20, {}, [6]),  # goes on from a checkpoint: the first steps that it is told are 0 then too
+            ([0, 0, 5, 6], 20, {}, [6]),  # resumed from a checkpoint: the first steps that it is told are 0 here too
             ([0, 1, 2], 0, {"steps": NEVER}, []),
             ([0, 1, 2], 0, {"has_set": False}, []),
         ],

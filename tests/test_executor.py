@@ -1,4 +1,4 @@
-"""The executor that the rollout actor holds: training and the host's evaluation set have the agent's turns for each."""
+"""The rollout actor's executor: the agent sets the turns of training and of the host's evaluation set."""
 
 from __future__ import annotations
 

@@ -121,14 +121,14 @@ def test_baselines_that_compare_whole_attempts_are_the_hosts_own() -> None:
 
 
 def test_turns_are_the_agents_own_in_training_and_evaluation(setup: Any) -> None:
-    """Of ALFWorld's there are two numbers, which no command of the plan repeats."""
+    """ALFWorld's agent has two numbers of turns, which no command of the plan repeats."""
     agent = load_agent("openrlhf_lamer.agents.alfworld")[0]
     assert (agent.max_turns, agent.evaluated().max_turns) == (10, 30)
     assert not [word for words in commands(setup) for word in words if word in ("--lamer.max_turns", "--max-turns")]
 
 
 def test_evaluation_commands_are_eval_s_own(setup: Any) -> None:
-    """Each is read to the end, where the model is not found."""
+    """Each is parsed to the end, where it fails because the model is not found."""
     for words in commands(replace(setup, seeds=(0,))):
         if words[:2] == ["openrlhf-lamer", "eval"]:
             tasks = words[words.index("--tasks") + 1]

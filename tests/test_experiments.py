@@ -62,7 +62,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def test_every_experiment_has_the_papers_rows_and_columns() -> None:
-    """Each place of the paper's tables is one of ours; curves have places that the paper gives no figure for."""
+    """Each cell of the paper's tables is in ours; curves have points for which the paper gives no figure."""
     for name, experiment in plans.EXPERIMENTS.items():
         published = tables.paper(name)
         assert published.source

@@ -1,7 +1,7 @@
-"""The fault matrix: whatever breaks in a rollout, a training step completes, or aborts as it is configured to.
+"""The fault matrix: whatever breaks in a rollout, a training step completes, or aborts if configured to.
 
-Real are the executor with its pool, the trial loop, rows, credit and metrics; stand-ins are the engine (which
-answers with vLLM's own classes), the environment and the models that score. Workers of slow environments that
+The executor with its pool, the trial loop, rows, credit and metrics are real; the engine (which answers with
+vLLM's own classes), the environment and the models that score are stand-ins. Workers of slow environments that
 die are in `test_pool.py`, which has a cluster.
 """
 
@@ -28,7 +28,7 @@ pytest_plugins = "faults"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault and the failure that it is."""
+    """A fault and the failure that it is recorded as."""
 
     where: str
     how: str
@@ -93,7 +93,7 @@ def broken(plan: Plan, rollout: Callable[..., Rollout], monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 class TestFault:
-    """Each fault once with another try, once without, and at every try."""
+    """Each fault: once with a retry, once without, and at every try."""
 
     def test_it_costs_a_new_beginning(
         self, fault: Fault, broken: Callable[..., Rollout], train: Callable[..., Any]

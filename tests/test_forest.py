@@ -187,7 +187,7 @@ def test_pieces_of_random_forests_attend_as_the_dense_mask_says(rows: Rows, piec
 
 @pytest.mark.parametrize("blocks", [True, False])
 def test_the_ways_of_attention_on_cuda_score_as_padded_rows(blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CUDA: flex attention, compiled for the CPU, on a forest that is filled up to its size; a dense mask."""
+    """Without CUDA: flex attention, compiled for the CPU, on a forest padded to its block size; and a dense mask."""
     monkeypatch.setattr(forest_model, "_in_blocks", lambda device, nodes: blocks)
     model, rows = tiny(head=16).eval(), SHAPES["one row the beginning of another"]
     batch = padded(rows, [[1] * 4] * 3)

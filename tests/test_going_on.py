@@ -75,7 +75,7 @@ class TestTheEndOfATrial:
             ("d1 d4", {}, [LOST, WON], [1, 1]),
             ("d1 d4 x d4", {"stop_on_success": False}, [LOST, WON, WON], [1, 1, 2]),
             ("d4 d4 d1", {"stop_on_success": False}, [WON, WON, LOST], [1, 1, 1]),
-            # A budget without a number of episodes: as many as it holds, whatever 3 by default would say.
+            # A budget without a number of episodes: as many as fit, whatever the default of 3.
             (
                 "d4 d1 x d4 d4 d1",
                 {"stop_on_success": False, "turn_budget": 6},
@@ -83,7 +83,7 @@ class TestTheEndOfATrial:
                 [1, 1, 2, 1, 1],
             ),
             ("d1 d1 d1 d1 d4", {"turn_budget": 6}, [LOST] * 4 + [WON], [1] * 5),
-            # Beside it: what comes first.
+            # With both: whichever comes first.
             ("d1 d1", {"turn_budget": 6, "num_episodes": 2}, [LOST] * 2, [1, 1]),
             ("d4 x x x", {"turn_budget": 4, "num_episodes": 2, "stop_on_success": False}, [WON, MAX_TURNS], [1, 3]),
             # The budget cuts the third episode; one that ends with its last turn keeps its own end.
@@ -123,7 +123,7 @@ class TestTheEndOfATrial:
         trial, _, _ = play("d1 d4 d2 d4 x", stop_on_success=False, turn_budget=5, **config)
         assert stops(trial) == [LOST, WON, LOST, WON, BUDGET]
         assert [episode.reflection is not None for episode in trial.episodes] == reflected
-        # A budget that is used up with the end of an episode leaves nothing to reflect for either.
+        # If the budget is used up as an episode ends, there is nothing left to reflect for either.
         trial, _, _ = play("d1 d2", stop_on_success=False, turn_budget=2, **config)
         assert trial.episodes[-1].reflection is None
 

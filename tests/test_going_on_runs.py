@@ -227,7 +227,7 @@ class TestRoom:
     @pytest.mark.parametrize("memory", ["history", "reflection", "both"])
     @pytest.mark.parametrize("more", [{}, {"num_episodes": 3}, {"num_episodes": 4}])
     def test_no_way_to_spend_a_budget_needs_more_room(self, context: str, memory: str, more: dict[str, int]) -> None:
-        """All ways to split 9 turns into attempts of at most 5, reckoned one by one."""
+        """All ways to split 9 turns into attempts of at most 5, computed one by one."""
         config = LamerConfig.load(
             {"context": context, "memory": memory, "turn_budget": 9, "stop_on_success": False, **more}
         )
@@ -249,7 +249,7 @@ class TestRoom:
                     yield from ((first, *rest) for rest in ways(left - first, attempts - 1))
 
         most = max(longest(way) for way in ways(9, config.num_episodes) if way)
-        # Where words of a number differ in length, another way may need a token or two more.
+        # Numerals differ in length, so another way may need a token or two more.
         assert most + 1024 - 8 <= room.needed(LONG, config, 1024) < most + 1024 + room.STEP
 
     def test_a_longer_trial_needs_more(self) -> None:

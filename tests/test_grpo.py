@@ -1,4 +1,4 @@
-"""`lamer_grpo`: hand-computed vectors, golden ones, and that a long trial has no more than its weight."""
+"""`lamer_grpo`: hand-computed vectors, golden ones, and that a long trial gets no extra weight."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_long_trial_weighs_no_more_than_a_short_one(name: str, norm: Norm) -> 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_gigpo_gives_each_trial_one_vote_per_anchor(norm: Norm) -> None:
-    """A trial that comes by one state four times against one that does so once."""
+    """A trial that visits a state four times against one that visits it once."""
     trials = [
         {"group": 0, "episodes": [{"rewards": rewards, "anchors": ["s"] * len(rewards)}]}
         for rewards in ([1.0], [5.0, 5.0, 5.0, 5.0])

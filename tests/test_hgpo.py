@@ -60,7 +60,7 @@ class TestHistoryByHand:
 
     def test_depth(self) -> None:
         assert self.at_b(depth=1) == pytest.approx([13 / 6, -11 / 6, -2, 0])
-        # Without history there is the level of the memory yet, and all remember nothing.
+        # Without history, the memory's level remains, where all remember nothing.
         assert self.at_b(depth=0) == pytest.approx([3, -1, -2, 0])
 
     def test_depth_power(self) -> None:
@@ -103,7 +103,7 @@ class TestMemoryByHand:
 
 def test_a_turn_alone_at_every_level_gets_nothing() -> None:
     assert advantages(table_of([episode([5, 1], "ax bx")], [episode([3, 2], "cx dx")])).tolist() == [0] * 4
-    # Two visits of one trial are no company.
+    # Two visits by the same trial are not compared.
     assert advantages(table_of([episode([5, 1], "ax ax")], [episode([3, 2], "cx dx")])).tolist() == [0] * 4
     assert advantages(table_of([episode([5, 1], "ax ax")]), reference=True) == pytest.approx([2, -2])
 

@@ -199,7 +199,7 @@ def test_the_configuration_reaches_the_estimator_whole() -> None:
 
 
 def host_on_one_row_a_trial(maker: Maker, estimator: str, trials: list[Trial], gamma: float) -> list[torch.Tensor]:
-    """The host's own estimator where it is at home: one row a trial."""
+    """The host's own estimator on its usual layout: one row per trial."""
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 

@@ -106,7 +106,7 @@ def gemma() -> Any:
 
 
 class Sized(list[int]):
-    """A tokenizer that has a size and control tokens, which is all that a model takes of it."""
+    """A tokenizer that has a size and control tokens, which is all that a model needs from it."""
 
     eos_token_id, pad_token_id = 1, 0
 

@@ -1,4 +1,4 @@
-"""Imports go one way: no circle in the package, the core below the host, `advantage/` on numpy and plain records."""
+"""Imports go one way: no cycles, the core below the host, `advantage/` on numpy and plain records only."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def test_a_circle_is_found_where_it_hides_in_a_function(tmp_path: Path) -> None:
 
 
 def rooms(arrows: Mapping[str, set[str]]) -> dict[tuple[str, str], str]:
-    """Parts of the integration where one imports another, each with one arrow between their modules."""
+    """Pairs of the integration's parts of which one imports the other, each with one such import."""
     inner = {module: module.split(".")[2] for module in arrows if ".integration." in module}
     pairs = ((a, b) for a in inner for b in arrows[a] if b in inner and inner[a] != inner[b])
     return {(inner[a], inner[b]): f"{a} → {b}" for a, b in pairs}
 
 
 def arrows_up(arrows: Mapping[str, set[str]]) -> list[str]:
-    """Arrows from the core into the integration."""
+    """Imports from the core into the integration."""
     above = {"cli", "doctor", "evaluation", "integration", "quickstart", "_startup"}
     seam = "openrlhf_lamer.agents.loading"  # the host finds an agent through it
     core = [module for module in arrows if module != seam and not above & {*module.split(".")[1:2]}]

@@ -20,7 +20,7 @@ from openrlhf_lamer.integration.launch import launcher
 
 @pytest.fixture
 def last_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which `ray start` leaves its address, of which there is none yet."""
+    """The file in which `ray start` leaves its address; it does not exist yet."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp" / "ray").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The command line: what is passed on, what is refused at once, and what the host is made of."""
+"""The command line: what is passed on, what is refused at once, and how the host is assembled."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_an_epoch_has_as_many_draws_as_there_are_tasks(make: Make, partial: bool
 
 
 def test_tasks_that_taught_something_are_drawn_more_often_and_others_still_are(make: Make) -> None:
-    """Once all are known, one that teaches weighs 1 and another the floor: of 24 tasks, 8 share 1 / (1 + 2 · floor)."""
+    """Once all are known, a task weighs 1 if it teaches, else the floor: 8 of 24 tasks share 1 / (1 + 2 · floor)."""
     generator, _ = make(sampling="learnable", outcome=third)
     for _ in range(10):
         epoch(generator)

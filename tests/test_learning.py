@@ -78,7 +78,7 @@ class TestPlan:
                 expected = game.steps * game.tasks if stage.folder.name == "train" else game.panel_size
                 assert len(read_dataset(stage.folder / f"{stage.folder.name}.jsonl")) == expected
             elif stage.command[2] == "openrlhf.cli.train_ppo_ray":
-                # The warm start's model is not there; one of the hub is not looked at.
+                # The warm start's model does not exist yet; a name on the hub is not checked.
                 start = said(words, "--actor.model_name_or_path")
                 plan = launcher.prepare(["Qwen/Qwen3-4B" if word == start else word for word in words])
                 line, config = plan.line, plan.line.config

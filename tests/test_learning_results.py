@@ -194,7 +194,7 @@ class TestResults:
         lost = ~first[drawn]
         resampled = (then[drawn] & lost).sum(1) / lost.sum(1) - first[drawn].mean(1)
         assert (found.low, found.high) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.01)
-        # Another run of equal figures moves nothing but the interval; its tasks have two samples each.
+        # A second run with equal figures changes only the interval; its tasks have two samples each.
         twice = {name: {task: own * 2 for task, own in measure.items()} for name, measure in run.items()}
         assert reporting.gained([run, twice]).value == pytest.approx(found.value)
         assert reporting.gained([{"success@1": {"0": [1.0]}}]) is None

@@ -49,7 +49,7 @@ def saved(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adapted(saved: Path) -> Callable[..., Any]:
-    """Makes the tiny model with an adapter as the host adds it, but with one that changes something at once."""
+    """Makes the tiny model with an adapter as the host adds it, but one that has an effect from the start."""
 
     def make(dtype: Any = torch.float32, *, targets: Any = "all-linear", rslora: bool = False) -> Any:
         torch.manual_seed(1)
@@ -359,7 +359,7 @@ def check_ranks(saved: Path, folder: Path, stage: int, world: int) -> None:
     out = folder / f"stage-{stage}"
     first, *later = found[0]["sent"]
     assert list(first) == list(plain)
-    assert all(value.equal(plain[name]) for name, value in first.items())  # adapters begin as nothing
+    assert all(value.equal(plain[name]) for name, value in first.items())  # adapters start without effect
     last = first
     for sent in later:
         assert {name for name in sent if not sent[name].equal(last[name])} == {n for n in plain if "_proj." in n}

@@ -1,4 +1,4 @@
-"""Results are named for what they are: their panel, their unit, and what later attempts show."""
+"""Results say exactly what they are: their panel, their unit, and what later attempts prove."""
 
 from __future__ import annotations
 

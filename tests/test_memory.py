@@ -26,7 +26,7 @@ ALL = ("alfworld", "minesweeper", "sokoban", "webshop")
 
 
 class Wanderer(ScriptedPolicy):
-    """Plays at random by turns of its own seed; every `spoil`-th reply has no action."""
+    """Plays at random from a seed of its own; every `spoil`-th reply has no action."""
 
     def __init__(self, chat: Chat, seed: int, spoil: int = 0) -> None:
         super().__init__(chat)

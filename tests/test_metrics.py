@@ -86,7 +86,7 @@ def test_diversity_is_a_mean_over_groups_and_compares_an_episode_with_its_like()
     trials = [trial("a", "x"), trial("a", "y"), trial("a!"), trial("b", "z"), trial("c!")]
     found = metrics.diversity(trials, [0, 0, 0, 1, 1], 3)
     assert found["diversity@1"] == pytest.approx((0 + math.log(2)) / 2)
-    # Only one trial of the second group came to its second episode, and none of any group to a third.
+    # Only one trial of the second group reached a second episode, and no trial a third.
     assert found["diversity@2"] == pytest.approx(math.log(2))
     assert "diversity@3" not in found
 

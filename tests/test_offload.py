@@ -1,4 +1,4 @@
-"""Calls off the event loop: what they cost each other, and what one costs that never comes back."""
+"""Calls off the event loop: how they delay each other, and the cost of one that never returns."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_threads_do_not_pile_up(stuck: Callable[[], None]) -> None:
 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the next starts of a thread fail, as many as it is told to, as where the system has no more threads."""
+    """Makes a given number of thread starts fail, as if the system had no more threads."""
     start = threading.Thread.start
     failing = 0
 

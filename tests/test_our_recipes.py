@@ -215,7 +215,7 @@ def test_the_page_of_a_game_prepares_the_data_of_its_recipes(
 
 
 def test_every_flag_can_stand_in_a_recipe() -> None:
-    """None is a table for another one."""
+    """No flag's name is a prefix of another's, which would make it a table too."""
     known = flags.names()
     assert {"agent_func", "lamer.hgpo.depth", "actor.adam.betas", "train.seed"} <= known
     assert [flag for flag in known for other in known if other.startswith(f"{flag}.")] == []

@@ -29,7 +29,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def leave(file: Path, arguments: Sequence[str], steps: Sequence[int], *, evaluation: bool = False) -> None:
-    """Leave a file as a run with these arguments does that is killed after the last of these steps."""
+    """Write the file that a run with these arguments leaves if it is killed after the last of these steps."""
     plan = launcher.prepare(arguments)
     settings = evaluated(plan.settings, plan.line.config) if evaluation else plan.settings
     for step in steps:

@@ -1,4 +1,4 @@
-"""Your own agent, estimator and method: the page's files play as they stand there."""
+"""Your own agent, estimator and method: the page's files play as written."""
 
 from __future__ import annotations
 

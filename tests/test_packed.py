@@ -1,4 +1,4 @@
-"""Packed numbers: like tuples in all that is asked of them, but for what they take."""
+"""Packed numbers: they behave like tuples, except for what they accept and how much memory they take."""
 
 from __future__ import annotations
 

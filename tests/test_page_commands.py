@@ -1,4 +1,4 @@
-"""Every shell command on a page: the program that it calls takes it."""
+"""Every shell command on a page: the program that it calls accepts it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def can_run(words: list[str]) -> bool:
 
 
 def runnable(page: Path) -> bool:
-    """Whether a page has a command that is run whatever the ones before have made."""
+    """Whether a page has a command that is run whatever earlier ones have made."""
     found = [words for block in blocks(page, "bash") if not MARK.match(block) for words in commands(block) if words]
     return any(can_run(words) for words in found)
 

@@ -1,4 +1,4 @@
-"""Pages of advice: what they name exists, what they call a default is one, what they quote is said."""
+"""Pages of advice: names exist, defaults are right, and quoted messages are in the code."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def quoted() -> list[str]:
 
 @pytest.mark.parametrize("message", quoted())
 def test_messages_that_are_quoted_as_ours_are_said(message: str) -> None:
-    """Each part between what varies stands in one text of the code, in this order."""
+    """The fixed parts of a message stand in one text of the code, in this order."""
     pattern = ".*".join(map(re.escape, HIDDEN.split(message)))
     assert len(HIDDEN.sub("", message)) > 15, "too short to be told from others"
     assert any(re.search(pattern, text, re.DOTALL) for text in said())

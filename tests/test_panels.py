@@ -39,7 +39,7 @@ finally:
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A panel's file that may be spoilt; it is the only one there is."""
+    """A copy of a panel's file that tests may spoil; no other panel exists here."""
     path = tmp_path / "sokoban" / "3-boxes.json"
     path.parent.mkdir()
     path.write_text((manifest.MANIFESTS / "sokoban" / "3-boxes.json").read_text("utf-8"), "utf-8")
@@ -188,7 +188,7 @@ def test_a_file_that_says_no_more_than_its_tasks_is_read(copied: Path) -> None:
 
 
 def test_the_files_are_those_that_the_script_makes() -> None:
-    """But for what it takes from the data: tasks and ceilings."""
+    """Except for what it takes from the data: tasks and ceilings."""
     made = {panel.name: panel for panel in MANIFESTS.PANELS}
     assert set(made) == set(NAMES)
     for name in NAMES:

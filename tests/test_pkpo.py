@@ -107,7 +107,7 @@ def test_wins_and_losses_have_a_closed_form(n: int, data: st.DataObject) -> None
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=8), max_size=6), st.integers(1, 9), st.randoms())
 def test_groups_of_unequal_size_in_any_order(groups: list[list[float]], k: int, rng: Any) -> None:
-    """The array program, over all groups at once, is the same group by group."""
+    """The vectorised computation over all groups equals the one group by group."""
     rows = [(group, i) for group, own in enumerate(groups) for i in range(len(own))]
     rng.shuffle(rows)
     reward = np.array([groups[group][i] for group, i in rows])
@@ -123,7 +123,7 @@ def test_equal_rewards_give_exactly_nothing() -> None:
 
 
 def test_large_groups_do_not_overflow() -> None:
-    """C(5000, 2500) is no number: of the wins, 2 in 5000, each is nearly always alone, but half of them are drawn."""
+    """C(5000, 2500) overflows a float. Two of 5000 trials win, and a subset holds half of the trials."""
     n, k = 5000, 2500
     advantage = one_group([1.0, 1.0] + [0.0] * (n - 2), k)
     # k · C(n-2, k-1) / C(n-1, k-1) = k · (n - k) / (n - 1).

@@ -1,4 +1,4 @@
-"""Prompts begin with what is constant, so that an engine's prefix cache finds them: measured on trials as they are."""
+"""Prompts begin with what is constant, so that an engine's prefix cache finds it: measured on real trials."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def group(play: Callable[..., Trial], chat: Chat, need: Callable[[str], None]) -
 
 @pytest.mark.parametrize("env", ["minesweeper", "sokoban"])
 def test_every_prompt_begins_as_earlier_ones(group: Group, chat: Chat, env: str) -> None:
-    """All of a kind share the rules and what is asked; from the second turn on, a game's prompts share its task too."""
+    """Prompts of a kind share the rules and the instruction; from turn two on, a game's prompts share its task too."""
     turns = group(env)
     other = group(env, seed=1)
     kinds = {phase: [turn for turn in turns if turn.phase is phase] for phase in Phase}

@@ -175,7 +175,7 @@ def test_cpu_mode_lets_ray_take_longer_to_start(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_variable_is_set_before_ray_is_imported_which_reads_it_then(tmp_path: Path) -> None:
-    """Any variable of Ray's configuration that can be asked for shows when it is read."""
+    """Any variable of Ray's configuration that Python can query shows when Ray reads it."""
     code = """
 import os, sys
 import openrlhf_lamer.integration.launch.launcher

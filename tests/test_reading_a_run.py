@@ -103,7 +103,7 @@ def test_it_explains_every_metric_that_is_logged_and_no_other(logged: set[str]) 
 
 
 def test_no_metric_is_left_out_of_that_test(logged: set[str]) -> None:
-    """Each key that the code writes, as a dictionary's or by assignment, is one that the batch brings up."""
+    """Each key that the code writes, as a dictionary's or by assignment, is one that the batch produces."""
     keys = [key for source in SOURCES for key in written(source)]
     assert len(keys) > 40
     names = {name.removeprefix("minesweeper/") for name in logged}

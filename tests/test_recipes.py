@@ -1,4 +1,4 @@
-"""Recipes: what they say with their bases, the commands that they make, and what is told where one is wrong."""
+"""Recipes: their settings with those of their bases, their commands, and the errors for wrong ones."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def episode(
 
 
 def value(found: Reflections, *name: str) -> tuple[float, int]:
-    """A figure, and how many cases it is of."""
+    """A figure, and the number of cases it is based on."""
     measure = found.figures["/".join(name)]
     return measure.estimate.value, measure.cases
 

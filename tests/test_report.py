@@ -140,7 +140,7 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
     pooled, alone = methods["lamer (cold0)"]["@1"], methods["lamer (hot)"]["@1"]
     assert pooled["value"] == alone["value"] == 0.75
     assert pooled["high"] - pooled["low"] < alone["high"] - alone["low"]
-    # A label given by hand pools what has no settings; a path does not.
+    # A label given by hand pools runs without settings; a path does not.
     files = [each / "trials.jsonl" for each in cold]
     for file in files:
         file.with_name("run.json").unlink()
@@ -256,7 +256,7 @@ def test_a_ceiling_is_of_one_panel_and_of_its_turns(tmp_path: Path, other: dict[
 
 
 def test_versions_of_a_panel_are_not_compared(tmp_path: Path) -> None:
-    """Their tasks have the same names, but begin otherwise."""
+    """Their tasks have the same names, but begin differently."""
     runs = [on_panel(tmp_path / str(n), "sokoban/4-boxes", panel={"version": n}) for n in (1, 2)]
     report = build(read_runs(list(map(str, runs))))
     assert "comparison" not in {table.name for table in report.tables}
@@ -266,7 +266,7 @@ def test_versions_of_a_panel_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_methods_are_compared_in_each_game(tmp_path: Path) -> None:
-    """With the first method of the game, and runs of two games are no runs of different tasks."""
+    """With the game's first method; runs of two games do not count as runs on different tasks."""
     runs = [on_panel(tmp_path / str(n), name) for n, name in enumerate(["sokoban/2-boxes", "minesweeper/3-mines"] * 2)]
     paths = [f"{label}={run}" for label, run in zip(("one", "other", "two", "three"), runs, strict=True)]
     report = build(read_runs(paths))

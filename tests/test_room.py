@@ -1,4 +1,4 @@
-"""The length of prompts that is reckoned ahead holds what trials come to, and is what training and evaluation use."""
+"""The prompt length computed in advance is enough for real trials, and training and evaluation use it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_no_state_of_random_play_is_longer_than_the_long_states(
                 total += sizes(observation)
                 if step.terminated or step.truncated:
                     break
-                if turn > 4:  # an attempt reads less in the mean than is reckoned with
+                if turn > 4:  # on average, an attempt reads less than assumed
                     assert total / (turn + 1) <= sum(later) / len(later)
 
 
@@ -153,7 +153,7 @@ def random_prompts(agent: Agent, context: str, tasks: Sequence[Task], reply: int
 
 
 def command(folder: Path, game: str, *arguments: str, config: dict[str, Any] | None = None) -> list[str]:
-    """The least command line of a training, with a model whose `config.json` is given."""
+    """The shortest command line of a training, with a model whose `config.json` is given."""
     model = folder / "model"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(config or {}))

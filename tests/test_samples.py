@@ -149,7 +149,7 @@ def test_an_evaluation_is_in_the_order_of_its_prompts_and_draws_no_seed_of_train
 def test_an_evaluation_filters_nothing_and_says_nothing_of_it(
     make: Make, partial: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Groups of training that end meanwhile are judged as ever."""
+    """Groups of training that end meanwhile are filtered as usual."""
     from openrlhf_lamer.integration.rollout import generator as module
 
     said: list[str] = []

@@ -41,7 +41,7 @@ __getattr__ = host_seam(agent)
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The least command line of two games, whose tasks are in one file."""
+    """The shortest command line of two games, whose tasks are in one file."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "model").mkdir()

@@ -140,7 +140,7 @@ class TestRowsAndMasks:
         assert script["figures"]() == shown, "run scripts/rows_figure.py"
 
     def test_each_context_trains_the_same_tokens_once(self, shown: Any) -> None:
-        """One trial, so that rows differ in what stands between the sampled tokens only."""
+        """It is one trial, so rows differ only in what stands between the sampled tokens."""
         lengths = {
             context: [end - start for row in rows for _, start, end in row["spans"]] for context, rows in shown.items()
         }

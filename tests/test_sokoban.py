@@ -121,7 +121,7 @@ class TestLevels:
         assert len(set(lengths)) >= 6
 
     def test_more_boxes_are_harder(self) -> None:
-        """Longer shortest solutions and fewer wins of a player that looks one push ahead; two boxes as ever."""
+        """Longer shortest solutions and fewer wins for a player that looks one push ahead; two boxes stay easy."""
         benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "sokoban_levels.py"))
         found = [benchmark["difficulty"](6, boxes, 80) for boxes in (2, 3, 4, 5)]
         medians = [each.moves[0] for each in found]

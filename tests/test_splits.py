@@ -1,4 +1,4 @@
-"""No evaluation task is trained on: whole states are compared here, as environments show them, and no hashes."""
+"""No evaluation task is trained on: compared here by whole states, as environments show them, not by hashes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def prepared(tmp_path: Path, *arguments: str, code: int = 0) -> tuple[list[Task]
 def test_no_prepared_training_task_begins_as_one_of_a_panel(
     name: str, given: str, number: int, shared: int, tmp_path: Path
 ) -> None:
-    """`shared` of a panel's states come up under the first training seeds, whatever options don't touch the state."""
+    """`shared` panel states come up under the first training seeds, even with options that do not affect states."""
     panel = panels.load(name)
     held = set(states(panel.tasks(), **panel.options))
     seeds = states(seeded_tasks(panel.env, "train", number), **panel.options)

@@ -1,4 +1,4 @@
-"""Stages: commands that are run once, followed by the lines that they write, and go on where they were cut off."""
+"""Stages: commands that run once, are tracked by the lines they write, and resume where they were cut off."""
 
 from __future__ import annotations
 

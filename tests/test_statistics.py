@@ -53,7 +53,7 @@ class TestSuccess:
             counts = attempts_won[:, :, :k].any(axis=2).sum(axis=1)
             assert counts.mean() / TASKS == pytest.approx(truth, abs=0.004)
             covered = float(np.mean((low[counts] <= truth) & (truth <= high[counts])))
-            # What it is with runs without end: the simulation is not lucky, nor is its seed.
+            # The limit for infinitely many runs: neither the simulation nor its seed is just lucky.
             exact = binom.pmf(np.arange(TASKS + 1), TASKS, truth)[(low <= truth) & (truth <= high)].sum()
             assert 0.93 <= covered <= 0.97
             assert 0.945 <= exact <= 0.960

@@ -24,7 +24,7 @@ EVERY_ESTIMATOR = [*WITH_BASELINE, "flash_reinforce", "reinforce", "gae"]
 
 
 def trial_of(rewards: list[list[float]], group: int, tokens: list[int]) -> Trial:
-    """A trial whose turns earn `rewards` by episode; turn i samples `tokens[i]` tokens, or none behind the list."""
+    """A trial whose turns earn `rewards` by episode; turn i samples `tokens[i]` tokens, or none beyond the list."""
     count = itertools.chain(tokens, itertools.repeat(0))
     episodes = []
     for n, earned in enumerate(rewards):
@@ -150,7 +150,7 @@ def test_group_norm_credits_nothing_where_all_trials_earn_the_same(maker: Maker,
 
 
 def host_itself(maker: Maker, estimator: str, trials: list[Trial], size: int, given: dict[str, Any]) -> list[Any]:
-    """The host's own code where it is at home: one row a trial, no failures, single precision."""
+    """The host's own code in its usual case: one row per trial, no failures, single precision."""
     from openrlhf.trainer.ppo_utils.experience import Experience
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
@@ -198,7 +198,7 @@ def test_without_failures_it_is_what_the_host_computes(maker: Maker, estimator: 
         trials = random_batch(rng, groups=3, size=size, failures=False)
         earned = np.array([trial.scalar_return(0.6) for trial in trials]).reshape(-1, size)
         if (np.ptp(earned, axis=1) < 1e-9).any():
-            continue  # the host's single precision makes something of nothing there
+            continue  # there, rounding in the host's single precision is not zero
         made = settled(maker(estimator, group=size, gamma=given["gamma"]), given)
         before = repr(made.args)
         rows = host_itself(maker, estimator, trials, size, given)

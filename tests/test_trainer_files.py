@@ -1,4 +1,4 @@
-"""Files of the trainer beside the host's own: trials by step, settings, and states of no checkpoint."""
+"""Files of the trainer beside the host's own: trials by step, settings, and states where no checkpoint is."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_trainer_writes_its_steps_with_its_settings(
 
 
 def test_settings_go_to_the_hosts_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's own logger of TensorBoard; of Weights & Biases, its module is a stand-in."""
+    """The host's own TensorBoard logger; for Weights & Biases, its module is a stand-in."""
     from openrlhf.utils.logging_utils import TensorboardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -25,7 +25,7 @@ Play = Callable[..., Trial]
 
 
 class Replies:
-    """A policy that gives the same replies in a row, over and over."""
+    """A policy that repeats the same sequence of replies."""
 
     def __init__(self, chat: Chat, texts: Iterable[str], ended: bool = True) -> None:
         self._chat, self._texts, self._ended = chat, itertools.cycle(texts), ended
@@ -155,7 +155,7 @@ def test_a_long_remark_is_kept_in_part(play: Play, chat: Chat) -> None:
 
 @pytest.mark.parametrize("tag", ["action", "moves"], ids=["in the tag", "outside"])
 def test_long_junk_costs_no_more_than_short_junk(play: Play, chat: Chat, tag: str) -> None:
-    """900 tokens and more in every reply, of which a prompt would have room for less than an attempt's."""
+    """Every reply has more than 900 tokens; kept whole, those of one attempt would not fit into a prompt."""
     junk = "(9, 9) " + "hm, let me see " * 80
     long, short = (f"<{tag}>{text}</{tag}>" for text in (junk, "(9, 9)"))
     trials = [

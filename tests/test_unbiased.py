@@ -39,7 +39,7 @@ def slope(of: Callable[[np.ndarray], float], step: float = 1e-5) -> list[float]:
 
 
 def settings(*, unbiased: bool) -> list[Any]:
-    """The settings of which the docstrings say so."""
+    """The settings that the docstrings call unbiased, or biased."""
     return [
         pytest.param(setting, id=f"{setting.name} ({setting.label})")
         for setting in unbiasedness.SETTINGS
@@ -48,7 +48,7 @@ def settings(*, unbiased: bool) -> list[Any]:
 
 
 class TestProblem:
-    """That the problem is what makes credit hard, and that its target is the right one."""
+    """That the problem has all that makes credit hard, and that its target is right."""
 
     def test_it_has_all_that_makes_credit_hard(self) -> None:
         table = PROBLEM.table
@@ -123,7 +123,7 @@ class TestProblem:
 def test_unbiased(setting: Any) -> None:
     estimate = setting.measure(PROBLEM, TRIALS)
     assert estimate.p_value() > LEVEL
-    # That the test would see a bias of 3 % of the target in its direction.
+    # The test would detect a bias of 3 % of the target in its direction.
     assert estimate.p_value(0.03 * estimate.target) < LEVEL
 
 

@@ -29,7 +29,7 @@ Browsed = Callable[[Path, str], str]
 
 
 def viewed(folder: Path, trials: Sequence[Trial], *options: str, beside: Sequence[dict[str, Any]] = ()) -> Path:
-    """The page of these trials, with other fields of their lines."""
+    """The page of these trials, with further fields in their lines."""
     lines = [
         json.dumps(json.loads(each.to_json()) | more)
         for each, more in zip(trials, beside or [{}] * len(trials), strict=True)

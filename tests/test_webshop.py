@@ -217,7 +217,7 @@ def test_trials(play: Callable[..., Trial], chat: Chat, context: str) -> None:
 
 
 def test_a_session_is_its_key(synthetic: WebShop) -> None:
-    """Sessions of equal keys are the same page, with the same ways on."""
+    """Sessions with equal keys are on the same page and offer the same next steps."""
     rng = random.Random(3)
     goal = synthetic.shop.goals[0]
     known: dict[str, tuple[str, tuple[str, ...]]] = {}

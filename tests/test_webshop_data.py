@@ -149,7 +149,7 @@ class TestSyntheticCatalogue:
         assert answer_under_any_hash_seed(code).count("Buy Now") > 20
 
     def test_it_is_frozen(self, synthetic: WebShop) -> None:
-        """Panels name this digest: a change of the catalogue makes other tasks of them."""
+        """Panels name this digest: a changed catalogue changes their tasks."""
         assert synthetic.shop.digest == "976a74aa4fe856bb"
 
     def test_all_share_one_shop(self) -> None:

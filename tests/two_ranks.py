@@ -51,7 +51,7 @@ def padded_rows(rows: list[np.ndarray], own: list[list[int]]) -> tuple[list[torc
 
 
 def forests(stage: int, rows: list[np.ndarray], own: list[list[int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The same under DeepSpeed; the gradient is seen in a step of plain descent."""
+    """The same under DeepSpeed; the gradient is read off a step of plain gradient descent."""
     model = tiny()
     if stage == 3:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

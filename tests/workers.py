@@ -35,8 +35,8 @@ class SlowSokoban(Sokoban):
     """Sokoban that leaves a log of who played what, and breaks in a given way at a given action or reset.
 
     Options:
-        log: Folder: a file a worker with its node, and a line each reset.
-        breaks: "die", "hang" or "raise", in the calls that it is written behind: "step:die".
+        log: Folder with a file per worker, and in it a line per reset with the node.
+        breaks: "die", "hang" or "raise", after the call that does it: "step:die".
         times: How often it breaks, over all processes.
     """
 
@@ -107,7 +107,7 @@ class Again:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Ray on one node; its files lie apart, so that nothing else on this machine takes it for its own."""
+    """Ray on one node, with a folder of its own, so that nothing else on this machine joins it."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:

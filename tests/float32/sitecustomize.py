@@ -1,4 +1,4 @@
-"""On PYTHONPATH: CPU mode in float32, for which the host has no flag, since exactness cannot be seen in bfloat16."""
+"""On PYTHONPATH: CPU mode in float32 (the host has no flag for it), since bfloat16 is too coarse for exact checks."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Corridor(TextEnv):
 
     @classmethod
     def played(cls, episode: Episode) -> Played:
-        """The mistake is to dig in a room without the treasure, on whichever way one came there."""
+        """The mistake is to dig in a room without the treasure, whichever way the player came."""
         rooms = [(turn.did, f"room {_ROOM.findall(turn.observation)[0]}") for turn in episode.turns if turn.did]
         moves = tuple(Move("", f"{did} in {room}", room) for did, room in rooms)
         return Played(moves, moves[-1] if moves and episode.stop is Stop.LOST else None)
@@ -55,7 +55,7 @@ class Corridor(TextEnv):
         self._over = True
 
     def reset(self, task: Task) -> Observation:
-        """Begin in the room, and with the treasure, that the seed says."""
+        """Begin in the room, and with the treasure, that the seed gives."""
         self._over = True
         self._check_task(task)
         if task.seed is None:
