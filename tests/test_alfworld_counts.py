@@ -78,7 +78,7 @@ class TestGames:
         assert max(len(generator.plan(scene)) for scene in scenes("pick_two_obj_and_place", 200)) == 8
 
     def test_the_plan_takes_what_is_in_sight(self) -> None:
-        """It takes the copy on a desk, not the one in a drawer, and uses an open shelf, not a closed cabinet."""
+        """It takes the copy on a desk, not the one in a drawer, and uses the open cabinet, not the closed one."""
         places = {
             "Cabinet|1": (0, 0, 0, 0),
             "Cabinet|2": (1, 0, 0, 0),
