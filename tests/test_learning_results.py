@@ -174,7 +174,7 @@ class TestResults:
 
     def test_second_attempts_beside_first_ones(self, written: Any) -> None:
         experiment = arms.EXPERIMENTS["doors-lamp"]
-        table = reporting.second(experiment, results.find(experiment, written))
+        table = reporting.second(results.find(experiment, written))
         rows = {row[0]: row for row in table.rows}
         assert [(name, row[1]) for name, row in rows.items()] == [("before training", 0), ("lamer", 20), ("rl", 20)]
         assert rows["lamer"][2].value == pytest.approx((8 + 4) / 16), "nobody wins the first"

@@ -35,10 +35,7 @@ def write(experiment: Experiment, setup: Setup) -> list[Path]:
     if not any(each.evaluations for each in found):
         return []
     files = [setup.home / f"{experiment.name}.{suffix}" for suffix in ("md", "csv", "png")]
-    tables = [
-        *(final(experiment, found), differences(experiment, found), second(experiment, found)),
-        *crossed(experiment, found),
-    ]
+    tables = [final(experiment, found), differences(experiment, found), second(found), *crossed(experiment, found)]
     files[0].write_text(_page(experiment, tables, files[2].name), "utf-8")
     files[1].write_text(long_csv([*tables, course(experiment, found)]), "utf-8")
     files[2].write_bytes(draw(curves(experiment, found), "png"))
@@ -60,8 +57,7 @@ def final(experiment: Experiment, found: Sequence[Found]) -> Table:
     empty = (None,) * (len(columns) - attempts)
     for label, shares in references.items():
         rows.append((label, None, None, *map(exactly, shares), *empty, None, None))
-    start = next((each for each in found if 0 in each.evaluations), None)
-    if start is not None:
+    if (start := _start(found)) is not None:
         own = (start.at(0, name) for name in columns)
         rows.append((BEFORE, len(start.evaluations[0]), 0, *own, None, None))
     for each in found:
@@ -109,10 +105,9 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
 
 
-def second(experiment: Experiment, found: Sequence[Found]) -> Table:
+def second(found: Sequence[Found]) -> Table:
     """A row per arm: how much more often its second attempt (after a lost first) wins than its first."""
-    start = next((each for each in found if 0 in each.evaluations), None)
-    rows = [] if start is None else [(BEFORE, 0, gained(start.evaluations[0].values()))]
+    rows = [] if (start := _start(found)) is None else [(BEFORE, 0, gained(start.evaluations[0].values()))]
     rows += [(each.arm.name, each.last, gained(each.evaluations[each.last].values())) for each in found if each.last]
     title = "Points by which a second attempt wins more often than a first"
     note = (
@@ -135,9 +130,9 @@ def gained(runs: Iterable[Measures]) -> Estimate | None:
     first, later = (fmean(shares[n] for shares in every) for n in (0, 1))
     if first == 1:
         return None
-    share = later / (1 - first)
+    rate = later / (1 - first)
     linear = (
-        {task: [share - own + (then - share * (1 - own)) / (1 - first)] for task, (own, then) in run.items()}
+        {task: [rate - own + (then - rate * (1 - own)) / (1 - first)] for task, (own, then) in run.items()}
         for run in won
     )
     return mean(list(linear), "points")
@@ -196,6 +191,11 @@ def curves(experiment: Experiment, found: Sequence[Found]) -> list[Panel]:
                 series.append(Series(label, ends, [exactly(shares[k - 1])] * 2, dashed=True))
         panels.append(Panel(name, "training steps", "share, %", tuple(series), share=True))
     return panels
+
+
+def _start(found: Sequence[Found]) -> Found | None:
+    """An arm that was evaluated before its first step; all arms start from the same models."""
+    return next((each for each in found if 0 in each.evaluations), None)
 
 
 def _page(experiment: Experiment, tables: Sequence[Table], picture: str) -> str:
