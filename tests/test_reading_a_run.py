@@ -177,4 +177,4 @@ class TestAlarms:
         assert f"above {alarms.KL_LARGE:g}" in text
         assert f"above {alarms.KL_FINE:g} and {alarms.KL_RISE:g} times the median of the first {alarms.FIRST}" in text
         assert f"of 0 in {alarms.LAST} steps in a row" in text
-        assert f"away for {alarms.AWAY} steps" in text
+        assert f"absent for {alarms.AWAY} steps" in text

@@ -123,9 +123,13 @@ GAMES = {
             panel_size=114,  # all held-out boards
             context="episode",
             max_turns=6,
-            passes=4,
-            max_new_tokens=64,
+            demonstrations=2000,
+            imitation=("--batch-tokens", "2048"),
+            max_new_tokens=40,
             max_length=2048,
+            steps=50,
+            tasks=8,
+            learning_rate=3e-4,
             flags=("--lamer.reward", "shaped"),
         ),
     )
