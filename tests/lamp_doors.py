@@ -28,7 +28,7 @@ def doors(first: int, number: int) -> list[Task]:
 
 
 def finder(chat: Chat, config: LamerConfig = CONFIG) -> Callable[[int], Finder]:
-    return lambda number: Finder(chat, number, AGENT, config, often="lamp")
+    return lambda number: Finder(chat, number, AGENT, config, searches=[["lamp"]])
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_a_finder_plays_the_oracle_in_turns_before_which_it_was_shown_what_is_hi
     env: str, options: dict[str, Any], sign: str, memory: str
 ) -> None:
     counts = {True: 0, False: 0}
-    given: dict[str, Any] = {"tells": 0.6} | ({"often": "lamp"} if env == "doors" else {})
+    given: dict[str, Any] = {"tells": 0.6} | ({"searches": [["lamp"]]} if env == "doors" else {})
     with closing(envs.make(env, **options)) as game:
         for trial, player in shown(env, 60, "finder", given, memory=memory, env_options=options):
             assert player.certain == known(trial, memory, sign)
@@ -129,11 +129,34 @@ def test_a_finder_goes_on_where_every_action_has_lost() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.45, 1.0])
-def test_a_finder_prefers_an_action_as_often_as_it_is_told(share: float) -> None:
-    options = {"often": "lamp", "share": share}
+def test_a_finder_searches_by_a_given_action_as_often_as_it_is_told(share: float) -> None:
+    options = {"searches": [["lamp"]], "share": share}
     found = shown("doors", 500, "finder", options, memory="history", env_options=LAMP, num_episodes=1)
     lamps = sum(trial.turns[0].action == "lamp" for trial, _ in found)
     assert lamps == 500 if share == 1 else often(lamps, 500, share + (1 - share) / 9)
+
+
+def test_a_finder_goes_a_given_way_until_it_knows() -> None:
+    ways = [["up", "left", "down", "down"], ["down", "right", "up", "up"]]
+    options = {"searches": ways, "share": 0.6}
+    found = shown("darkroom", 500, "finder", options, memory="history", env_options={"size": 5}, num_episodes=1)
+    gone = [0, 0]
+    for trial, player in found:
+        searched = [turn.action for turn, knew in zip(trial.turns, player.certain, strict=True) if not knew]
+        if len(searched) == 4:  # until the end
+            gone = [count + (searched == way) for count, way in zip(gone, ways, strict=True)]
+    # 6 of the 16 hiding places stay out of sight on either way. At random, 1 walk of about 150 is one of them.
+    assert all(often(count, 500, 6 / 16 * (0.6 / 2 + 0.4 / 150)) for count in gone)
+
+
+@pytest.mark.parametrize("recall", [0.0, 0.3, 1.0])
+def test_a_finder_uses_what_earlier_attempts_found_as_often_as_it_is_told(recall: float) -> None:
+    options = {"searches": [["lamp"]], "share": 1.0, "recall": recall}
+    found = shown("doors", 400, "finder", options, memory="history", env_options=LAMP, num_episodes=2)
+    second = [trial.episodes[1].turns[0].action for trial, _ in found]
+    assert all(trial.won == (action != "lamp") for (trial, _), action in zip(found, second, strict=True))
+    won = sum(trial.won for trial, _ in found)
+    assert won == 400 * recall if recall in (0, 1) else often(won, 400, recall)
 
 
 @pytest.mark.parametrize(

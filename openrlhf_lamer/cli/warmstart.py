@@ -33,11 +33,13 @@ def warmstart(
     player: Annotated[
         str | None,
         _who(
-            help="finder (acts at random until it was shown what is hidden, then uses that), fallible (MineSweeper), "
+            help="finder (searches until it was shown what is hidden, then uses that), fallible (MineSweeper), "
             "oracle, random, a mixture such as oracle:0.3,random:0.7, or FILE.py:CLASS. By default the environment's."
         ),
     ] = None,
-    player_options: Annotated[str, _who(help='Options of the player as JSON, such as \'{"often": "lamp"}\'.')] = "{}",
+    player_options: Annotated[
+        str, _who(help='Options of the player as JSON, such as \'{"searches": [["lamp"]]}\'.')
+    ] = "{}",
     model: Annotated[
         Path | None,
         _model(help="Folder of a pretrained model in Hugging Face form; otherwise one is made from scratch."),
@@ -67,7 +69,7 @@ def warmstart(
     """Let a model imitate a scripted player, so that training starts from one that knows the format.
 
     For instance `openrlhf-lamer warmstart --env doors --options '{"lamp": true}' --memory history --player-options
-    '{"often": "lamp"}' --out runs/start`, and then train with `--actor.model_name_or_path runs/start/model`.
+    '{"searches": [["lamp"]]}' --out runs/start`, and then train with `--actor.model_name_or_path runs/start/model`.
 
     The folder gets `model/`, `demonstrations.jsonl`, which `openrlhf-lamer view` shows, and `warmstart.json`. The
     figures say what training can build on: how many of the model's actions are valid, and how likely it plays the right

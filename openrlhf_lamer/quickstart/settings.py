@@ -84,7 +84,7 @@ QUICKSTARTS: Mapping[str, Settings] = MappingProxyType(
             (Arm("lamer", "LaMer", 3, 8), Arm("rl", "RL", 1, 24)),
             panel_size=256,
             panel="doors/8-lamp",
-            player_options={"often": "lamp"},
+            player_options={"searches": [["lamp"]]},
             eval_temperature=1.0,  # as in training: how often it burns the lamp is what it has learnt
         ),
         # In the `episode` context a prompt is processed once an episode, a memory of reflections only is the shortest,

@@ -126,8 +126,8 @@ EXPERIMENTS = {
             cross=True,
         ),
         Experiment(
-            "darkroom",
-            GAMES["darkroom"],
+            "darkroom-search",
+            GAMES["darkroom-search"],
             (_LAMER, _RL),
             "Whether a model searches first and walks straight in then: the second attempt is won more often than the "
             "first.",

@@ -1,8 +1,9 @@
-"""A player of games in which something hidden can be found: it does not search for it, and uses it once it is found."""
+"""A player of games in which something hidden can be found: it searches without a plan, and uses what it found."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 
 from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
@@ -15,7 +16,9 @@ DRAWS = 1000
 
 
 class Finder(DemonstratedPolicy):
-    """Acts at random until what is hidden was shown (`TextEnv.found`), then plays the oracle.
+    """Searches until what is hidden was shown (`TextEnv.found`), then plays the oracle.
+
+    It searches at random, or by one of given ways.
 
     In a later episode it knows only what its memory tells: with a memory of reflections only, what its remarks named,
     be it what is hidden or an action that lost.
@@ -26,8 +29,9 @@ class Finder(DemonstratedPolicy):
         seed: Seed of the draws.
         agent: The agent that is played.
         config: Configuration of trials.
-        often: An action that it prefers to others while it knows nothing, such as `lamp`.
-        share: Probability of playing `often` then.
+        searches: Ways to search, each a sequence of actions, such as `[["lamp"]]`.
+        share: Probability that an attempt which begins without knowledge goes one of these ways, all equally likely.
+        recall: Probability that an attempt uses what earlier ones found.
         avoid: Probability that, in an attempt, it plays no action that has lost an earlier one.
         tells: Probability that a remark says what was seen; other remarks say nothing.
     """
@@ -39,32 +43,35 @@ class Finder(DemonstratedPolicy):
         agent: Agent,
         config: LamerConfig,
         *,
-        often: str | None = None,
+        searches: Sequence[Sequence[str]] = (),
         share: float = 0.45,
+        recall: float = 1.0,
         avoid: float = 0.5,
         tells: float = 0.5,
     ) -> None:
         super().__init__(chat, seed, agent, config)
-        self._often, self._share, self._avoid, self._tells = often, share, avoid, tells
+        self._searches, self._share, self._recall = searches, share, recall
+        self._avoid, self._tells = avoid, tells
         self._playing = -1
         self._avoids = self._known = False
         self._remembered = False
+        self._search: Iterator[str] = iter(())
         self._lost: set[str] = set()
         self._losing: str | None = None
         self._seen = ""
 
     def act(self, env: TextEnv) -> str:
-        """The oracle's action if it is known, else a random one."""
+        """The oracle's action if it is known, else one that searches."""
         if self.episode != self._playing:
-            self._playing, self._avoids = self.episode, self.rng.random() < self._avoid
-            if self.config.memory == "reflection":
-                self._known = self._remembered
+            self._begin()
         known = self._known
         action = (env.oracle() or "") if known else self._tried(env)
         ahead = copy.deepcopy(env)
         step = ahead.step(action)
         self._seen = step.observation.text
         self._known = known or ahead.found is not None
+        if self.config.memory != "reflection":
+            self._remembered = self._remembered or self._known
         self._losing = action if step.terminated and not step.won and not self._known else None
         if self._losing is not None and self.config.memory != "reflection":
             self._lost.add(self._losing)
@@ -78,9 +85,20 @@ class Finder(DemonstratedPolicy):
             self._lost.add(self._losing)
         return f"<remark>{self._seen if told else 'Try again.'}</remark>"
 
+    def _begin(self) -> None:
+        """Decide how this attempt plays."""
+        self._playing, self._avoids = self.episode, self.rng.random() < self._avoid
+        self._known = self._remembered and (self._recall == 1 or self.rng.random() < self._recall)
+        self._search = iter(())
+        if self._searches and not self._known:
+            draw = self.rng.random()
+            if draw < self._share:
+                self._search = iter(self._searches[int(draw / self._share * len(self._searches))])
+
     def _tried(self, env: TextEnv) -> str:
-        if self._often is not None and self.rng.random() < self._share:
-            return self._often
+        planned = next(self._search, None)
+        if planned is not None:
+            return planned
         action = env.random_action(self.rng)
         for _ in range(DRAWS):
             if not (self._avoids and action in self._lost):
