@@ -264,6 +264,23 @@ class TestFalliblePlayer:
         assert shares[1.0] == 0.0
         assert shares[0.0] > 0.2
 
+    def test_it_marks_mines_to_avoid_in_the_row_that_it_repeats(self) -> None:
+        marks = 0
+        for trial, _ in shown("minesweeper", 60, "fallible", {"recall": 1.0}, context="episode", env_options=SMALL):
+            mines: set[str] = set()
+            for episode in trial.episodes:
+                for turn in episode.turns:
+                    row, cells = re.findall(r"Row (\d): ([^a-z]+) so I try", turn.text)[0]
+                    (board,) = re.findall(rf"Row {row}: (.+)", turn.observation)
+                    expected = [
+                        "*" if f"({row}, {column})" in mines else cell for column, cell in enumerate(board.split(), 1)
+                    ]
+                    assert cells.split() == expected
+                    marks += expected.count("*")
+                if episode.stop is Stop.LOST:
+                    mines.add(episode.turns[-1].action or "")
+        assert marks > 50
+
     def test_it_is_never_certain(self) -> None:
         ((trial, player),) = shown("minesweeper", 1, None, env_options=SMALL)
         assert player.certain == [False] * sum(turn.phase is Phase.PLAY for turn in trial.turns)

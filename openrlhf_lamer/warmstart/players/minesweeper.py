@@ -30,7 +30,7 @@ class FalliblePlayer(DemonstratedPolicy):
         self._begins = True
 
     def act(self, env: TextEnv) -> str:
-        """One row of the board, and a cell in it to open."""
+        """One row of the board, where the mines to avoid are marked, and a cell in it to open."""
         if self._begins:
             self._begins = False
             self._avoided = list(self._mines) if self.rng.random() < self._recall else []
@@ -38,8 +38,10 @@ class FalliblePlayer(DemonstratedPolicy):
         while cell is None or cell in self._avoided:
             cell = env.random_action(self.rng)
         row, column = (int(number) for number in cell.strip("()").split(", "))
-        # Repeating the row first puts everything that the choice needs a few tokens back.
-        shown = f"Row {row}: {' '.join(_board(env)[row - 1])} so I try {column}."
+        # Repeating the row, with the mines to avoid in it, puts everything that the choice needs a few tokens back.
+        cells = enumerate(_board(env)[row - 1], start=1)
+        marked = ["*" if f"({row}, {number})" in self._avoided else cell for number, cell in cells]
+        shown = f"Row {row}: {' '.join(marked)} so I try {column}."
         warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
         return self.reply(cell, f"{warning}{shown}", certain=False)
 
