@@ -83,7 +83,8 @@ class TestPlan:
                 plan = launcher.prepare(["Qwen/Qwen3-4B" if word == start else word for word in words])
                 line, config = plan.line, plan.line.config
                 trials = line["rollout.batch_size"] * line["rollout.n_samples_per_prompt"]
-                assert trials * config.num_episodes == game.tasks * game.group * game.attempts, "as many episodes an update in all"
+                episodes = game.tasks * game.group * game.attempts
+                assert trials * config.num_episodes == episodes, "all arms have as many an update"
                 assert stage.trials == game.steps * trials
                 assert config.eval_episodes == game.attempts
                 assert config.evaluated().num_episodes == game.attempts
