@@ -70,11 +70,11 @@ class Finder(DemonstratedPolicy):
         step = ahead.step(action)
         self._seen = step.observation.text
         self._known = known or ahead.found is not None
+        self._losing = action if step.terminated and not step.won and not self._known else None
         if self.config.memory != "reflection":
             self._remembered = self._remembered or self._known
-        self._losing = action if step.terminated and not step.won and not self._known else None
-        if self._losing is not None and self.config.memory != "reflection":
-            self._lost.add(self._losing)
+            if self._losing is not None:
+                self._lost.add(self._losing)
         return self.reply(action, "I know it." if known else "I try this.", known)
 
     def reflect(self, env: TextEnv) -> str:
@@ -91,7 +91,7 @@ class Finder(DemonstratedPolicy):
         self._known = self._remembered and (self._recall == 1 or self.rng.random() < self._recall)
         self._search = iter(())
         if self._searches and not self._known:
-            draw = self.rng.random()
+            draw = self.rng.random()  # decides whether, and by which way
             if draw < self._share:
                 self._search = iter(self._searches[int(draw / self._share * len(self._searches))])
 

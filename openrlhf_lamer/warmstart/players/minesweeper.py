@@ -39,8 +39,8 @@ class FalliblePlayer(DemonstratedPolicy):
             cell = env.random_action(self.rng)
         row, column = (int(number) for number in cell.strip("()").split(", "))
         # Repeating the row, with the mines to avoid in it, puts everything that the choice needs a few tokens back.
-        cells = enumerate(_board(env)[row - 1], start=1)
-        marked = ["*" if f"({row}, {number})" in self._avoided else cell for number, cell in cells]
+        board = enumerate(_board(env)[row - 1], start=1)
+        marked = ["*" if f"({row}, {number})" in self._avoided else seen for number, seen in board]
         shown = f"Row {row}: {' '.join(marked)} so I try {column}."
         warning = f"Not {', '.join(self._avoided)}. " if self._avoided else ""
         return self.reply(cell, f"{warning}{shown}", certain=False)
