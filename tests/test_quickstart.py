@@ -49,8 +49,8 @@ def played(spec: str, options: Mapping[str, Any], split: str = "eval", config: L
 def trials() -> dict[str, list[Trial]]:
     """Players as the quickstart's models are: LaMer burns the lamp first, RL opens any door."""
     return {
-        START: played("finder", {"often": "lamp", "share": 0.45}),
-        "LaMer": played("finder", {"often": "lamp", "share": 1}),
+        START: played("finder", {"searches": [["lamp"]], "share": 0.45}),
+        "LaMer": played("finder", {"searches": [["lamp"]], "share": 1}),
         "RL": played("random", {}),
     }
 
