@@ -164,6 +164,14 @@ class TestDifference:
         assert (found.low, found.high) == pytest.approx((-0.0284, 0.0284), abs=1e-4)
         assert math.isnan(difference([{"a": [0.0]}], [{"a": [1.0]}]).low)
 
+    def test_its_interval_holds_possible_differences_only(self) -> None:
+        """Where every task was gained, an unseen one may have been lost: it would move the mean by 2."""
+        found = difference([samples(np.zeros((128, 1)))], [samples(np.ones((128, 1)))])
+        assert (found.low, found.high) == pytest.approx((1 - 2 * 0.0284, 1), abs=1e-4)
+        rng = np.random.default_rng(0)
+        seeds = [drawn(rng, np.full(64, chance), 1) for chance in (0.2, 0.9, 1.0)]
+        assert difference([samples(np.zeros((64, 1)))], seeds).high == 1
+
     def test_seeds_that_differ_widen_it(self) -> None:
         """Three seeds a method, of equal strength but for their spread: 0 is covered; over tasks alone it is not."""
         rng = np.random.default_rng(0)

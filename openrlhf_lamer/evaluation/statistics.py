@@ -184,18 +184,20 @@ def pass_at_k(runs: Sequence[Samples], k: int) -> Estimate:
     return mean([passed(run, k) for run in runs], "%").within(0, 1)
 
 
-def difference(first: Sequence[Samples], second: Sequence[Samples], unit: str = "points") -> Estimate:
-    """`second` minus `first`, paired by task: a positive value means that `second` is ahead.
+def difference(first: Sequence[Samples], second: Sequence[Samples]) -> Estimate:
+    """The share of `second` minus that of `first`, paired by task: a positive value means that `second` is ahead.
 
     Each is one run, or the runs of one method under several seeds, on the same panel; tasks that only one of them
-    has are left out. The interval is the one of `mean`.
+    has are left out. The interval is the one of `mean`, cut to the possible differences.
     """
     tasks = sorted(set().union(*first) & set().union(*second))
     if not tasks:
         return NOTHING
     cells = [_cells([{task: run.get(task, ()) for task in tasks} for run in runs]) for runs in (first, second)]
     ours, theirs = (np.nanmean(each, axis=0) for each in cells)
-    return _estimate(theirs - ours, cells, unit, 1.0)
+    change = theirs - ours
+    # From one task's difference to that of an unseen one, which is anything from -1 to 1.
+    return _estimate(change, cells, "points", 1 + abs(float(change.mean()))).within(-1, 1)
 
 
 @dataclass(frozen=True, slots=True)

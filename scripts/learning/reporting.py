@@ -135,7 +135,7 @@ def gained(runs: Iterable[Measures]) -> Estimate | None:
         {task: [rate - own + (then - rate * (1 - own)) / (1 - first)] for task, (own, then) in run.items()}
         for run in won
     )
-    return mean(list(linear), "points")
+    return mean(list(linear), "points").within(-1, 1)
 
 
 def crossed(experiment: Experiment, found: Sequence[Found]) -> Iterator[Table]:
