@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.cross import cells
-from openrlhf_lamer.evaluation.statistics import difference, pass_at_k, share
+from openrlhf_lamer.evaluation.statistics import matched, pass_at_k, share
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial
 
 
@@ -157,17 +157,18 @@ class TestResults:
         assert reporting.reached(rl, 3, {"optimum": [0, 1, 1]}) is None
         assert reporting.reached(lamer, 3, {}) is None
 
-    def test_differences_are_paired_at_the_same_step(self, written: Any) -> None:
+    def test_differences_are_paired_by_task_and_seed_at_the_same_step(self, written: Any) -> None:
         experiment = arms.EXPERIMENTS["doors-lamp"]
         found = results.find(experiment, written)
         (row,) = reporting.differences(experiment, found).rows
         columns = reporting.names(experiment, found)
         ids = [doors_trial(i, "d3", []).task.id for i in range(8)]
         rl = {task: [float(i % 4 == 3)] for i, task in enumerate(ids)}
-        lamer = [{task: [1.0] for task in ids}, {task: [float(i % 4 != 3)] for i, task in enumerate(ids)}]
+        lamer = {task: [1.0] for task in ids}
         assert row[0] == "rl"
-        assert row[1 + columns.index("success@3")] == difference([rl], lamer)
-        assert row[1 + columns.index("success@3")].value == pytest.approx(14 / 16 - 2 / 8)
+        gain = row[1 + columns.index("success@3")]
+        assert gain == matched([(rl, lamer)]), "the seed that both have"
+        assert gain.value == pytest.approx(1 - 2 / 8)
         file = written.training(experiment.arms[3], 0) / "evaluations.jsonl"
         file.write_text("".join(evaluation(0, ["never"])))
         assert reporting.differences(experiment, results.find(experiment, written)).rows == ()

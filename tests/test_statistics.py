@@ -14,6 +14,7 @@ from openrlhf_lamer.evaluation.statistics import (
     Estimate,
     Samples,
     difference,
+    matched,
     mcnemar,
     pass_at_k,
     share,
@@ -186,6 +187,39 @@ class TestDifference:
             over_tasks += found.low <= 0 <= found.high
         assert 0.92 <= covered / runs <= 0.98
         assert over_tasks / runs < 0.7
+
+
+class TestMatched:
+    def test_luck_that_a_pair_shares_cancels(self) -> None:
+        """Three pairs whose runs share a shift: 0 is covered, by intervals half as wide as without the pairs."""
+        rng = np.random.default_rng(0)
+        covered, widths, runs = 0, [], 500
+        for _ in range(runs):
+            chances = rng.uniform(0.3, 0.7, 64)
+            shifts = rng.uniform(-0.3, 0.3, 3)
+            pairs = [(drawn(rng, chances + shift, 4), drawn(rng, chances + shift, 4)) for shift in shifts]
+            found = matched(pairs)
+            covered += found.low <= 0 <= found.high
+            apart = difference([first for first, _ in pairs], [second for _, second in pairs])
+            widths.append((found.high - found.low) / (apart.high - apart.low))
+        assert 0.93 <= covered / runs <= 0.99
+        assert np.median(widths) < 0.5
+
+    def test_pairs_that_differ_from_each_other_widen_it(self) -> None:
+        rng = np.random.default_rng(0)
+        covered, runs = 0, 500
+        for _ in range(runs):
+            chances = rng.uniform(0.3, 0.7, 64)
+            gains = rng.uniform(-0.2, 0.2, 3)
+            found = matched([(drawn(rng, chances, 4), drawn(rng, chances + gain, 4)) for gain in gains])
+            covered += found.low <= 0 <= found.high
+        assert 0.92 <= covered / runs <= 0.98
+
+    def test_one_pair_is_a_difference(self) -> None:
+        rng = np.random.default_rng(0)
+        first, second = drawn(rng, rng.uniform(0, 1, 30), 2), drawn(rng, rng.uniform(0, 1, 40), 2)
+        assert matched([(first, second)]) == difference([first], [second])
+        assert matched([]) == matched([({"a": [1.0]}, {"b": [1.0]})]) == statistics.NOTHING
 
 
 class TestMcNemar:

@@ -195,9 +195,22 @@ def difference(first: Sequence[Samples], second: Sequence[Samples]) -> Estimate:
         return NOTHING
     cells = [_cells([{task: run.get(task, ()) for task in tasks} for run in runs]) for runs in (first, second)]
     ours, theirs = (np.nanmean(each, axis=0) for each in cells)
-    change = theirs - ours
-    # From one task's difference to that of an unseen one, which is anything from -1 to 1.
-    return _estimate(change, cells, "points", 1 + abs(float(change.mean()))).within(-1, 1)
+    return _change(theirs - ours, cells)
+
+
+def matched(pairs: Sequence[tuple[Samples, Samples]]) -> Estimate:
+    """The second share minus the first over pairs of runs that began alike, such as trainings from one warm start.
+
+    Luck that both runs of a pair share cancels out; `difference` would count it as chance, once for each. Tasks that
+    only one of a pair has are left out. The interval is the one of `mean` for the differences of the pairs, cut to the
+    possible ones.
+    """
+    changes = [
+        {task: [fmean(theirs[task]) - fmean(ours[task])] for task in ours if ours[task] and theirs.get(task)}
+        for ours, theirs in pairs
+    ]
+    cells = _cells(changes)
+    return _change(np.nanmean(cells, axis=0), [cells]) if cells.size else NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +262,12 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
     variance, freedom = _spread(by_task, *cells)
     half = _t(freedom) * math.sqrt(variance)
     return Estimate(value, value - half, value + half, tasks, unit)
+
+
+def _change(by_task: Array, cells: Sequence[Array]) -> Estimate:
+    """The mean difference of shares over tasks."""
+    # From one task's difference to that of an unseen one, which is anything from -1 to 1.
+    return _estimate(by_task, cells, "points", 1 + abs(float(by_task.mean()))).within(-1, 1)
 
 
 def _resampled_means(by_task: Array) -> Array:

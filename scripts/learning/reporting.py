@@ -12,7 +12,7 @@ from stages import Setup
 
 from openrlhf_lamer.evaluation.cross import REFERENCE
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
-from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, mean, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, matched, mean, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table, long_csv
 
 NEAR = 0.9
@@ -93,15 +93,19 @@ def reached(found: Found, attempts: int, references: Mapping[str, Sequence[float
 
 
 def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
-    """A row per arm: how far the first arm is above it, paired by task, if both were evaluated at the same step."""
+    """A row per arm: how far the first arm is above it, if both were evaluated at the same step.
+
+    Paired by task, and by seed, since all arms of a seed start from one model.
+    """
     first, columns = found[0], names(experiment, found)
     rows: list[tuple] = []
     for each in found[1:]:
         if each.last is not None and each.last == first.last:
-            pairs = ((each.samples(each.last, name), first.samples(each.last, name)) for name in columns)
-            rows.append((each.arm.name, *(difference(a, b) if a and b else None for a, b in pairs)))
+            runs = ((each.samples(each.last, name), first.samples(each.last, name)) for name in columns)
+            pairs = ([(theirs[seed], ours[seed]) for seed in theirs if seed in ours] for theirs, ours in runs)
+            rows.append((each.arm.name, *(matched(own) if own else None for own in pairs)))
     title = f"Points by which {first.arm.name} is above"
-    note = "Differences of shares, paired by task, with 95% intervals over tasks and seeds."
+    note = "Differences of shares, paired by task and seed, with 95% intervals over tasks and seeds."
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
 
 

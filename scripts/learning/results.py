@@ -51,11 +51,11 @@ class Found:
     def at(self, step: int, name: str) -> Estimate | None:
         """Share of a measure at a step, pooled over seeds; None if no evaluation has it."""
         runs = self.samples(step, name)
-        return share(runs) if runs else None
+        return share(list(runs.values())) if runs else None
 
-    def samples(self, step: int, name: str) -> list[Samples]:
-        """Values of a measure at a step, of each seed that has them."""
-        return [own[name] for _, own in sorted(self.evaluations.get(step, {}).items()) if name in own]
+    def samples(self, step: int, name: str) -> dict[int, Samples]:
+        """Values of a measure at a step, by seed, of the seeds that have them."""
+        return {seed: own[name] for seed, own in sorted(self.evaluations.get(step, {}).items()) if name in own}
 
 
 def find(experiment: Experiment, setup: Setup) -> list[Found]:
