@@ -103,7 +103,7 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
         if each.last is not None and each.last == first.last:
             runs = ((each.samples(each.last, name), first.samples(each.last, name)) for name in columns)
             pairs = ([(theirs[seed], ours[seed]) for seed in theirs if seed in ours] for theirs, ours in runs)
-            rows.append((each.arm.name, *(matched(own) if own else None for own in pairs)))
+            rows.append((each.arm.name, *map(matched, pairs)))
     title = f"Points by which {first.arm.name} is above"
     note = "Differences of shares, paired by task and seed, with 95% intervals over tasks and seeds."
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
