@@ -280,6 +280,9 @@ class TestResults:
         shuffled = rows["base plays, reflections shuffled"]  # the third cell
         assert [shuffled[k].value for k in (1, 2, 3)] == pytest.approx([0, (2 + 3) / 16, (2 + 3) / 16])
         assert shuffled[4].value == pytest.approx(5 / 16 - 1)
+        # Cells of one seed are played by the same models, so seeds are pairs.
+        wins = [{f"doors-{i}": [float(i < n)] for i in range(8)} for n in (2, 3)]
+        assert shuffled[4] == matched([({task: [1.0] for task in own}, own) for own in wins])
 
     def test_a_report_of_what_is_there(self, written: Any, tmp_path: Path) -> None:
         result = CliRunner().invoke(commands, ["report", "doors-lamp", "--out", str(tmp_path)])

@@ -12,7 +12,7 @@ from stages import Setup
 
 from openrlhf_lamer.evaluation.cross import REFERENCE
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
-from openrlhf_lamer.evaluation.statistics import Estimate, difference, exactly, matched, mean, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, Samples, exactly, matched, mean, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table, long_csv
 
 NEAR = 0.9
@@ -101,12 +101,16 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
     rows: list[tuple] = []
     for each in found[1:]:
         if each.last is not None and each.last == first.last:
-            runs = ((each.samples(each.last, name), first.samples(each.last, name)) for name in columns)
-            pairs = ([(theirs[seed], ours[seed]) for seed in theirs if seed in ours] for theirs, ours in runs)
-            rows.append((each.arm.name, *map(matched, pairs)))
+            own = (above(first.samples(each.last, name), each.samples(each.last, name)) for name in columns)
+            rows.append((each.arm.name, *own))
     title = f"Points by which {first.arm.name} is above"
     note = "Differences of shares, paired by task and seed, with 95% intervals over tasks and seeds."
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
+
+
+def above(first: Mapping[int, Samples], second: Mapping[int, Samples]) -> Estimate:
+    """The first share minus the second, paired by seed and task; both are given by seed."""
+    return matched([(second[seed], first[seed]) for seed in second if seed in first])
 
 
 def second(found: Sequence[Found]) -> Table:
@@ -143,25 +147,25 @@ def gained(runs: Iterable[Measures]) -> Estimate | None:
 
 
 def crossed(experiment: Experiment, found: Sequence[Found]) -> Iterator[Table]:
-    """Cross tables over all seeds: who plays, and whose remarks the player reads."""
+    """Cross tables over all seeds: who plays, and whose remarks the player reads. All cells of a seed share models."""
     attempts = experiment.game.attempts
     for each in found:
         if not each.cross:
             continue
         runs = {
-            cell: [[won(trials, k) for trials in seeds.values()] for k in range(1, attempts + 1)]
+            cell: [{seed: won(trials, k) for seed, trials in seeds.items()} for k in range(1, attempts + 1)]
             for cell, seeds in each.cross.items()
         }
         rows = [
             (
                 f"{cell.player} plays, reflections {cell.reflections}",
-                *map(share, by_attempts),
-                None if cell == REFERENCE else difference(runs[REFERENCE][-1], by_attempts[-1]),
+                *(share(list(own.values())) for own in by_attempts),
+                None if cell == REFERENCE else above(by_attempts[-1], runs[REFERENCE][-1]),
             )
             for cell, by_attempts in runs.items()
         ]
         heads = ("", *(f"success@{k}" for k in range(1, attempts + 1)), "difference from trained with its own")
-        note = "Base is the warm start. Differences are of the last attempt's success, in points, paired by task."
+        note = "Base is the warm start. Differences: points of the last attempt's success, paired by task and seed."
         yield Table("cross", f"Play and reflections of {each.arm.name} exchanged", heads, tuple(rows), note)
 
 
