@@ -111,18 +111,16 @@ def test_a_run_resumed_after_any_batch_draws_as_one_without_interruption(
     settings = {"partial": partial, "filtering": filtering, "generated": generated, "outcome": some_fail}
     settings |= {"sampling": "learnable"}
     generator, _ = make(**settings)
-    whole = [batch for _ in range(3) for batch in epoch(generator)]
-    assert len(whole) > 6
-    ends = [state["lamer_place"] == TASKS for _, _, state in whole]
-    for place in range(len(whole) - 1):
-        resumed, _ = make(seed=place + 1, state=whole[place][2], **settings)
-        rest: list[Any] = []
-        for _ in range(4):  # at an epoch's end, the first is an empty rest
-            rest += epoch(resumed)
-        rest = rest[: len(whole) - place - 1]
-        expected = whole[place + 1 :]
-        assert seeds(rest) == seeds(expected), f"after batch {place}, at the end of an epoch: {ends[place]}"
-        assert [state for *_, state in rest] == [state for *_, state in expected]
+    whole = [epoch(generator) for _ in range(3)]
+    assert sum(map(len, whole)) > 6
+    for n, batches in enumerate(whole):
+        for place, (_, _, state) in enumerate(batches):
+            resumed, _ = make(seed=place + 1, state=state, **settings)
+            expected = [batches[place + 1 :], *whole[n + 1 :]]
+            # Epoch by epoch: the host ends its epoch, too, when the tasks of one are used up.
+            rest = [epoch(resumed) for _ in expected]
+            assert [seeds(own) for own in rest] == [seeds(own) for own in expected], f"epoch {n}, after batch {place}"
+            assert [[state for *_, state in own] for own in rest] == [[state for *_, state in own] for own in expected]
 
 
 def seeds(batches: list[Any]) -> list[list[tuple[str, int, int | None]]]:

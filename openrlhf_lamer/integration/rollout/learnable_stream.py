@@ -56,7 +56,7 @@ class LearnableStream:
         return len(self._again)
 
     def begin(self) -> None:
-        """Begin an epoch, or continue the one that was loaded."""
+        """Begin an epoch, or continue the one that was loaded; nothing is left of it if it was saved at its end."""
         if not self._resumed:
             self._place = 0
         self._resumed = False
@@ -66,6 +66,7 @@ class LearnableStream:
         if not self.open:
             return None
         assert self._place is not None
+        self._resumed = False  # an open epoch needs no `begin` to go on, so the next one is new
         number = self._drawn
         task = self._again.popleft() if self._again else self._weights.pick(self._share(number))
         self._drawn, self._place = number + 1, self._place + 1
