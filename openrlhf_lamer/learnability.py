@@ -33,17 +33,18 @@ def trial_returns(estimator: str, trials: Sequence[Trial], config: LamerConfig) 
     """Return of each live trial as the estimator of this name compares it.
 
     With ours that is G of the trial's first turn, in the estimator's form: discounted by γ_step, so that of two wins
-    the faster one earns more. With the host's it is the scalar that the host is given (`Trial.scalar_return`).
-    Penalties of play turns count; that of a reflection without a remark is part of no earlier return.
+    the faster one earns more; or the estimator's own number, where it compares by another (`Estimator.compared`).
+    With the host's it is the scalar that the host is given (`Trial.scalar_return`). Penalties of play turns count;
+    that of a reflection without a remark is part of no earlier return.
     """
     if estimator not in advantage.names():
         return [trial.scalar_return(config.gamma_traj) for trial in trials]
     ours = advantage.get(estimator)
     settled = ours.settle(config.credit(ours))
     table = advantage.with_returns(advantage.TurnTable.from_trials(trials, [0] * len(trials), config.memory), settled)
-    _, first = np.unique(table.trial, return_index=True)
+    played, first = np.unique(table.trial, return_index=True)
     found = np.zeros(len(trials))
-    found[table.trial[first]] = table.returns[first]
+    found[played] = ours.compared(table, settled) if ours.compared else table.returns[first]
     return found.tolist()
 
 

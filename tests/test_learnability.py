@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openrlhf_lamer import advantage
+from openrlhf_lamer.advantage import TurnTable
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.learnability import FLOOR, SMOOTHING, TaskWeights, filters_by_wins, learnability, trial_returns
 from openrlhf_lamer.records import Episode, Phase, Stop, Task, Trial, Turn
@@ -55,6 +57,17 @@ def test_a_trials_return_is_that_of_its_first_turn_with_our_estimators() -> None
 
 def test_a_trials_return_is_the_hosts_scalar_with_the_hosts_estimators() -> None:
     assert trial_returns("rloo", TRIALS, CONFIG) == pytest.approx([10, 10, -0.5 + 0.6 * 10, 0.6 * 10, 0])
+
+
+def test_a_trials_return_is_its_plain_reward_with_pkpo() -> None:
+    """An attempt wins or not, in however many turns. A group of wins has no advantage there, and teaches nothing."""
+    expected = [10, 10, -0.5 - 0.5 + 0.6 * 10, 0.6 * 10, 0]
+    assert trial_returns("lamer_pkpo", TRIALS, CONFIG) == pytest.approx(expected)
+    assert learnability(trial_returns("lamer_pkpo", TRIALS[:2], CONFIG)) == 0
+    wins = TurnTable.from_trials(TRIALS[:2], [0, 0], CONFIG.memory)
+    estimator = advantage.get("lamer_pkpo")
+    credit = CONFIG.credit(estimator)
+    assert not estimator.estimate(advantage.with_returns(wins, credit), credit).any()
 
 
 def test_groups_teach_where_their_trials_earned_different_returns() -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, t
 
 from openrlhf_lamer.evaluation import statistics
 from openrlhf_lamer.evaluation.statistics import (
@@ -214,6 +214,15 @@ class TestMatched:
             found = matched([(drawn(rng, chances, 4), drawn(rng, chances + gain, 4)) for gain in gains])
             covered += found.low <= 0 <= found.high
         assert 0.92 <= covered / runs <= 0.98
+
+    def test_pairs_that_differ_widen_it_where_all_tasks_agree(self) -> None:
+        """Tasks that agree on average say nothing of the spread between runs: Student's over three pairs."""
+        lost, won = samples(np.zeros((64, 1))), samples(np.ones((64, 1)))
+        found = matched([(lost, won), (lost, won), (won, won)])
+        half = float(t.ppf(0.975, 2)) * np.std([1, 1, 0], ddof=1) / math.sqrt(3)
+        assert (found.value, found.low, found.high) == pytest.approx((2 / 3, 2 / 3 - half, 1))
+        assert (pass_at_k([lost, won], 1).low, pass_at_k([lost, won], 1).high) == (0, 1)
+        assert matched([(lost, won)] * 3) == matched([(lost, won)]), "pairs that agree leave the unseen tasks"
 
     def test_one_pair_is_a_difference(self) -> None:
         rng = np.random.default_rng(0)

@@ -73,16 +73,21 @@ def advantages(reward: FloatArray, group: IntArray, k: int) -> FloatArray:
     return np.where(np.minimum(k, others + 1) == 1, np.where(others > 0, alone, 0.0), out)
 
 
-@register("lamer_pkpo", norm="mean", needs_group=True, options=PkpoOptions)
+def rewards(table: TurnTable, config: CreditConfig) -> FloatArray:
+    """g of each trial in the table; [trials]."""
+    weights = config.gamma_traj**table.episode * table.reward
+    return np.bincount(codes(table.trial), weights=weights).astype(np.float64)
+
+
+@register("lamer_pkpo", norm="mean", needs_group=True, options=PkpoOptions, compared=rewards)
 def estimate(table: TurnTable, config: CreditConfig, options: PkpoOptions) -> FloatArray:
     """A of the turn's trial; [turns]."""
-    trial = codes(table.trial)
-    reward = np.bincount(trial, weights=config.gamma_traj**table.episode * table.reward).astype(np.float64)
+    reward = rewards(table, config)
     group = codes(table.group[np.diff(table.trial, prepend=table.trial[:1] - 1) != 0])
     advantage = advantages(reward, group, options.k)
     if config.norm == "mean_std":
         advantage /= std(reward, group, np.ones(len(reward))) + EPS
-    return advantage[trial]
+    return advantage[codes(table.trial)]
 
 
 def _all_below(below: IntArray, size: IntArray, drawn: IntArray) -> FloatArray:

@@ -65,6 +65,8 @@ class Estimator:
         targets: One target of the critic per turn, the value that it should have had where the turn
             begins; None for estimators that need no critic.
         options: Dataclass of its options; None without options.
+        compared: The number by which it compares trials, one for each trial in the table; None for G
+            of a trial's first turn.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Estimator:
     chained_only: bool
     targets: Estimate | None
     options: type[Any] | None
+    compared: Estimate | None
 
     @property
     def needs_critic(self) -> bool:
@@ -141,6 +144,7 @@ def register(
     chained_only: bool = False,
     targets: Callable[..., FloatArray] | None = None,
     options: type[Any] | None = None,
+    compared: Estimate | None = None,
 ) -> Callable[[Callable[..., FloatArray]], Estimate]:
     """Register the decorated function under a name that is still free; see `Estimator` for the arguments.
 
@@ -170,7 +174,7 @@ def register(
     def decorate(function: Callable[..., FloatArray]) -> Estimate:
         estimate = checked(function, "advantage")
         wanted = checked(targets, "critic target") if targets else None
-        made = Estimator(name, estimate, norm, needs_group, chained_only, wanted, options)
+        made = Estimator(name, estimate, norm, needs_group, chained_only, wanted, options, compared)
         for other in _estimators.values():
             if name == other.name or (options and other.options and made.flag("") == other.flag("")):
                 raise ValueError(f"there is an estimator {other.name!r} already: choose another name")

@@ -158,7 +158,7 @@ def mean(runs: Sequence[Samples], unit: str = "", reach: float = 1.0) -> Estimat
         runs: One run, or those of one method under several seeds.
         unit: The estimate's unit.
         reach: Largest possible difference between two tasks' values. Where all tasks have the same value, the
-            interval is as wide as unseen tasks with another value could move the mean.
+            interval is at least as wide as unseen tasks with another value could move the mean.
     """
     cells = _cells(runs)
     if not cells.size:
@@ -252,15 +252,17 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
     value, tasks = float(by_task.mean()), len(by_task)
     if tasks == 1:
         return Estimate(value, math.nan, math.nan, 1, unit)
-    if np.ptp(by_task) < 1e-12:
-        # Upper bound of the share of tasks with another value: with this share, 2.5% of panels hold none of them.
-        unseen = reach * (1 - 0.025 ** (1 / tasks))
-        return Estimate(value, value - unseen, value + unseen, tasks, unit)
+    # Where all tasks agree: the upper bound of the share of tasks with another value, times how far that can be off.
+    # With this share, 2.5% of panels hold no such task.
+    unseen = reach * (1 - 0.025 ** (1 / tasks)) if np.ptp(by_task) < 1e-12 else 0.0
     if all(len(each) == 1 for each in cells):
+        if unseen:
+            return Estimate(value, value - unseen, value + unseen, tasks, unit)
         low, high = np.percentile(_resampled_means(by_task), [2.5, 97.5])
         return Estimate(value, float(low), float(high), tasks, unit)
     variance, freedom = _spread(by_task, *cells)
-    half = _t(freedom) * math.sqrt(variance)
+    # Tasks may agree on average over runs that differ.
+    half = max(_t(freedom) * math.sqrt(variance), unseen)
     return Estimate(value, value - half, value + half, tasks, unit)
 
 
