@@ -22,7 +22,7 @@ STILL = 0.01
 trades its entropy for performance, and with entropy used up performance stays where it is (arXiv 2505.22617)."""
 
 SOLVED = 0.9
-"""Share of first attempts won from which neither low entropy nor groups that teach nothing are a collapse."""
+"""Share of trials won from which neither low entropy nor groups that teach nothing are a collapse."""
 
 KL_FINE = 0.01
 """KL, in nats per token, below which engines and trainer agree well enough, however much it has risen. Rounding in
@@ -134,7 +134,7 @@ class Alarms:
 
     def _seen(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Name and message of each alarm."""
-        for env in sorted(key.split("/")[1] for key in metrics if key.startswith("lamer/") and key.endswith("/turns")):
+        for env in _envs(metrics):
             own = {key.removeprefix(f"lamer/{env}/"): value for key, value in metrics.items()}
             for each in SHARES:
                 share = own.get(each.metric, 0.0)
@@ -143,7 +143,7 @@ class Alarms:
                     yield f"{env}/{each.metric}", _line(what, each.remedy)
             for phase in ("play", "reflect"):
                 entropy = own.get(f"entropy/{phase}", math.inf)
-                if entropy < STILL and own.get("success@1", 0.0) < SOLVED:
+                if entropy < STILL and _won(metrics, env) < SOLVED:
                     what = f"entropy of {entropy:.4f} nats a token, trials hardly differ (lamer/{env}/entropy/{phase})"
                     yield f"{env}/entropy/{phase}", _line(what, STILL_REMEDY)
         yield from self._kl(metrics)
@@ -176,13 +176,24 @@ class Alarms:
             return
         self._taught.append(metrics["lamer/groups_that_teach"])
         if len(self._taught) == LAST and not any(self._taught):
-            won = [value for key, value in metrics.items() if key.startswith("lamer/") and key.endswith("/success@1")]
-            share = sum(won) / len(won) if won else 0.0
+            envs = _envs(metrics)
+            share = sum(_won(metrics, env) for env in envs) / max(1, len(envs))
             what = (
                 f"no group taught anything for {LAST} steps: all trials of each earned the same, and {share:.0%} of "
-                "first attempts are won (lamer/groups_that_teach)"
+                "them are won (lamer/groups_that_teach)"
             )
             yield "groups_that_teach", _line(what, EASY_REMEDY if share >= SOLVED else HARD_REMEDY)
+
+
+def _envs(metrics: Mapping[str, Any]) -> list[str]:
+    return sorted(key.split("/")[1] for key in metrics if key.startswith("lamer/") and key.endswith("/turns"))
+
+
+def _won(metrics: Mapping[str, Any], env: str) -> float:
+    """Share of trials won within all attempts: where exploring costs an attempt, the best policy wins no first one."""
+    start = f"lamer/{env}/success@"
+    within = {int(key.removeprefix(start)): value for key, value in metrics.items() if key.startswith(start)}
+    return within[max(within)] if within else 0.0
 
 
 def _line(seen: str, remedy: str) -> str:

@@ -1,9 +1,10 @@
 """Learnability of a task: whether its group of trials teaches something, and how often the task is drawn as a result.
 
-A policy gradient compares the trials of a group, and learns nothing from trials that earned the same. For returns of 0
-and 1 the variance in a group is p(1 - p), p being the share of successes: the *learnability* by which SFL picks levels
-(arXiv 2408.15099) and arXiv 2502.12272 questions for a language model, and a lower bound of how much a step can gain
-(arXiv 2504.03380). Here it is the variance of the returns, since attempts and penalties lead to more than two values.
+A policy gradient compares the trials of a group, and trials that earned the same do not say which was better. For
+returns of 0 and 1 the variance in a group is p(1 - p), p being the share of successes: the *learnability* by which SFL
+picks levels (arXiv 2408.15099) and arXiv 2502.12272 questions for a language model, and a lower bound of how much a
+step can gain (arXiv 2504.03380). Here it is the variance of the returns, since attempts and penalties lead to more than
+two values.
 """
 
 from __future__ import annotations
