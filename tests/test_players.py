@@ -248,7 +248,9 @@ class TestFalliblePlayer:
             assert "*" in episode.final_observation
             assert episode.remark == f"Mine: {episode.turns[-1].action}."
 
-    def test_one_that_recalls_every_time_hits_no_mine_twice(self) -> None:
+    @pytest.mark.parametrize("memory", ["both", "reflection", "history"])
+    def test_one_that_recalls_every_time_hits_no_mine_twice(self, memory: str) -> None:
+        """Whether the memory shows the board on which an attempt ended, or a remark."""
         shares: dict[float, float] = {}
         for recall in (0.0, 1.0):
             found = shown(
@@ -257,6 +259,7 @@ class TestFalliblePlayer:
                 "fallible",
                 {"recall": recall},
                 context="episode",
+                memory=memory,
                 env_options=SMALL,
             )
             hit = [[e.turns[-1].action for e in trial.episodes if "*" in e.final_observation] for trial, _ in found]

@@ -27,7 +27,7 @@ from openrlhf_lamer.quickstart.memory import PeakMemory
 from openrlhf_lamer.quickstart.report import START, Result, write_report
 from openrlhf_lamer.quickstart.settings import QUICKSTARTS, Settings
 from openrlhf_lamer.quickstart.stages import NOTE
-from openrlhf_lamer.records import Stop, Trial
+from openrlhf_lamer.records import Failure, FailureKind, Stop, Trial
 from openrlhf_lamer.tasks import read_dataset
 from openrlhf_lamer.text_chat import TextChat
 from openrlhf_lamer.warmstart.demonstrations import Rules, demonstrate
@@ -156,6 +156,14 @@ class TestReport:
     ) -> None:
         result = reported(DOORS, trials[START], lamer=trials[START], rl=trials[START])
         assert result.verdict.endswith("points above RL, an interval with 0 in it: no difference is shown.")
+
+    def test_nothing_is_compared_where_all_trials_failed(
+        self, reported: Callable[..., Result], trials: dict[str, list[Trial]]
+    ) -> None:
+        gone = Failure(FailureKind.ENGINE, "play", "gone")
+        failed = [replace(trial, failure=gone) for trial in trials["LaMer"]]
+        result = reported(DOORS, trials[START], lamer=failed, rl=trials["RL"])
+        assert result.verdict.endswith("fewer than two tasks in common that were played: nothing is compared.")
 
     def test_one_training_is_compared_with_the_warm_start(
         self, reported: Callable[..., Result], trials: dict[str, list[Trial]]

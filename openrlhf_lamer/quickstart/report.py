@@ -154,6 +154,8 @@ def _verdict(settings: Settings, played: Mapping[str, Sequence[Trial]]) -> str:
     k, first = settings.config.num_episodes, settings.arms[0].label
     other = settings.arms[1].label if len(settings.arms) > 1 else START
     change = difference([won(played[other], k)], [won(played[first], k)])
+    if change.tasks < 2:
+        return f"{first} and {other} have fewer than two tasks in common that were played: nothing is compared."
     said = f"At success@{k}, {first} is {change} points above {other}"
     if change.low <= 0 <= change.high:
         return f"{said}, an interval with 0 in it: no difference is shown."

@@ -1,13 +1,15 @@
 """Behaviours of a player by name: which of its choices could have shown one, and which did.
 
 A behaviour has a value of 0 or 1 for each choice, by task, so that its share has an interval over tasks. Failed trials
-are left out. A behaviour that no choice could have shown is left out of the result.
+are left out, and so are attempts after a win, which only some methods play. A behaviour that no choice could have shown
+is left out of the result.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from openrlhf_lamer.envs.doors import LAMP
 from openrlhf_lamer.envs.mistakes import Move
@@ -26,7 +28,8 @@ def behaviours(trials: Iterable[Trial]) -> dict[str, Samples]:
     found: dict[str, dict[str, list[float]]] = {}
     for trial in trials:
         if trial.failure is None:
-            for name, shown in (*_any(trial), *OWN.get(trial.task.env, _none)(trial)):
+            played = replace(trial, episodes=trial.episodes[: min(trial.wins, default=None)])
+            for name, shown in (*_any(played), *OWN.get(trial.task.env, _none)(played)):
                 found.setdefault(name, {}).setdefault(trial.task.id, []).append(float(shown))
     return {**found}
 

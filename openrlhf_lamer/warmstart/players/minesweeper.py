@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 from openrlhf_lamer.agents import Agent
@@ -14,8 +15,8 @@ from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
 class FalliblePlayer(DemonstratedPolicy):
     """Guesses, avoids the mines it has hit in some attempts, and remarks on them.
 
-    One player plays one trial. A later attempt heeds the remarks on the earlier ones with probability
-    `recall`, and otherwise forgets them. A guess is a safe cell with probability `skill`, otherwise any
+    One player plays one trial. A later attempt heeds what its memory tells of the earlier ones with probability
+    `recall`, and otherwise forgets it. A guess is a safe cell with probability `skill`, otherwise any
     closed one. A model that imitates this player learns how to use a memory; training must find out
     that it pays to use it every time.
     """
@@ -27,16 +28,19 @@ class FalliblePlayer(DemonstratedPolicy):
         self._recall, self._skill = recall, skill
         self._mines: list[str] = []
         self._avoided: list[str] = []
-        self._begins = True
+        self._playing = -1
 
     def act(self, env: TextEnv) -> str:
         """One row of the board, where the mines to avoid are marked, and a cell in it to open."""
-        if self._begins:
-            self._begins = False
+        if self.episode != self._playing:
+            self._playing = self.episode
             self._avoided = list(self._mines) if self.rng.random() < self._recall else []
         cell = env.oracle() if self.rng.random() < self._skill else None
         while cell is None or cell in self._avoided:
             cell = env.random_action(self.rng)
+        step = copy.deepcopy(env).step(cell)
+        if step.terminated and not step.won and cell not in self._mines:
+            self._mines.append(cell)
         row, column = (int(number) for number in cell.strip("()").split(", "))
         # Repeating the row, with the mines to avoid in it, puts everything that the choice needs a few tokens back.
         board = enumerate(_board(env)[row - 1], start=1)
@@ -47,12 +51,9 @@ class FalliblePlayer(DemonstratedPolicy):
 
     def reflect(self, env: TextEnv) -> str:
         """Reflection with a remark that names the mine that was hit."""
-        self._begins = True
         for row, cells in enumerate(_board(env), start=1):
             if "*" in cells:
-                cell = f"({row}, {cells.index('*') + 1})"
-                self._mines += [cell] if cell not in self._mines else []
-                return f"I hit a mine. <remark>Mine: {cell}.</remark>"
+                return f"I hit a mine. <remark>Mine: ({row}, {cells.index('*') + 1}).</remark>"
         return "I ran out of turns. <remark>No mine was hit.</remark>"
 
 
