@@ -171,6 +171,10 @@ def replaced(arguments: list[str], flag: str, value: str) -> list[str]:
             ["--algo.advantage.estimator", "group_norm", "--lamer.norm", "mean_std"],
             "--lamer.norm: the host's group_norm gets one return of the whole trial",
         ),
+        (
+            ["--algo.advantage.estimator", "lamer_pkpo", "--lamer.gamma_step", "1"],
+            "--lamer.gamma_step: it changes nothing in lamer_pkpo; leave the flag out",
+        ),
         (["--lamer.hgpo.depth", "-1"], "--lamer.hgpo.depth '-1'"),
         (["--lamer.hgpo.depth_power", "inf"], "--lamer.hgpo.depth_power 'inf'"),
         (["--lamer.depth", "1"], "--lamer.depth: no such option. Did you mean --lamer.hgpo.depth?"),

@@ -79,7 +79,14 @@ def rewards(table: TurnTable, config: CreditConfig) -> FloatArray:
     return np.bincount(codes(table.trial), weights=weights).astype(np.float64)
 
 
-@register("lamer_pkpo", norm="mean", needs_group=True, options=PkpoOptions, compared=rewards)
+@register(
+    "lamer_pkpo",
+    norm="mean",
+    needs_group=True,
+    options=PkpoOptions,
+    compared=rewards,
+    unused=frozenset({"gamma_step", "cross_episode", "reference"}),
+)
 def estimate(table: TurnTable, config: CreditConfig, options: PkpoOptions) -> FloatArray:
     """A of the turn's trial; [turns]."""
     reward = rewards(table, config)

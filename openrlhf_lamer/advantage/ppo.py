@@ -68,7 +68,14 @@ def targets(table: TurnTable, config: CreditConfig) -> FloatArray:
     return gae(table, config) + table.values
 
 
-@register("lamer_ppo", norm="mean", needs_group=False, chained_only=True, targets=targets)
+@register(
+    "lamer_ppo",
+    norm="mean",
+    needs_group=False,
+    chained_only=True,
+    targets=targets,
+    unused=frozenset({"reference"}),
+)
 def estimate(table: TurnTable, config: CreditConfig) -> FloatArray:
     """A along the chain of each trial; [turns]."""
     advantage = gae(table, config)

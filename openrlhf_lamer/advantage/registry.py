@@ -67,6 +67,7 @@ class Estimator:
         options: Dataclass of its options; None without options.
         compared: The number by which it compares trials, one for each trial in the table; None for G
             of a trial's first turn.
+        unused: Options of `LamerConfig` on credit by turns that change nothing; giving one is refused.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Estimator:
     targets: Estimate | None
     options: type[Any] | None
     compared: Estimate | None
+    unused: frozenset[str]
 
     @property
     def needs_critic(self) -> bool:
@@ -145,6 +147,7 @@ def register(
     targets: Callable[..., FloatArray] | None = None,
     options: type[Any] | None = None,
     compared: Estimate | None = None,
+    unused: frozenset[str] = frozenset(),
 ) -> Callable[[Callable[..., FloatArray]], Estimate]:
     """Register the decorated function under a name that is still free; see `Estimator` for the arguments.
 
@@ -174,7 +177,7 @@ def register(
     def decorate(function: Callable[..., FloatArray]) -> Estimate:
         estimate = checked(function, "advantage")
         wanted = checked(targets, "critic target") if targets else None
-        made = Estimator(name, estimate, norm, needs_group, chained_only, wanted, options, compared)
+        made = Estimator(name, estimate, norm, needs_group, chained_only, wanted, options, compared, unused)
         for other in _estimators.values():
             if name == other.name or (options and other.options and made.flag("") == other.flag("")):
                 raise ValueError(f"there is an estimator {other.name!r} already: choose another name")

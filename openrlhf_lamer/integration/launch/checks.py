@@ -116,6 +116,10 @@ def _check_estimator(line: CommandLine) -> None:
                 "change; leave the flag out, or choose a lamer_* estimator"
             )
         return
+    if ignored := line.config.model_fields_set & advantage.get(name).unused:
+        raise ConfigError(
+            f"--lamer.{min(ignored)}: it changes nothing in {name}; leave the flag out, or choose another estimator"
+        )
     if line["algo.kl.init_coef"] > 0 and not line["algo.kl.use_loss"]:
         raise ConfigError(
             f"--algo.kl.init_coef {line['algo.kl.init_coef']}: {name} credits turns by what the environment pays, and "
