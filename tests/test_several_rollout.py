@@ -162,6 +162,9 @@ def test_rows_tokens_and_silent_groups_are_counted_by_environment(batch: Any) ->
     assert logged["sokoban/zero_advantage_groups"] == 0
     assert logged["zero_advantage_groups"] == pytest.approx(1 / 3)
     assert (logged["minesweeper/failed"], logged["sokoban/failed"]) == (0, 1 / 4)
+    # Rounding, divided by a spread of 0, is no advantage either.
+    rounded = replace(batch, advantages=[np.full_like(own, 5e-8) for own in batch.advantages])
+    assert batch_metrics(rounded, LamerConfig(num_episodes=2))["zero_advantage_groups"] == 1
 
 
 def test_the_best_checkpoint_is_that_of_the_mean_over_games(batch: Any) -> None:
