@@ -172,7 +172,7 @@ class TestAlarms:
         text = section("Alarms")
         assert text.count(f"of {alarms.NEARLY_ALL:.0%} or more") == len(alarms.SHARES)
         assert f"below {alarms.STILL:g} nats" in text
-        assert f"fewer than {alarms.SOLVED:.0%} of first attempts won" in text
+        assert f"fewer than {alarms.SOLVED:.0%} of trials won" in text
         assert f"median of {alarms.LAST} steps" in text
         assert f"above {alarms.KL_LARGE:g}" in text
         assert f"above {alarms.KL_FINE:g} and {alarms.KL_RISE:g} times the median of the first {alarms.FIRST}" in text
