@@ -90,11 +90,12 @@ def rewards(table: TurnTable, config: CreditConfig) -> FloatArray:
 def estimate(table: TurnTable, config: CreditConfig, options: PkpoOptions) -> FloatArray:
     """A of the turn's trial; [turns]."""
     reward = rewards(table, config)
-    group = codes(table.group[np.diff(table.trial, prepend=table.trial[:1] - 1) != 0])
+    begins = np.diff(table.trial, prepend=table.trial[:1] - 1) != 0
+    group = codes(table.group[begins])
     advantage = advantages(reward, group, options.k)
     if config.norm == "mean_std":
         advantage /= std(reward, group, np.ones(len(reward))) + EPS
-    return advantage[codes(table.trial)]
+    return advantage[np.cumsum(begins) - 1]
 
 
 def _all_below(below: IntArray, size: IntArray, drawn: IntArray) -> FloatArray:

@@ -254,15 +254,15 @@ def _estimate(by_task: Array, cells: Sequence[Array], unit: str, reach: float) -
         return Estimate(value, math.nan, math.nan, 1, unit)
     # Where all tasks agree: the upper bound of the share of tasks with another value, times how far that can be off.
     # With this share, 2.5% of panels hold no such task.
-    unseen = reach * (1 - 0.025 ** (1 / tasks)) if np.ptp(by_task) < 1e-12 else 0.0
-    if all(len(each) == 1 for each in cells):
-        if unseen:
-            return Estimate(value, value - unseen, value + unseen, tasks, unit)
+    agree = np.ptp(by_task) < 1e-12
+    half = reach * (1 - 0.025 ** (1 / tasks)) if agree else 0.0
+    if any(len(each) > 1 for each in cells):
+        # Tasks may agree on average over runs that differ.
+        variance, freedom = _spread(by_task, *cells)
+        half = max(half, _t(freedom) * math.sqrt(variance))
+    elif not agree:
         low, high = np.percentile(_resampled_means(by_task), [2.5, 97.5])
         return Estimate(value, float(low), float(high), tasks, unit)
-    variance, freedom = _spread(by_task, *cells)
-    # Tasks may agree on average over runs that differ.
-    half = max(_t(freedom) * math.sqrt(variance), unseen)
     return Estimate(value, value - half, value + half, tasks, unit)
 
 

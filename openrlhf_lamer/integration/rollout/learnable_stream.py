@@ -48,7 +48,7 @@ class LearnableStream:
     @property
     def open(self) -> bool:
         """Whether an epoch has begun and its end has not been reached."""
-        return self._place is not None and self._place < len(self)
+        return self._place is not None and not self._resumed and self._place < len(self)
 
     @property
     def held(self) -> int:
@@ -66,7 +66,6 @@ class LearnableStream:
         if not self.open:
             return None
         assert self._place is not None
-        self._resumed = False  # an open epoch needs no `begin` to go on, so the next one is new
         number = self._drawn
         task = self._again.popleft() if self._again else self._weights.pick(self._share(number))
         self._drawn, self._place = number + 1, self._place + 1

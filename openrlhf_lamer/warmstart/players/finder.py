@@ -52,7 +52,6 @@ class Finder(DemonstratedPolicy):
         super().__init__(chat, seed, agent, config)
         self._searches, self._share, self._recall = searches, share, recall
         self._avoid, self._tells = avoid, tells
-        self._playing = -1
         self._avoids = self._known = False
         self._remembered = False
         self._search: Iterator[str] = iter(())
@@ -62,8 +61,6 @@ class Finder(DemonstratedPolicy):
 
     def act(self, env: TextEnv) -> str:
         """The oracle's action if it is known, else one that searches."""
-        if self.episode != self._playing:
-            self._begin()
         known = self._known
         action = (env.oracle() or "") if known else self._tried(env)
         ahead = copy.deepcopy(env)
@@ -85,9 +82,9 @@ class Finder(DemonstratedPolicy):
             self._lost.add(self._losing)
         return f"<remark>{self._seen if told else 'Try again.'}</remark>"
 
-    def _begin(self) -> None:
-        """Decide how this attempt plays."""
-        self._playing, self._avoids = self.episode, self.rng.random() < self._avoid
+    def begin(self) -> None:
+        """Draw whether this attempt uses what was found, avoids what lost, and searches by one of the given ways."""
+        self._avoids = self.rng.random() < self._avoid
         self._known = self._remembered and (self._recall == 1 or self.rng.random() < self._recall)
         self._search = iter(())
         if self._searches and not self._known:

@@ -28,13 +28,13 @@ class FalliblePlayer(DemonstratedPolicy):
         self._recall, self._skill = recall, skill
         self._mines: list[str] = []
         self._avoided: list[str] = []
-        self._playing = -1
+
+    def begin(self) -> None:
+        """Heed what the memory tells, or forget it."""
+        self._avoided = list(self._mines) if self.rng.random() < self._recall else []
 
     def act(self, env: TextEnv) -> str:
         """One row of the board, where the mines to avoid are marked, and a cell in it to open."""
-        if self.episode != self._playing:
-            self._playing = self.episode
-            self._avoided = list(self._mines) if self.rng.random() < self._recall else []
         cell = env.oracle() if self.rng.random() < self._skill else None
         while cell is None or cell in self._avoided:
             cell = env.random_action(self.rng)

@@ -16,7 +16,7 @@ class DemonstratedPolicy(ScriptedPolicy):
 
     Attributes:
         certain: For each turn so far, whether the player knew the right action.
-        episode: Index of the present episode.
+        episode: Index of the present episode; -1 before the first.
     """
 
     def __init__(self, chat: Chat, seed: int, agent: Agent, config: LamerConfig) -> None:
@@ -24,12 +24,17 @@ class DemonstratedPolicy(ScriptedPolicy):
         self.agent, self.config = agent, config
         self.rng = random.Random(seed)
         self.certain: list[bool] = []
-        self.episode = 0
+        self.episode = -1
 
     async def generate(self, request: Request) -> Generation:
         """The script's reply."""
-        self.episode = request.episode
+        if request.episode != self.episode:
+            self.episode = request.episode
+            self.begin()
         return await super().generate(request)
+
+    def begin(self) -> None:
+        """Decide how the episode that begins is played."""
 
     def reply(self, action: str, thought: str, certain: bool) -> str:
         """A reply with `action`, after `thought` where the agent's prompts ask for one."""
