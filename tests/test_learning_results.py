@@ -29,6 +29,13 @@ from openrlhf_lamer.evaluation.cross import cells
 from openrlhf_lamer.evaluation.statistics import matched, pass_at_k, share
 from openrlhf_lamer.records import Episode, Failure, FailureKind, Phase, Stop, Task, Trial
 
+SECOND = results.SECOND
+
+
+def found_at_0(*runs: dict[str, dict[str, list[float]]]) -> Any:
+    """Results of an arm with these measures at step 0, one run a seed."""
+    return results.Found(arms.EXPERIMENTS["doors-lamp"].arms[0], {0: dict(enumerate(runs))}, {}, None, {})
+
 
 def of(trial: Trial) -> dict[str, list[float]]:
     return {name: own[trial.task.id] for name, own in behaviours.behaviours([trial]).items()}
@@ -179,8 +186,8 @@ class TestResults:
         table = reporting.second(results.find(experiment, written))
         rows = {row[0]: row for row in table.rows}
         assert [(name, row[1]) for name, row in rows.items()] == [("before training", 0), ("lamer", 20), ("rl", 20)]
-        assert rows["lamer"][2].value == pytest.approx((8 + 4) / 16), "nobody wins the first"
-        assert rows["rl"][2].value == 0
+        assert [solved.value for solved in rows["lamer"][2:]] == pytest.approx([0, 12 / 16, 12 / 16])
+        assert rows["rl"][-1].value == 0
 
     def test_what_a_second_attempt_gains_is_a_ratio_minus_a_share(self) -> None:
         """Against counting, and its interval against a bootstrap over tasks."""
@@ -190,16 +197,32 @@ class TestResults:
             "success@1": {str(task): [float(won)] for task, won in enumerate(first)},
             "wins attempt 2": {str(task): [float(then[task])] for task in np.flatnonzero(~first)},
         }
-        found = reporting.gained([run])
-        assert found.value == pytest.approx(then[~first].mean() - first.mean())
+        own, later, gain = reporting.gained(found_at_0(run), 0)
+        assert own.value == pytest.approx(first.mean())
+        assert later.value == pytest.approx(then[~first].mean())
+        assert gain.value == pytest.approx(later.value - own.value)
         drawn = rng.integers(400, size=(4000, 400))
         lost = ~first[drawn]
-        resampled = (then[drawn] & lost).sum(1) / lost.sum(1) - first[drawn].mean(1)
-        assert (found.low, found.high) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.01)
+        rate = (then[drawn] & lost).sum(1) / lost.sum(1)
+        assert (later.low, later.high) == pytest.approx(np.percentile(rate, [2.5, 97.5]), abs=0.01)
+        assert (gain.low, gain.high) == pytest.approx(np.percentile(rate - first[drawn].mean(1), [2.5, 97.5]), abs=0.01)
         # A second run with equal figures changes only the interval; its tasks have two samples each.
         twice = {name: {task: own * 2 for task, own in measure.items()} for name, measure in run.items()}
-        assert reporting.gained([run, twice]).value == pytest.approx(found.value)
-        assert reporting.gained([{"success@1": {"0": [1.0]}}]) is None
+        assert reporting.gained(found_at_0(run, twice), 0)[2].value == pytest.approx(gain.value)
+        assert reporting.gained(found_at_0({"success@1": {"0": [1.0]}}), 0)[1:] == (None, None)
+
+    def test_second_attempts_count_alike_whichever_seed_lost_the_first(self) -> None:
+        """Task `b` has three lost first attempts and `a` one, so `b` weighs three times as much."""
+        won = {"success@1": {"a": [1.0], "b": [0.0]}, "wins attempt 2": {"b": [0.0]}}
+        lost = {"success@1": {"a": [0.0], "b": [0.0]}, "wins attempt 2": {"a": [1.0], "b": [0.0]}}
+        first, later, gain = reporting.gained(found_at_0(won, won, lost), 0)
+        assert first.value == pytest.approx(2 / 6)
+        assert later.value == pytest.approx(1 / 4)
+        assert gain.value == pytest.approx(1 / 4 - 2 / 6)
+        # The difference between arms is that of their shares, though they lose different tasks.
+        other = found_at_0(lost, won, lost)
+        above = reporting.above(other.samples(0, SECOND), found_at_0(won, won, lost).samples(0, SECOND))
+        assert above.value == pytest.approx(2 / 5 - 1 / 4)
 
     def test_attempts_without_memory_are_independent(self, written: Any) -> None:
         experiment = arms.EXPERIMENTS["doors-lamp"]

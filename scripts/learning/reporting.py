@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from arms import Experiment
-from results import Found, Measures, find
+from results import FIRST, SECOND, Found, find
 from stages import Setup
 
 from openrlhf_lamer.evaluation.cross import REFERENCE
 from openrlhf_lamer.evaluation.plots import Panel, Series, draw
-from openrlhf_lamer.evaluation.statistics import Estimate, Samples, exactly, matched, mean, pass_at_k, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, Samples, exactly, matched, pass_at_k, share, won
 from openrlhf_lamer.evaluation.tables import Table, long_csv
 
 NEAR = 0.9
@@ -20,9 +19,6 @@ NEAR = 0.9
 
 BEFORE = "before training"
 """Row of the warm start."""
-
-FIRST, SECOND = "success@1", "wins attempt 2"
-"""Measures of first attempts, and of second ones after a lost first."""
 
 
 def write(experiment: Experiment, setup: Setup) -> list[Path]:
@@ -104,7 +100,10 @@ def differences(experiment: Experiment, found: Sequence[Found]) -> Table:
             own = (above(first.samples(each.last, name), each.samples(each.last, name)) for name in columns)
             rows.append((each.arm.name, *own))
     title = f"Points by which {first.arm.name} is above"
-    note = "Differences of shares, paired by task and seed, with 95% intervals over tasks and seeds."
+    note = (
+        "Differences of shares, paired by task and seed, with 95% intervals over tasks and seeds. Those of behaviours "
+        f"other than `{SECOND}` are over the tasks in which both arms could have shown one."
+    )
     return Table("differences", title, ("arm", *columns), tuple(rows), note)
 
 
@@ -115,35 +114,20 @@ def above(first: Mapping[int, Samples], second: Mapping[int, Samples]) -> Estima
 
 def second(found: Sequence[Found]) -> Table:
     """A row per arm: how much more often its second attempt (after a lost first) wins than its first."""
-    rows = [] if (start := _start(found)) is None else [(BEFORE, 0, gained(start.evaluations[0].values()))]
-    rows += [(each.arm.name, each.last, gained(each.evaluations[each.last].values())) for each in found if each.last]
+    rows: list[tuple] = [] if (start := _start(found)) is None else [(BEFORE, 0, *gained(start, 0))]
+    rows += [(each.arm.name, each.last, *gained(each, each.last)) for each in found if each.last]
     title = "Points by which a second attempt wins more often than a first"
     note = (
-        "Second attempts are those after a lost first. Differences of shares, with 95% intervals over tasks and seeds."
+        "Second attempts are those after a lost first, of all tasks and seeds. Differences of shares, with 95% "
+        "intervals over tasks and seeds."
     )
-    return Table("second", title, ("arm", "step", "difference"), tuple(rows), note)
+    return Table("second", title, ("arm", "step", FIRST, SECOND, "difference"), tuple(rows), note)
 
 
-def gained(runs: Iterable[Measures]) -> Estimate | None:
-    """Share of second attempts that win, after a lost first, minus that of first attempts; None without any.
-
-    The first share is a ratio of two means over tasks. The interval is that of the mean of its linear approximation.
-    """
-    # Per task: shares of trials that won their first attempt, and of those that lost it and won their second.
-    won = [
-        {task: (fmean(own), sum(run.get(SECOND, {}).get(task, ())) / len(own)) for task, own in run[FIRST].items()}
-        for run in runs
-    ]
-    every = [shares for run in won for shares in run.values()]
-    first, later = (fmean(shares[n] for shares in every) for n in (0, 1))
-    if first == 1:
-        return None
-    rate = later / (1 - first)
-    linear = (
-        {task: [rate - own + (then - rate * (1 - own)) / (1 - first)] for task, (own, then) in run.items()}
-        for run in won
-    )
-    return mean(list(linear), "points").within(-1, 1)
+def gained(found: Found, step: int) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+    """Shares of first attempts that win, and of second ones after a lost first, and the second minus the first."""
+    first, later = found.samples(step, FIRST), found.samples(step, SECOND)
+    return found.at(step, FIRST), found.at(step, SECOND), above(later, first) if later else None
 
 
 def crossed(experiment: Experiment, found: Sequence[Found]) -> Iterator[Table]:

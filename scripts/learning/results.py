@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from arms import Arm, Experiment
 from behaviours import behaviours
@@ -17,12 +19,17 @@ from openrlhf_lamer.evaluation.cross import Cell, cells
 from openrlhf_lamer.evaluation.diversity import Diversity, diversity
 from openrlhf_lamer.evaluation.diversity import Path as Way
 from openrlhf_lamer.evaluation.run import read_entries, read_evaluations, read_trials
-from openrlhf_lamer.evaluation.statistics import Estimate, Samples, share, won
+from openrlhf_lamer.evaluation.statistics import Estimate, Samples, mean, share, won
 from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, read_note
 from openrlhf_lamer.records import Trial
 
 Measures = Mapping[str, Samples]
 """Values of an evaluation by the measure's name, then by task."""
+
+FIRST, SECOND = "success@1", "wins attempt 2"
+"""Measures of first attempts, and of second ones after a lost first."""
+
+_SEED = re.compile(r"seed-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,15 @@ class Found:
 
     def at(self, step: int, name: str) -> Estimate | None:
         """Share of a measure at a step, pooled over seeds; None if no evaluation has it."""
-        runs = self.samples(step, name)
-        return share(list(runs.values())) if runs else None
+        runs = list(self.samples(step, name).values())
+        if not runs:
+            return None
+        return mean(runs, "%").within(0, 1) if name == SECOND else share(runs)
 
     def samples(self, step: int, name: str) -> dict[int, Samples]:
-        """Values of a measure at a step, by seed, of the seeds that have them."""
-        return {seed: own[name] for seed, own in sorted(self.evaluations.get(step, {}).items()) if name in own}
+        """Values of a measure at a step, by seed, of the seeds that have them; of `SECOND`, those of `of_lost`."""
+        runs = dict(sorted(self.evaluations.get(step, {}).items()))
+        return of_lost(runs) if name == SECOND else {seed: own[name] for seed, own in runs.items() if name in own}
 
 
 def find(experiment: Experiment, setup: Setup) -> list[Found]:
@@ -90,6 +100,34 @@ def measures(trials: Sequence[Trial], attempts: int) -> Measures:
     return {f"success@{k}": won(trials, k) for k in range(1, attempts + 1)} | behaviours(trials)
 
 
+def of_lost(runs: Mapping[int, Measures]) -> dict[int, Samples]:
+    """Values, by seed and task, whose mean is the share of lost first attempts with a won second one.
+
+    Tasks differ in how many first attempts are lost, so this is a ratio r = W / L of two means over tasks: of the
+    trials with a lost first and a won second attempt, and of those with a lost first. A task's value is the ratio's
+    linear approximation r + (w - r l) / L, so that intervals and pairs are those of a mean.
+    """
+    # Of each task's trials, the shares with a lost first attempt, and with a won second one after it.
+    counts = {
+        seed: {
+            task: (1 - fmean(first), sum(own.get(SECOND, {}).get(task, ())) / len(first))
+            for task, first in own[FIRST].items()
+        }
+        for seed, own in runs.items()
+    }
+    tasks = set().union(*counts.values())
+    lost, wins = (
+        fmean(fmean(own[task][n] for own in counts.values() if task in own) for task in tasks) for n in (0, 1)
+    )
+    if not lost:
+        return {}
+    rate = wins / lost
+    return {
+        seed: {task: [rate + (later - rate * first) / lost] for task, (first, later) in own.items()}
+        for seed, own in counts.items()
+    }
+
+
 def _end(file: Path, game: Game, arm: Arm) -> Iterator[Way]:
     """Paths of the trials between the last two evaluations: for each task, as many as in a group of LaMer's."""
     group = game.group * (game.attempts if arm.single else 1)
@@ -117,4 +155,4 @@ def _finished(folder: Path) -> bool:
 
 def _seeds(folder: Path) -> list[int]:
     """Seeds that have a folder next to this one."""
-    return sorted(int(each.name.removeprefix("seed-")) for each in folder.parent.glob("seed-*"))
+    return sorted(int(named[1]) for each in folder.parent.glob("seed-*") if (named := _SEED.fullmatch(each.name)))
