@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from openrlhf_lamer import advantage
 from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.quickstart.following import StageError
 from openrlhf_lamer.tasks import read_dataset
 
 
@@ -155,6 +156,7 @@ class TestCommand:
             (("run", "chess"), "no experiment is called 'chess'"),
             (("run", "doors", "--arms", "lamer,gamma"), "doors has no arm 'gamma'"),
             (("run", "doors", "--seeds", "a"), "give whole numbers"),
+            (("run", "doors", "--seeds", "0,-1"), "give whole numbers from 0 on"),
             (("run", "doors", "--model", "nowhere"), "no config.json there"),
         ],
     )
@@ -162,3 +164,31 @@ class TestCommand:
         result = self.invoke(*words, "--out", str(tmp_path))
         assert result.exit_code == 2
         assert message in result.output
+
+    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        result = self.invoke("run", "doors", "--out", str(tmp_path / "file"))
+        assert (result.exit_code, "is a file; give a folder" in result.output) == (2, True)
+
+    def test_a_budget_that_is_used_up_leaves_stages_and_names_each_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(commands.registered_commands[1].callback.__globals__, "require_stack", lambda: None)
+        words = ("run", "doors", "--arms", "lamer", "--seeds", "0,1,0", "--minutes", "0", "--out", str(tmp_path))
+        result = self.invoke(*words)
+        assert result.exit_code == 0, result.output
+        shown = " ".join(result.output.split())
+        expected = ["train tasks", "eval tasks"]
+        expected += [f"seed {seed}: {what}" for seed in (0, 1) for what in ("warm start", "training of lamer")]
+        assert shown.endswith(
+            f"0 minutes are used up. To go on, type the same command again. Not run yet: {', '.join(expected)}"
+        )
+
+    def test_models_of_one_name_are_kept_apart(self, tmp_path: Path) -> None:
+        game = arms.EXPERIMENTS["doors"].game
+        first, second = (stages.Setup(game, tmp_path / "out", tmp_path / each / "model") for each in ("a", "b"))
+        for _ in range(2):
+            first.claim()
+        with pytest.raises(StageError, match=r"start from another model: .*/a/model\. Give another --out"):
+            second.claim()
+        stages.Setup(game, tmp_path / "out").claim()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,21 @@ class TestRunning:
         stages.run([self.writes(tmp_path / "a")], self.CONSOLE)
         with pytest.raises(StageError, match="another command"):
             stages.run([self.stage(tmp_path / "a", "pass")], self.CONSOLE)
+
+    def test_another_process_in_the_folder_is_waited_for_and_its_work_is_taken(self, tmp_path: Path) -> None:
+        """Two processes begin one stage: the second neither removes the first's files nor does its work again."""
+        folder = tmp_path / "a"
+        slow = self.stage(folder, "import time; time.sleep(3); (f / 'trials.jsonl').write_text('x\\n')")
+        heard = Console(file=io.StringIO(), width=200)
+        with ThreadPoolExecutor(2) as pool:  # each call opens the lock file itself, as another process would
+            first = pool.submit(stages.run, [slow], self.CONSOLE)
+            while not read_note(folder).command:
+                time.sleep(0.05)
+            second = pool.submit(stages.run, [slow], heard)
+            assert (first.result(), second.result()) == ([], [])
+        assert "Another process runs this stage" in heard.file.getvalue()
+        assert "$ " not in heard.file.getvalue(), "the command was not run again"
+        assert (folder / "trials.jsonl").read_text() == "x\n"
 
     def test_no_stage_begins_after_the_budget(self, tmp_path: Path) -> None:
         own = [self.writes(tmp_path / name) for name in ("a", "b", "c")]

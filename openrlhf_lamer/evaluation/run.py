@@ -7,7 +7,6 @@ ends). The player is passed in.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 from openrlhf_lamer import LamerError, __version__
 from openrlhf_lamer.envs.seeding import below, generator
 from openrlhf_lamer.evaluation import viewer
-from openrlhf_lamer.files import write_json
+from openrlhf_lamer.files import held, write_json
 from openrlhf_lamer.policies.base import EngineGoneError
 from openrlhf_lamer.records import FailureKind, SchemaError, Task, Trial
 
@@ -194,11 +193,11 @@ def _lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} cannot be made a folder ({error.strerror}); give another one") from error
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder} is in use by another run; wait for it, or give another folder") from error
+
+    def refuse() -> None:
+        raise RunError(f"{folder} is in use by another run; wait for it, or give another folder")
+
+    with held(folder / ".lock", refuse):
         yield
 
 

@@ -33,7 +33,7 @@ class Cost:
     """Cost of a finished quickstart.
 
     Attributes:
-        times: Seconds by stage, the installation first if this run began with one.
+        times: Seconds by stage, the installation first if its time is known.
         peak_bytes: Peak memory of all processes together, in bytes.
     """
 

@@ -28,10 +28,12 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
     """Run everything that is not finished, and write the results to `out`.
 
     Raises:
-        FolderError: `out` holds something else than a quickstart.
+        FolderError: `out` is a file, or holds something else than a quickstart.
         StageError: A stage failed, or was begun with other settings.
     """
     own = plan(out, settings)
+    if out.is_file():
+        raise FolderError(f"--out {out} is a file; give a folder")
     if out.exists() and any(out.iterdir()) and not any((stage.folder / NOTE).is_file() for stage in own):
         raise FolderError(f"--out {out}: this folder holds files that no quickstart has written; give another one")
     stages.run(own, console)
@@ -98,10 +100,10 @@ def training(out: Path, settings: Settings, arm: Arm) -> Stage:
 
 
 def require_stack() -> str | None:
-    """Message about anything that a quickstart lacks, or None."""
+    """Message about anything that a training on the CPU lacks, or None."""
     missing = [name for name in ("openrlhf", "vllm", "ray", "deepspeed", "torch") if not importlib.util.find_spec(name)]
     if missing:
-        return f"the quickstart needs {', '.join(missing)}: run `make quickstart`, which installs the CPU stack"
+        return f"training on the CPU needs {', '.join(missing)}: run `make venv`, which installs them"
     if cpu.cuda_available():
-        return "the quickstart trains on the CPU; hide the GPUs (CUDA_VISIBLE_DEVICES=) to run it here"
+        return "this trains on the CPU; hide the GPUs (CUDA_VISIBLE_DEVICES=) to run it here"
     return None

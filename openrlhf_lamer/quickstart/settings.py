@@ -18,7 +18,7 @@ class Arm:
         name: Name of its folder.
         label: Its name in the report.
         num_episodes: Episodes of a trial (N) in training; evaluations have the settings' own.
-        group: Trials per task, so that all arms have as many episodes in an update.
+        group: Trials per task, so that an update has at most as many episodes in all arms.
     """
 
     name: str

@@ -8,14 +8,15 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from openrlhf_lamer.files import write_json
+from openrlhf_lamer.files import held, write_json
 from openrlhf_lamer.quickstart.following import StageError, follow, watch
 from openrlhf_lamer.quickstart.memory import PeakMemory
 
@@ -149,9 +150,23 @@ def run(
         done = len(stages) - len(ahead) + number
         budget = "" if math.isinf(minutes) else f"; {used:.0f} of {minutes:g} minutes"
         console.rule(f"[bold]{stage.name}[/] ({done + 1} of {len(stages)}{budget})")
-        _run(stage, console)
+        with _held(stage, console):
+            # Another process may have run it since.
+            if not stage.finished:
+                _run(stage, console)
         after(stage)
     return []
+
+
+@contextmanager
+def _held(stage: Stage, console: Console) -> Iterator[None]:
+    """Keep other processes out of a stage's folder; the lock is beside it, since a stage may begin by removing it."""
+    stage.folder.parent.mkdir(parents=True, exist_ok=True)
+    with held(
+        stage.folder.with_name(f".{stage.folder.name}.lock"),
+        lambda: console.print(f"Another process runs this stage in {stage.folder}: waiting for it", soft_wrap=True),
+    ):
+        yield
 
 
 def _run(stage: Stage, console: Console) -> None:

@@ -56,14 +56,19 @@ def run_(
     experiment = _experiment(which)
     chosen = _arms(experiment, arms)
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        numbers = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError:
-        fail(f"--seeds {seeds!r}: give whole numbers with commas between, such as 0,1,2")
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        fail(f"--seeds {seeds!r}: give whole numbers from 0 on with commas between, such as 0,1,2")
+    if out.is_file():
+        fail(f"--out {out} is a file; give a folder")
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
     if missing := require_stack():
         fail(missing)
     setup, console = _setup(experiment, out, model), Console()
+    setup.claim()
     stages = list(plan(experiment, setup, chosen, numbers))
 
     def after(stage: Stage) -> None:

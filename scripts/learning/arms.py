@@ -18,8 +18,8 @@ class Arm:
         name: Name of its folder, and its row in the tables.
         about: Description in a few words.
         flags: Flags of the training on top of the game's.
-        single: Whether it trains on single attempts: N times as many, so that an update has as many episodes. It is
-            still evaluated on trials of N, and at the end without memory too.
+        single: Whether it trains on single attempts: N times as many, so that an update has at least as many episodes.
+            It is still evaluated on trials of N, and at the end without memory too.
         memory: Memory between episodes, if not the game's.
     """
 
@@ -52,7 +52,7 @@ class Experiment:
 # Not the paper's lamer_gigpo, which compares the first turns of all episodes because they begin in one state, though
 # later ones know more. lamer_hgpo compares only those with equal memory.
 _LAMER = Arm("lamer", "trials of N episodes, γ_traj 0.6, lamer_hgpo")
-_RL = Arm("rl", "single attempts, as many episodes an update", single=True)
+_RL = Arm("rl", "single attempts, as many an update as LaMer's at most", single=True)
 _GAMMAS = tuple(
     Arm(f"lamer-gamma-{gamma}", f"γ_traj {gamma}", (*_LAMER.flags, "--lamer.gamma_traj", gamma))
     for gamma in ("0", "0.9")
@@ -95,7 +95,7 @@ def _methods(game: Game) -> Experiment:
         f"{game.name}-methods",
         game,
         (_LAMER, _ORBIT, _MAGE, best, _GRPO),
-        "What published methods learn with equal numbers of episodes: LaMer, ORBIT's trials, MAGE's credit, the best "
+        "What published methods learn with equal budgets of episodes: LaMer, ORBIT's trials, MAGE's credit, the best "
         "of k, and GRPO that has its memory in evaluations only.",
     )
 

@@ -17,10 +17,11 @@ from games import SCRATCH, Game
 
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.evaluation.cross import cells
+from openrlhf_lamer.quickstart.following import StageError
 from openrlhf_lamer.quickstart.stages import EVALUATIONS, TRIALS, Stage, ours, task_stages
 
 SAVE_EVERY = 7
-"""Steps between checkpoints. Most lie beside the evaluations: a training that is cut off in an evaluation repeats
+"""Steps between checkpoints. Most fall between two evaluations: a training that is cut off in an evaluation repeats
 it."""
 
 
@@ -42,6 +43,21 @@ class Setup:
     def home(self) -> Path:
         """Folder of the model's experiments."""
         return self.out / ("tiny" if self.model is None else self.model.resolve().name)
+
+    def claim(self) -> None:
+        """Note in `home` which model its experiments start from.
+
+        Raises:
+            StageError: They start from another one of the same name.
+        """
+        start = "a tiny one" if self.model is None else str(self.model.resolve())
+        note = self.home / "model.txt"
+        if note.is_file() and (other := note.read_text("utf-8")) != start:
+            raise StageError(
+                f"{self.home} holds experiments that start from another model: {other}. Give another --out"
+            )
+        self.home.mkdir(parents=True, exist_ok=True)
+        note.write_text(start, "utf-8")
 
     @property
     def folder(self) -> Path:
