@@ -205,6 +205,13 @@ class TestNames:
             ("oracle:0", {}, "--player oracle:0 with --player-options {}: weights of a mixture are positive"),
             ("finder", {"lamp": 1}, r'--player finder with --player-options {"lamp": 1}: .*argument \'lamp\''),
             ("oracle", {"share": 1}, r'--player oracle with --player-options {"share": 1}: .*argument \'share\''),
+            ("finder", {"share": 50}, r"share is a probability, from 0 to 1, not 50"),
+            ("finder", {"recall": -0.1}, r"recall is a probability, from 0 to 1, not -0\.1"),
+            ("finder", {"avoid": "half"}, r"avoid is a probability, from 0 to 1, not 'half'"),
+            ("finder", {"tells": True}, r"tells is a probability, from 0 to 1, not True"),
+            ("fallible", {"skill": 2}, r"skill is a probability, from 0 to 1, not 2"),
+            ("finder", {"searches": ["lamp"]}, r"searches is a list of lists of actions, .* not \['lamp'\]"),
+            ("finder", {"searches": "lamp"}, r"searches is a list of lists of actions, .* not 'lamp'"),
         ],
     )
     def test_a_wrong_one_is_refused_with_the_flag(self, spec: str, options: dict[str, Any], message: str) -> None:
@@ -231,6 +238,9 @@ class TestNames:
             shown("doors", 1, f"{file}:Mine")
         with pytest.raises(PlayerError, match=re.escape(f"{file} has no Yours")):
             shown("doors", 1, f"{file}:Yours")
+        file.write_text("class Mine:\n    def __init__(self, *given):\n        pass\n")
+        with pytest.raises(PlayerError, match=re.escape(f"--player {file}:Mine: a player has a list `certain`")):
+            shown("doors", 1, f"{file}:Mine")
 
 
 class TestFalliblePlayer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from lamp_doors import AGENT, CONFIG, LAMP, RULES, doors, finder
 from typer.testing import CliRunner
 
 from openrlhf_lamer import envs
+from openrlhf_lamer.agents import load_agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.cli.main import app
+from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.policies import EngineError, Request
 from openrlhf_lamer.policies.scripted import TypedPolicy
 from openrlhf_lamer.records import Phase, Trial
@@ -138,8 +141,9 @@ class TestMeasures:
         assert asked["eos_token_id"] == [end]
 
 
+SIZE = ("--layers", "1", "--hidden", "32", "--heads", "1")
 SMALL = (
-    *("--layers", "1", "--hidden", "32", "--heads", "1", "--trials", "60", "--passes", "1", "--max-new-tokens", "8"),
+    *(*SIZE, "--trials", "60", "--passes", "1", "--max-new-tokens", "8"),
     *("--env", "doors", "--options", '{"lamp": true}', "--memory", "history"),
 )
 
@@ -147,8 +151,8 @@ SMALL = (
 class TestCommand:
     def test_it_makes_a_model_that_is_a_start_of_another(self, tmp_path: Path) -> None:
         def made(name: str, *more: str) -> tuple[dict[str, Any], list[Any]]:
-            line = ["warmstart", *SMALL, "--out", str(tmp_path / name), *more]
-            result = CliRunner().invoke(app, [*line, "--json"])
+            given = SMALL[len(SIZE) :] if "--model" in more else SMALL
+            result = CliRunner().invoke(app, ["warmstart", *given, "--out", str(tmp_path / name), *more, "--json"])
             assert result.exit_code == 0, result.output
             figures = json.loads(result.stdout)
             assert figures == json.loads((tmp_path / name / "warmstart.json").read_text())
@@ -180,6 +184,10 @@ class TestCommand:
         assert shown.exit_code == 0, shown.output
         assert played[0].task.id in page.read_text()
 
+        wrong = CliRunner().invoke(
+            app, ["warmstart", *SMALL, "--model", str(tmp_path / "start" / "model"), "--out", "x"]
+        )
+        assert (wrong.exit_code, "--layers, --hidden, --heads and --vocab" in wrong.output) == (2, True)
         again, replayed = made("again", "--model", str(tmp_path / "start" / "model"), "--seed", "3")
         assert again["imitation"] | {"learning_rate": 5e-5, "prompt_weight": 0.0} == again["imitation"]
         assert again["parameters"] == figures["parameters"]
@@ -197,6 +205,27 @@ class TestCommand:
             lines = (tmp_path / seed / "demonstrations.jsonl").read_text().splitlines()
             drawn.add(tuple(Trial.from_json(each).turns[0].action for each in lines))
         assert len(drawn) == 2
+
+    def test_a_model_that_cannot_be_measured_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*given: Any) -> Any:
+            raise EngineError("32 of 32 trials of the model failed")
+
+        monkeypatch.setattr(run, "measure", fails)
+        line = ["warmstart", *SMALL, "--trials", "20", "--out", str(tmp_path)]
+        assert CliRunner().invoke(app, line).exit_code != 0
+        assert load(tmp_path / "model")[1].config.hidden_size == 32
+        assert not (tmp_path / "warmstart.json").exists()
+
+    def test_a_data_set_gives_the_tasks_that_it_has(self) -> None:
+        """Measured tasks follow the demonstrated ones; where there are too few, they begin again."""
+        plan = run.Plan(
+            replace(RULES, agent=load_agent("openrlhf_lamer.agents.webshop")[0], config=LamerConfig()), 8526
+        )
+        goals = [task.id for task in envs.lookup("webshop").tasks("train")]
+        assert len(goals) == 8530
+        assert [task.id for task in run._tasks(plan, run.FIRST, 3)] == goals[:3]
+        assert [task.id for task in run._tasks(plan, run.CORPUS, 2)] == goals[:2]
+        assert [task.id for task in run._tasks(plan, run.MEASURED, 6)] == [*goals[-4:], *goals[:2]]
 
     def test_a_measured_reply_is_at_most_twice_as_long_as_the_longest_shown(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,6 +260,7 @@ class TestCommand:
             (["--passes", "0"], "'--passes'"),
             (["--learning-rate", "-1"], "'--learning-rate'"),
             (["--hidden", "8"], "'--hidden'"),
+            (["--seed", "-1"], "'--seed'"),
         ],
     )
     def test_a_wrong_value_names_its_flag(self, given: list[str], message: str, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def warmstart(
     max_length: Annotated[
         int | None, _how(min=2, help="Most tokens of a prompt and its reply; by default what trials need.")
     ] = None,
-    seed: Annotated[int, _how(help="Seed of the model, the player's draws and the order of batches.")] = 0,
+    seed: Annotated[int, _how(min=0, help="Seed of the model, the player's draws and the order of batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the model, the demonstrations and the figures.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -96,6 +96,9 @@ def warmstart(
         fail(f"--out {out} is a file; give a folder")
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
+    size = Size(layers, hidden, heads, vocabulary)
+    if model is not None and size != Size():
+        fail("--layers, --hidden, --heads and --vocabulary are of a model from scratch: leave them out, or --model")
     try:
         agent, _ = load_agent(env if env.endswith(".py") else f"openrlhf_lamer.agents.{env}")
     except AgentError as error:
@@ -128,7 +131,7 @@ def warmstart(
         trials,
         player,
         json_object("--player-options", player_options),
-        model or Size(layers, hidden, heads, vocabulary),
+        model or size,
         Imitation(passes, batch_tokens, rate, weight, seed),
     )
     with redirect_stdout(sys.stderr), bars(Console(stderr=True)) as bar:  # libraries log to stdout

@@ -87,9 +87,13 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer in Hugging Face format, in bfloat16 as the host trains them."""
+    """Write model and tokenizer in Hugging Face format, in bfloat16 as the host trains them.
+
+    The model keeps the rounded weights, in float32.
+    """
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
+    model.float()
     tokenizer.save_pretrained(folder)

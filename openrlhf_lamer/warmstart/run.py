@@ -23,7 +23,7 @@ from openrlhf_lamer.warmstart.players import PlayerFactory, players
 
 FIRST, MEASURED, CORPUS = 1_000_000, 2_000_000, 3_000_000
 """Numbers of the first training task that is demonstrated, measured on, and read for the tokenizer: beyond those that
-training plays."""
+training plays, where there are as many."""
 
 CORPUS_TRIALS = 64
 
@@ -97,13 +97,13 @@ def warm_start(plan: Plan, out: Path, bar: Bar) -> Learnt:
     loss = imitate(
         model, trials, plan.imitation, lambda done, now: advance(round(100 * done), f"imitation, loss {now:.3f}")
     )
+    save(model, chat.tokenizer, out / "model")  # first, since measuring plays the game, which may fail
     turns = [turn for trial in trials for turn in trial.turns]
     # A model that has not learnt to end its replies samples all the tokens that it may each time.
     longest = max(len(turn.sampled_ids) for turn in turns)
     bounded = replace(rules, max_new_tokens=min(rules.max_new_tokens, 2 * longest))
     tasks = _tasks(plan, MEASURED, plan.measured)
     learnt = measure(model, chat, bounded, tasks, player, seed, _counted(bar, "measures", plan.measured))
-    save(model, chat.tokenizer, out / "model")
     figures = {
         **asdict(learnt),
         "loss": loss,
@@ -156,5 +156,11 @@ def _player(plan: Plan, chat: Chat) -> PlayerFactory:
 
 
 def _tasks(plan: Plan, first: int, count: int) -> list[Task]:
-    agent, options = plan.rules.agent, plan.rules.config.env_options
-    return envs.lookup(agent.env).tasks("train", count, first=first, options=options)
+    env, options = envs.lookup(plan.rules.agent.env), plan.rules.config.env_options
+    try:
+        return env.tasks("train", count, first=first, options=options)
+    except envs.TaskError:
+        # A data set ends before these numbers: demonstrate its first tasks, and measure on those that follow.
+        own = env.tasks("train", options=options)
+        begin = plan.trials if first == MEASURED else 0
+        return [own[(begin + number) % len(own)] for number in range(count)]

@@ -89,7 +89,11 @@ def players(
         return cls(chat, number, agent, config, **options)
 
     try:
-        make(0)
+        one = make(0)
     except (TypeError, ValueError, envs.TaskError) as error:
         raise PlayerError(f"--player {spec} with --player-options {json.dumps(given)}: {error}") from error
+    if not isinstance(getattr(one, "certain", None), list):
+        raise PlayerError(
+            f"--player {spec}: a player has a list `certain`, with an entry for each turn that it has played"
+        )
     return make

@@ -9,7 +9,7 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
+from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy, probability
 
 DRAWS = 1000
 """Draws after which an action that has lost is played again: in some games, every legal action may have lost."""
@@ -50,8 +50,11 @@ class Finder(DemonstratedPolicy):
         tells: float = 0.5,
     ) -> None:
         super().__init__(chat, seed, agent, config)
-        self._searches, self._share, self._recall = searches, share, recall
-        self._avoid, self._tells = avoid, tells
+        if isinstance(searches, str) or any(isinstance(way, str) or not way for way in searches):
+            raise ValueError(f'searches is a list of lists of actions, such as [["lamp"]], not {searches!r}')
+        self._searches, self._share = searches, probability("share", share)
+        self._recall, self._avoid = probability("recall", recall), probability("avoid", avoid)
+        self._tells = probability("tells", tells)
         self._avoids = self._known = False
         self._remembered = False
         self._search: Iterator[str] = iter(())

@@ -9,7 +9,7 @@ from openrlhf_lamer.agents import Agent
 from openrlhf_lamer.chat import Chat
 from openrlhf_lamer.config import LamerConfig
 from openrlhf_lamer.envs.base import TextEnv
-from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy
+from openrlhf_lamer.warmstart.players.scripted import DemonstratedPolicy, probability
 
 
 class FalliblePlayer(DemonstratedPolicy):
@@ -25,7 +25,7 @@ class FalliblePlayer(DemonstratedPolicy):
         self, chat: Chat, seed: int, agent: Agent, config: LamerConfig, *, recall: float = 0.5, skill: float = 0.1
     ) -> None:
         super().__init__(chat, seed, agent, config)
-        self._recall, self._skill = recall, skill
+        self._recall, self._skill = probability("recall", recall), probability("skill", skill)
         self._mines: list[str] = []
         self._avoided: list[str] = []
 

@@ -11,6 +11,13 @@ from openrlhf_lamer.policies.base import Generation, Request
 from openrlhf_lamer.policies.scripted import ScriptedPolicy
 
 
+def probability(name: str, value: float) -> float:
+    """An option that is a probability; raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is a probability, from 0 to 1, not {value!r}")
+    return value
+
+
 class DemonstratedPolicy(ScriptedPolicy):
     """A scripted player of one trial.
 
