@@ -78,15 +78,15 @@ class TestRunning:
         """Two processes begin one stage: the second neither removes the first's files nor does its work again."""
         folder = tmp_path / "a"
         slow = self.stage(folder, "import time; time.sleep(3); (f / 'trials.jsonl').write_text('x\\n')")
-        heard = Console(file=io.StringIO(), width=200)
+        heard = io.StringIO()
         with ThreadPoolExecutor(2) as pool:  # each call opens the lock file itself, as another process would
             first = pool.submit(stages.run, [slow], self.CONSOLE)
             while not read_note(folder).command:
                 time.sleep(0.05)
-            second = pool.submit(stages.run, [slow], heard)
+            second = pool.submit(stages.run, [slow], Console(file=heard, width=200))
             assert (first.result(), second.result()) == ([], [])
-        assert "Another process runs this stage" in heard.file.getvalue()
-        assert "$ " not in heard.file.getvalue(), "the command was not run again"
+        assert "Another process runs this stage" in heard.getvalue()
+        assert "$ " not in heard.getvalue(), "the command was not run again"
         assert (folder / "trials.jsonl").read_text() == "x\n"
 
     def test_no_stage_begins_after_the_budget(self, tmp_path: Path) -> None:
