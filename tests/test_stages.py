@@ -49,7 +49,7 @@ class TestRunning:
 
     def test_one_that_failed_is_run_again(self, tmp_path: Path) -> None:
         fails = self.stage(tmp_path / "a", "print('no memory'); exit(0 if (f.parent / 'fixed').exists() else 3)")
-        with pytest.raises(StageError, match=r"code 3(.|\n)*no memory"):
+        with pytest.raises(StageError, match=r"^a: .* ended with code 3(.|\n)*no memory"):
             stages.run([fails, self.writes(tmp_path / "b")], self.CONSOLE)
         assert not (tmp_path / "b").exists()
         assert not fails.finished

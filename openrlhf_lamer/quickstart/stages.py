@@ -176,9 +176,12 @@ def _run(stage: Stage, console: Console) -> None:
     stage.folder.mkdir(parents=True, exist_ok=True)
     write_json(stage.folder / NOTE, asdict(Note(stage.said)))
     began = time.monotonic()
-    with PeakMemory() as memory:
-        if stage.results is None:
-            watch(console, stage.command)
-        else:
-            follow(console, stage.command, stage.folder / "log", stage.results, stage.trials, "trials")
+    try:
+        with PeakMemory() as memory:
+            if stage.results is None:
+                watch(console, stage.command)
+            else:
+                follow(console, stage.command, stage.folder / "log", stage.results, stage.trials, "trials")
+    except StageError as error:
+        raise StageError(f"{stage.name}: {error}") from error
     write_json(stage.folder / NOTE, asdict(Note(stage.said, True, time.monotonic() - began, memory.peak)))
