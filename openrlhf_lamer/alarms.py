@@ -68,11 +68,13 @@ class _Share:
         metric: Name of the metric, after `lamer/<env>/`.
         seen: Text that says of what it is the share.
         remedy: What usually helps.
+        good: Whether the metric is the share of all others.
     """
 
     metric: str
     seen: str
     remedy: str
+    good: bool = False
 
 
 SHARES = (
@@ -81,6 +83,13 @@ SHARES = (
         "of the replies in {env} have no action tag, or several, so nothing is played",
         "a model that knows the form (openrlhf-lamer warmstart, or a larger one), a lower --actor.adam.lr, a KL term "
         "(--algo.kl.use_loss --algo.kl.init_coef 0.01)",
+    ),
+    _Share(
+        "reflection_valid",
+        "of the reflections in {env} have no remark, so later episodes remember nothing of them",
+        "--lamer.train_reflection on, a lower --actor.adam.lr, a KL term (--algo.kl.use_loss --algo.kl.init_coef "
+        "0.01), and to go back to an earlier checkpoint",
+        good=True,
     ),
     _Share(
         "truncated_replies",
@@ -137,7 +146,8 @@ class Alarms:
         for env in _envs(metrics):
             own = {key.removeprefix(f"lamer/{env}/"): value for key, value in metrics.items()}
             for each in SHARES:
-                share = own.get(each.metric, 0.0)
+                share = own.get(each.metric, 1.0 if each.good else 0.0)
+                share = 1 - share if each.good else share
                 if share >= NEARLY_ALL:
                     what = f"{share:.0%} {each.seen.format(env=env)} (lamer/{env}/{each.metric})"
                     yield f"{env}/{each.metric}", _line(what, each.remedy)

@@ -50,6 +50,13 @@ def test_a_share_is_nearly_all_from_its_limit_on(metric: str, least: str) -> Non
     assert Alarms().step(GOOD | {f"lamer/sokoban/{metric}": NEARLY_ALL - 0.001}) == []
 
 
+def test_lost_remarks_are_an_alarm_where_there_are_reflections() -> None:
+    (alarm,) = Alarms().step(GOOD | {"lamer/sokoban/reflection_valid": 0.06})
+    assert alarm.name == "sokoban/reflection_valid"
+    assert alarm.message.startswith("Alarm: 94% of the reflections in sokoban have no remark")
+    assert Alarms().step(GOOD | {"lamer/sokoban/reflection_valid": 0.2}) == []
+
+
 def test_each_environment_has_its_own_alarms() -> None:
     other = {"lamer/doors/turns": 3.0, "lamer/doors/overlong": 1.0, "lamer/doors/malformed_replies": 0.95}
     assert names(Alarms().step(GOOD | other)) == ["doors/malformed_replies", "doors/overlong"]
