@@ -146,8 +146,9 @@ class Alarms:
         for env in _envs(metrics):
             own = {key.removeprefix(f"lamer/{env}/"): value for key, value in metrics.items()}
             for each in SHARES:
-                share = own.get(each.metric, 1.0 if each.good else 0.0)
-                share = 1 - share if each.good else share
+                if each.metric not in own:
+                    continue
+                share = 1 - own[each.metric] if each.good else own[each.metric]
                 if share >= NEARLY_ALL:
                     what = f"{share:.0%} {each.seen.format(env=env)} (lamer/{env}/{each.metric})"
                     yield f"{env}/{each.metric}", _line(what, each.remedy)

@@ -18,7 +18,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def held(lock: Path, busy: Callable[[], object]) -> Iterator[None]:
+def held(lock: Path, busy: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold a lock file for this process only; a process that is killed lets go of it.
 
     On a file system without locks nobody waits.

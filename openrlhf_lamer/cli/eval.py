@@ -18,7 +18,7 @@ import typer
 
 from openrlhf_lamer import LamerError
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import longest, one_form, show
+from openrlhf_lamer.cli.inputs import longest, no_file, one_form, show
 from openrlhf_lamer.evaluation.methods import MethodName
 from openrlhf_lamer.progress import counting
 from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, THINKING_HELP, ContextPolicy, Memory
@@ -154,8 +154,7 @@ def evaluate(
     from openrlhf_lamer.files import write_json
 
     one_form(as_json, as_csv)
-    if out.is_file():
-        fail(f"--out {out} is a file; give a folder")
+    no_file("--out", out)
     chosen = METHODS[method]
     if chosen.memory is None and memory is not None:
         fail(f"--memory {memory}: the attempts of {method} are independent; leave it out, or choose another --method")

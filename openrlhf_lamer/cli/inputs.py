@@ -71,6 +71,12 @@ def json_object(flag: str, text: str) -> dict[str, Any]:
     return value
 
 
+def no_file(flag: str, folder: Path) -> None:
+    """Fail if a flag that takes a folder for results was given a file."""
+    if folder.is_file():
+        fail(f"{flag} {folder} is a file; give a folder")
+
+
 def trials_file(run: Path) -> Path:
     """A file of trials: the path, or `trials.jsonl` in a run's folder."""
     return run / TRIALS if run.is_dir() else run

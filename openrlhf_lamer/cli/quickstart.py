@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from openrlhf_lamer.cli.errors import fail
+from openrlhf_lamer.cli.inputs import no_file
 
 
 def quickstart(
@@ -34,6 +35,7 @@ def quickstart(
     from openrlhf_lamer.quickstart.run import require_stack, run
     from openrlhf_lamer.quickstart.settings import QUICKSTARTS
 
+    no_file("--out", out)
     missing = require_stack()
     if missing:
         fail(missing)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from openrlhf_lamer.cli.errors import fail
-from openrlhf_lamer.cli.inputs import json_object
+from openrlhf_lamer.cli.inputs import json_object, no_file
 from openrlhf_lamer.vocabulary import CONTEXT_HELP, MEMORY_HELP, ContextPolicy, Memory
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def warmstart(
 
     if not find_spec("torch") or not find_spec("transformers"):
         fail("imitation needs torch and transformers: pip install torch transformers")
-    if out.is_file():
-        fail(f"--out {out} is a file; give a folder")
+    no_file("--out", out)
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
     size = Size(layers, hidden, heads, vocabulary)

@@ -28,12 +28,10 @@ def run(out: Path, settings: Settings, console: Console) -> Result:
     """Run everything that is not finished, and write the results to `out`.
 
     Raises:
-        FolderError: `out` is a file, or holds something else than a quickstart.
+        FolderError: `out` holds something else than a quickstart.
         StageError: A stage failed, or was begun with other settings.
     """
     own = plan(out, settings)
-    if out.is_file():
-        raise FolderError(f"--out {out} is a file; give a folder")
     if out.exists() and any(out.iterdir()) and not any((stage.folder / NOTE).is_file() for stage in own):
         raise FolderError(f"--out {out}: this folder holds files that no quickstart has written; give another one")
     stages.run(own, console)

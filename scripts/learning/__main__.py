@@ -19,6 +19,7 @@ from rich.console import Console
 from stages import Setup, plan
 
 from openrlhf_lamer.cli.errors import Commands, fail
+from openrlhf_lamer.cli.inputs import no_file
 from openrlhf_lamer.quickstart.run import require_stack
 from openrlhf_lamer.quickstart.stages import Stage, run
 
@@ -61,8 +62,7 @@ def run_(
         numbers = []
     if not numbers or min(numbers) < 0:
         fail(f"--seeds {seeds!r}: give whole numbers from 0 on with commas between, such as 0,1,2")
-    if out.is_file():
-        fail(f"--out {out} is a file; give a folder")
+    no_file("--out", out)
     if model is not None and not (model / "config.json").is_file():
         fail(f"--model {model}: no config.json there; give a folder in Hugging Face form")
     if missing := require_stack():

@@ -52,7 +52,7 @@ class Experiment:
 # Not the paper's lamer_gigpo, which compares the first turns of all episodes because they begin in one state, though
 # later ones know more. lamer_hgpo compares only those with equal memory.
 _LAMER = Arm("lamer", "trials of N episodes, γ_traj 0.6, lamer_hgpo")
-_RL = Arm("rl", "single attempts, as many an update as LaMer's at most", single=True)
+_RL = Arm("rl", "single attempts, at least as many episodes an update", single=True)
 _GAMMAS = tuple(
     Arm(f"lamer-gamma-{gamma}", f"γ_traj {gamma}", (*_LAMER.flags, "--lamer.gamma_traj", gamma))
     for gamma in ("0", "0.9")

@@ -6,14 +6,14 @@ cache folder (`$XDG_CACHE_HOME` or `~/.cache`). All of it can be made again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from openrlhf_lamer.envs.base import TaskError
+from openrlhf_lamer.files import held
 
 VARIABLE = "OPENRLHF_LAMER_CACHE"
 
@@ -37,10 +37,8 @@ def locked(lock: Path) -> Iterator[None]:
     """
     with _writable(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    with file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock.touch()
+    with held(lock):
         yield
 
 
